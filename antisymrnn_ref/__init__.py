@@ -1,0 +1,25 @@
+"""The executable specification of the AntisymmetricRNN (Chang, Chen, Haber, Chi, ICLR 2019)."""
+
+from antisymrnn_ref import antisymmetric, gated, readout
+from antisymrnn_ref.backend import asarray, load_backend, to_numpy
+from antisymrnn_ref.contract import (
+    BackendUnavailable,
+    GatedParameters,
+    Gradients,
+    Parameters,
+    Trajectory,
+)
+
+__all__ = [
+    "BackendUnavailable",
+    "GatedParameters",
+    "Gradients",
+    "Parameters",
+    "Trajectory",
+    "antisymmetric",
+    "asarray",
+    "gated",
+    "load_backend",
+    "readout",
+    "to_numpy",
+]

@@ -1,0 +1,107 @@
+"""Find a backend by name; and the two conversions that make the specification itself backend zero."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from antisymrnn_ref.contract import DTYPES, Array, BackendUnavailable
+
+ENTRY_POINT_GROUP = "antisymrnn_ref.backends"
+BUILT_IN = {"numpy": "antisymrnn_ref", "numba": "antisymrnn_numba", "cupy": "antisymrnn_cupy"}
+_PROMISED = (
+    "asarray",
+    "to_numpy",
+    "antisymmetric.forward",
+    "antisymmetric.backward",
+    "gated.forward",
+    "gated.backward",
+)
+
+
+def backend_modules() -> dict[str, str]:
+    """Module path of every known backend by its name: the built-in ones, then those of the entry-point group."""
+    registered = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return registered | BUILT_IN
+
+
+def load_backend(name: str) -> ModuleType:
+    """Import a backend.
+
+    Parameters
+    ----------
+    name : str
+        ``numpy`` (the specification), ``numba``, ``cupy``, a name registered in the entry-point group
+        ``antisymrnn_ref.backends``, or a module path such as ``my_package.my_backend``.
+
+    Returns
+    -------
+    module
+        With every name that the contract promises.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the backend is known but cannot run here; the message says why and how to mend it.
+    ValueError
+        If nothing has that name; the message lists what is known and the closest match.
+    TypeError
+        If ``name`` is not a string, or the module is not a backend.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"backend: expected a name, got {type(name).__name__}")
+    modules = backend_modules()
+    path = modules.get(name, name)
+    if name not in modules and not _exists(path):
+        close = difflib.get_close_matches(name, modules, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}{hint}")
+    try:
+        module = importlib.import_module(path)
+    except BackendUnavailable:
+        raise
+    except ImportError as error:
+        if name in BUILT_IN and error.name == path:
+            reason = f"this version of antisymrnn-ref comes without the package {path}"
+        else:
+            reason = f"importing {path} failed: {error}"
+        raise BackendUnavailable(f"backend {name!r}: {reason}") from error
+    missing = [promise for promise in _PROMISED if not _has(module, promise)]
+    if missing:
+        raise TypeError(f"backend {name!r}: {path} is not a backend, it has no {', '.join(missing)}")
+    return module
+
+
+def asarray(array: Any, dtype: Any) -> Array:
+    """A new C-contiguous ``numpy.ndarray`` of the given dtype, float32 or float64."""
+    if np.dtype(dtype) not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype=dtype, order="C")
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """A new ``numpy.ndarray`` with the same values."""
+    if type(array) is not np.ndarray:
+        raise TypeError(f"array: expected numpy.ndarray, got {type(array).__name__}")
+    return array.copy()
+
+
+def _exists(path: str) -> bool:
+    try:
+        return importlib.util.find_spec(path) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _has(module: ModuleType, promise: str) -> bool:
+    owner: Any = module
+    for part in promise.split("."):
+        owner = getattr(owner, part, None)
+    return callable(owner)

@@ -1,6 +1,6 @@
 """The executable specification of the AntisymmetricRNN (Chang, Chen, Haber, Chi, ICLR 2019)."""
 
-from antisymrnn_ref import antisymmetric, gated, readout
+from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, readout, stability
 from antisymrnn_ref.backend import asarray, load_backend, to_numpy
 from antisymrnn_ref.contract import (
     BackendUnavailable,
@@ -18,8 +18,11 @@ __all__ = [
     "Trajectory",
     "antisymmetric",
     "asarray",
+    "dynamics",
     "gated",
+    "initialization",
     "load_backend",
     "readout",
+    "stability",
     "to_numpy",
 ]

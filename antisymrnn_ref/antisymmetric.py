@@ -99,7 +99,8 @@ def forward(
     equation (10). Source: equation (12) and the ablation of Table 2.
     """
     M = recurrent_matrix(parameters.W, diffusion, unconstrained)
-    T, h, kept = len(x), h0, [h0]
+    h = np.ascontiguousarray(h0)  # as replay meets it: one layout, one order of summation
+    T, kept = len(x), [h]
     for t in range(T):
         h, _ = _step(parameters, M, x[t], h, step_size)
         if t + 1 == T or (t + 1) % keep_every == 0:

@@ -1,0 +1,105 @@
+"""Finding a backend by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import antisymrnn_ref
+from antisymrnn_ref import BackendUnavailable, backend, load_backend
+
+
+def test_the_specification_is_backend_zero() -> None:
+    assert load_backend("numpy") is antisymrnn_ref
+
+
+def test_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_backend.py").write_text("from antisymrnn_ref import antisymmetric, asarray, gated, to_numpy\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_backend("my_backend").gated is antisymrnn_ref.gated
+
+
+def test_unknown_name_lists_what_is_known_and_the_closest() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected one of .*numpy.* or a module path, got 'numpi'; did you mean 'numpy'"
+    ):
+        load_backend("numpi")
+    with pytest.raises(ValueError, match="or a module path, got 'no_such_package.module'$"):
+        load_backend("no_such_package.module")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..x", "a..b", "numpy ", "\0", "a/b"])
+def test_names_that_are_no_module_paths(name: str) -> None:
+    with pytest.raises(ValueError, match="^backend: expected one of"):
+        load_backend(name)
+
+
+@pytest.mark.parametrize("name", [None, 3, antisymrnn_ref])
+def test_name_of_another_type(name: object) -> None:
+    with pytest.raises(TypeError, match="backend: expected a name, got"):
+        load_backend(name)  # type: ignore[arg-type]
+
+
+def test_a_module_that_is_no_backend() -> None:
+    with pytest.raises(TypeError, match=r"json is not a backend, it has no asarray, .*gated\.backward"):
+        load_backend("json")
+
+
+def test_missing_library_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needy_backend.py").write_text("import library_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="'needy_backend'.*library_that_is_not_there"):
+        load_backend("needy_backend")
+
+
+def test_the_backends_own_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "needs a device: install the driver"
+    (tmp_path / "deviceless_backend.py").write_text(
+        f"from antisymrnn_ref import BackendUnavailable\nraise BackendUnavailable({reason!r})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match=reason):
+        load_backend("deviceless_backend")
+
+
+def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("mine", "registered_backend", backend.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(backend, "entry_points", lambda group: [point] if group == point.group else [])
+    module = ModuleType("registered_backend")
+    for name in ("asarray", "to_numpy", "antisymmetric", "gated"):
+        setattr(module, name, getattr(antisymrnn_ref, name))
+    monkeypatch.setitem(sys.modules, "registered_backend", module)
+    assert load_backend("mine") is module
+    assert set(backend.backend_modules()) == {"mine", "numpy", "numba", "cupy"}
+
+
+def test_an_entry_point_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("numpy", "json", backend.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(backend, "entry_points", lambda group: [point])  # noqa: ARG005
+    assert load_backend("numpy") is antisymrnn_ref
+
+
+@pytest.mark.parametrize("name", ["numba", "cupy"])
+def test_a_built_in_backend_loads_or_says_why_not(name: str) -> None:
+    try:
+        module = load_backend(name)
+    except BackendUnavailable as error:
+        assert name in str(error)  # noqa: PT017 (either outcome is right)
+    else:
+        assert module.__name__ == backend.BUILT_IN[name]
+
+
+def test_asarray_never_guesses_a_dtype() -> None:
+    array = backend.asarray([[1, 2], [3, 4]], np.float32)
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    for dtype in (np.int64, np.float16, ">f8", complex):
+        with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
+            backend.asarray([1.0], dtype)
+    with pytest.raises(TypeError, match="array: expected numpy.ndarray, got list"):
+        backend.to_numpy([1.0])

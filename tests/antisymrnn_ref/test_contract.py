@@ -1,0 +1,114 @@
+"""Argument checks beyond the table of bad calls that every backend is given (see the conformance checks)."""
+
+from __future__ import annotations
+
+import inspect
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antisymrnn_ref import BackendUnavailable, Parameters, antisymmetric, gated
+from antisymrnn_validation.conformance.cases import random_case
+
+CASE = random_case("antisymmetric", 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)
+
+
+def forward(**changes: Any) -> Any:
+    call = {"parameters": CASE.parameters, "x": CASE.x, "h0": CASE.h0, **CASE.arguments, **changes}
+    return antisymmetric.forward(**call)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.zeros((3, 4)).view(np.recarray), f"{np.recarray.__module__}.recarray"),
+        (np.ma.masked_array(np.zeros((3, 4)), mask=True), "numpy.ma.MaskedArray"),
+        (np.float64(1.0), "numpy.float64"),
+        ("h0", "str"),
+    ],
+)
+def test_only_plain_arrays(array: Any, got: str) -> None:
+    with pytest.raises(TypeError) as error:
+        forward(h0=array)
+    assert str(error.value) == f"h0: expected numpy.ndarray, got {got}; convert it with the backend's asarray"
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "f2", "i8", "c16", "g", "O", "?", "U1", "M8[s]"])
+def test_only_native_float32_and_float64(dtype: str) -> None:
+    if np.dtype(dtype) == np.float64:
+        pytest.skip("longdouble is float64 here")
+    W = np.zeros((4, 4), dtype)
+    with pytest.raises(TypeError) as error:
+        forward(parameters=CASE.parameters._replace(W=W))
+    assert str(error.value) == f"W: expected dtype float32 or float64, got {W.dtype}"
+
+
+@given(st.tuples(*[st.integers(0, 6)] * 3), st.tuples(*[st.integers(0, 6)] * 2))
+def test_every_wrong_shape_is_refused(x_shape: tuple[int, ...], h0_shape: tuple[int, ...]) -> None:
+    T, B, m = x_shape
+    right = m == 2 and B >= 1 and h0_shape == (B, 4)
+    if right:
+        assert forward(x=np.ones(x_shape), h0=np.ones(h0_shape)).h.shape == (T + 1, B, 4)
+        return
+    name = "x" if m != 2 or B < 1 else "h0"
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*, got \(") as error:
+        forward(x=np.ones(x_shape), h0=np.ones(h0_shape))
+    assert str(x_shape if name == "x" else h0_shape) in str(error.value)
+
+
+def test_scalars_are_rounded_to_the_dtype_of_the_arrays() -> None:
+    narrow = random_case("antisymmetric", 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1, dtype=np.float32)
+    arguments = (narrow.parameters, narrow.x, narrow.h0)
+    h = antisymmetric.forward(*arguments, step_size=0.1, diffusion=0.2).h
+    assert h.dtype == np.float32
+    assert (h == antisymmetric.forward(*arguments, step_size=float(np.float32(0.1)), diffusion=0.2).h).all()
+    for value in (1e-50, 1e39):  # 0 and infinity in float32
+        with pytest.raises(ValueError, match="step_size: expected a finite number > 0 in float32"):
+            antisymmetric.forward(*arguments, step_size=value, diffusion=0.2)
+
+
+@pytest.mark.parametrize("value", [Fraction(1, 4), np.float32(0.25), np.float64(0.25), np.longdouble(0.25)])
+def test_any_real_number_is_a_step_size(value: Any) -> None:
+    assert (forward(step_size=value).h == forward(step_size=0.25).h).all()
+
+
+def test_zero_dimensional_arrays_are_not_scalars() -> None:
+    with pytest.raises(TypeError, match=r"step_size: expected a real number, got numpy\.ndarray"):
+        forward(step_size=np.array(0.1))
+
+
+def test_scalars_have_no_default() -> None:
+    with pytest.raises(TypeError, match="step_size"):
+        antisymmetric.forward(CASE.parameters, CASE.x, CASE.h0, diffusion=0.1)
+    with pytest.raises(TypeError, match="positional"):
+        antisymmetric.forward(CASE.parameters, CASE.x, CASE.h0, 0.1, 0.1)
+
+
+def test_a_trajectory_of_the_other_cell_is_refused() -> None:
+    trajectory = forward()
+    other = gated.Trajectory(*trajectory)
+    with pytest.raises(TypeError, match=r"trajectory: expected antisymrnn_ref\.antisymmetric\.Trajectory"):
+        antisymmetric.backward(CASE.parameters, CASE.x, other, CASE.g, **CASE.arguments)
+
+
+@pytest.mark.parametrize("keep_every", [0, -3])
+def test_a_forged_trajectory_is_refused(keep_every: int) -> None:
+    forged = antisymmetric.Trajectory(forward().h, keep_every)
+    with pytest.raises(ValueError, match=f"trajectory.keep_every: expected an integer >= 1, got {keep_every}"):
+        antisymmetric.backward(CASE.parameters, CASE.x, forged, CASE.g, **CASE.arguments)
+
+
+def test_the_arithmetic_lies_below_the_checks() -> None:
+    below = inspect.unwrap(antisymmetric.forward)
+    assert below is not antisymmetric.forward
+    assert inspect.signature(below) == inspect.signature(antisymmetric.forward)
+    whole = below(Parameters(*(a.astype(int) for a in CASE.parameters)), CASE.x, CASE.h0, step_size=1, diffusion=0)
+    assert whole.h.dtype == np.float64
+
+
+def test_backend_unavailable_is_an_import_error() -> None:
+    assert issubclass(BackendUnavailable, ImportError)

@@ -1,0 +1,167 @@
+"""The oracles are right, and say so when they cannot be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from flint import arb, ctx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from antisymrnn_ref import Parameters
+from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
+from antisymrnn_validation.theory.oracles import (
+    Enclosure,
+    OracleError,
+    complex_step,
+    enclose,
+    inner_products,
+    perturbed_run,
+    relative_error,
+    tangent_identity,
+)
+
+
+def a_case(cell: str = "antisymmetric", T: int = 9, **options: object) -> Case:
+    return random_case(cell, T, 3, 5, 2, **{"step_size": 0.3, "diffusion": 0.2, "seed": 7, **options})
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(CELLS),
+    st.tuples(st.integers(0, 12), st.integers(1, 4), st.integers(1, 8), st.integers(1, 4)),
+    st.floats(0.01, 1.0),
+    st.floats(0.0, 1.0),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_the_reverse_sweep_agrees_with_the_product_rule(
+    cell: str,
+    sizes: tuple[int, int, int, int],
+    step_size: float,
+    diffusion: float,
+    unconstrained: bool,
+    last: bool,
+    seed: int,
+) -> None:
+    case = random_case(
+        cell,
+        *sizes,
+        step_size=step_size,
+        diffusion=diffusion,
+        seed=seed,
+        unconstrained=unconstrained,
+        last_state_only=last,
+    )
+    truth = enclose(case)
+    for direction in range(2):
+        forwards, backwards = tangent_identity(case, truth, direction)
+        assert forwards.overlaps(backwards)
+        assert float((forwards - backwards).abs_upper()) <= 1e-20 * (1 + abs(float(forwards)))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["W", "V", "b", "x", "h0", "step_size", "diffusion"])
+def test_the_tangent_identity_sees_one_wrong_entry(cell: str, name: str) -> None:
+    case = a_case(cell)
+    truth = enclose(case)
+    balls = truth.arrays[name].balls.copy()
+    index = (0, 1) if name == "W" else (0,) * balls.ndim
+    with ctx.workprec(truth.precision):
+        balls[index] = balls[index] * (1 + arb(10) ** -20)
+    wrong = truth._replace(arrays={**truth.arrays, name: truth.arrays[name]._replace(balls=balls)})
+    seen = [tangent_identity(case, wrong, seed) for seed in range(4)]
+    assert not all(forwards.overlaps(backwards) for forwards, backwards in seen)
+
+
+def test_one_unit_by_hand() -> None:
+    W, V, b, x, h, g = 0.7, 0.3, -0.2, 1.1, 0.4, 1.7
+    parameters = Parameters(np.array([[W]]), np.array([[V]]), np.array([b]))
+    case = Case("one", "antisymmetric", parameters, np.array([[[x]]]), np.array([[h]]), np.array([[g]]), 0.25, 0.5)
+    truth = enclose(case).arrays
+    s = (-arb(0.5) * h + arb(V) * x + b).tanh()
+    delta = arb(0.25) * (1 - s * s) * g
+    expected = {
+        "W": arb(0),
+        "V": delta * x,
+        "b": delta,
+        "x": delta * V,
+        "h0": g - arb(0.5) * delta,
+        "step_size": g * s,
+        "diffusion": -delta * h,
+    }
+    for name, ball in expected.items():
+        assert truth[name].balls.item().overlaps(ball), name
+    assert truth["h"].balls[1].item().overlaps(h + arb(0.25) * s)
+
+
+def test_the_precision_is_raised_until_the_radius_is_reached() -> None:
+    case = a_case()
+    low, high = enclose(case, radius=1e-10, precision=64), enclose(case, radius=1e-200, precision=64)
+    assert low.precision == 64
+    assert high.precision > 600
+    for truth, radius in ((low, 1e-10), (high, 1e-200)):
+        assert all(enclosure.radius <= radius for enclosure in truth.arrays.values())
+    for name, enclosure in high.arrays.items():
+        pairs = zip(enclosure.balls.flat, low.arrays[name].balls.flat, strict=True)
+        assert all(fine.overlaps(coarse) for fine, coarse in pairs)
+
+
+def test_giving_up_is_an_error() -> None:
+    with pytest.raises(OracleError, match="radius .* at 128 bits, asked 1.0e-300"):
+        enclose(a_case(), radius=1e-300, precision=64, largest_precision=128)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_truth_about_nan(value: float) -> None:
+    case = a_case()
+    x = case.x.copy()
+    x[1, 1, 1] = value
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        enclose(case._replace(x=x))
+
+
+def test_a_perturbed_run_is_off_by_roundings_and_no_more() -> None:
+    for dtype in (np.float32, np.float64):
+        case = a_case(dtype=dtype)
+        truth = enclose(case)
+        for name, array in perturbed_run(case, seed=1).items():
+            error = relative_error(array, truth.arrays[name])
+            assert array.dtype == dtype
+            # 9 steps of 5 units: a few dozen roundings, hardly amplified
+            assert error <= 100 * np.finfo(dtype).eps * truth.arrays[name].condition, name
+            assert error > 0
+
+
+def test_relative_error() -> None:
+    truth = Enclosure(np.array([arb(2), arb(-4)], dtype=object), 4.0, 0.0)
+    assert relative_error(np.array([2.0, -4.0]), truth) == 0.0
+    assert relative_error(np.array([2.0, -3.0]), truth) == pytest.approx(0.25)
+    assert relative_error(np.array([2.0, np.nan]), truth) == math.inf
+    assert relative_error(np.array([2.0, -np.inf]), truth) == math.inf
+    assert relative_error(np.array([2.0]), truth) == math.inf
+    zero = Enclosure(np.array([arb(0)], dtype=object), 0.0, 0.0)
+    assert relative_error(np.array([0.0]), zero) == 0.0
+    assert relative_error(np.array([1e-300]), zero) == math.inf
+    assert relative_error(np.zeros((0,)), Enclosure(np.empty(0, dtype=object), 0.0, 0.0)) == 0.0
+
+
+def test_the_radius_counts_as_error() -> None:
+    wide = Enclosure(np.array([arb(1, 0.25)], dtype=object), 0.75, 0.33)
+    assert relative_error(np.array([1.0]), wide) >= 0.25
+
+
+def test_complex_step_on_a_known_function() -> None:
+    derivative = complex_step(lambda x, y: np.exp(x) * np.sin(y), [0.5, 2.0], [3.0, -1.0])
+    assert derivative == pytest.approx(math.exp(0.5) * (3 * math.sin(2.0) - math.cos(2.0)), rel=1e-15)
+
+
+def test_inner_products_see_a_wrong_pullback() -> None:
+    A = np.random.default_rng(0).standard_normal((4, 3))
+    right = inner_products(lambda x: A @ x, lambda u: [A.T @ u], [np.ones(3)])
+    wrong = inner_products(lambda x: A @ x, lambda u: [A.T @ u * 1.000001], [np.ones(3)])
+    assert abs(right[0] - right[1]) <= 1e-15 * right[2]
+    assert abs(wrong[0] - wrong[1]) > 1e-9 * wrong[2]

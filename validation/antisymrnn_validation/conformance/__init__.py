@@ -1,0 +1,1 @@
+"""Whether a backend agrees with the specification: cases and checks."""

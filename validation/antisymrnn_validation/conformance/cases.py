@@ -1,0 +1,173 @@
+"""Cases: single problems, in generic position, that every backend must solve.
+
+Generic position means h0, every bias and γ non-zero, ε among the paper's larger values, T, B, n, m pairwise different,
+W not scaled down, and a random cotangent on every state: there a bug is large. The corners (ε = 1, γ = 0, T = 0 and 1,
+B = 1, n = 1, loss on the last state alone, saturation) let real bugs hide, so they are extra cases.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import antisymrnn_ref
+from antisymrnn_ref import initialization, readout
+from antisymrnn_ref.contract import Array, GatedParameters, Parameters
+
+CELLS = ("antisymmetric", "gated")
+
+
+class Case(NamedTuple):
+    """One problem: the arguments of ``forward`` and ``backward`` as host arrays of one dtype.
+
+    Attributes
+    ----------
+    name : str
+    cell : str
+        ``antisymmetric`` (equation (12)) or ``gated`` (equation (13)).
+    parameters : Parameters or GatedParameters
+    x : (T, B, m) array
+    h0 : (B, n) array
+    g : (T+1, B, n) or (B, n) array
+    step_size, diffusion : float
+        As a caller passes them: not yet rounded to the dtype of the arrays.
+    unconstrained : bool
+        M = W − γI, the ablation.
+    """
+
+    name: str
+    cell: str
+    parameters: Parameters | GatedParameters
+    x: Array
+    h0: Array
+    g: Array
+    step_size: float
+    diffusion: float
+    unconstrained: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every array."""
+        return self.x.dtype
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that ``forward`` and ``backward`` share."""
+        return {"step_size": self.step_size, "diffusion": self.diffusion, "unconstrained": self.unconstrained}
+
+
+def random_case(
+    cell: str,
+    T: int,
+    B: int,
+    n: int,
+    m: int,
+    *,
+    step_size: float,
+    diffusion: float,
+    seed: int,
+    name: str = "",
+    dtype: Any = np.float64,
+    scale: float = 1.0,
+    last_state_only: bool = False,
+    unconstrained: bool = False,
+) -> Case:
+    """A case with every array drawn from a standard normal distribution; W is divided by √n, and multiplied by scale.
+
+    Raises
+    ------
+    ValueError
+        If ``cell`` is unknown.
+    """
+    if cell not in CELLS:
+        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> Array:
+        return generator.standard_normal(shape).astype(dtype)
+
+    W = (scale * normal(n, n) / np.sqrt(n)).astype(dtype)
+    parameters: Parameters | GatedParameters = Parameters(W, normal(n, m), normal(n))
+    if cell == "gated":
+        parameters = GatedParameters(*parameters, normal(n, m), normal(n))
+    g = normal(B, n) if last_state_only else normal(T + 1, B, n)
+    sizes = f"T={T} B={B} n={n} m={m}"
+    label = f"{cell} {name or 'generic'} {sizes} {np.dtype(dtype)}"
+    return Case(label, cell, parameters, normal(T, B, m), normal(B, n), g, step_size, diffusion, unconstrained)
+
+
+def generic_cases(*, quick: bool = False) -> list[Case]:
+    """The cases in generic position and the corners, for both cells and both dtypes.
+
+    Parameters
+    ----------
+    quick : bool
+        Leave out the longest.
+    """
+    plans: list[tuple[str, tuple[int, int, int, int], dict[str, Any]]] = [
+        ("generic", (11, 4, 7, 3), {"step_size": 0.3, "diffusion": 0.2}),
+        ("wide input", (6, 3, 5, 9), {"step_size": 0.5, "diffusion": 0.35}),
+        ("ablation", (9, 3, 6, 2), {"step_size": 0.25, "diffusion": 0.15, "unconstrained": True}),
+        ("large W", (17, 2, 8, 3), {"step_size": 0.1, "diffusion": 0.1, "scale": 4.0}),
+        ("last-state loss", (10, 3, 6, 2), {"step_size": 0.4, "diffusion": 0.3, "last_state_only": True}),
+        ("corner ε = 1, γ = 0", (8, 3, 5, 2), {"step_size": 1.0, "diffusion": 0.0}),
+        ("T = 0", (0, 3, 5, 2), {"step_size": 0.3, "diffusion": 0.2}),
+        ("T = 1", (1, 4, 5, 3), {"step_size": 0.3, "diffusion": 0.2}),
+        ("B = 1", (12, 1, 6, 2), {"step_size": 0.3, "diffusion": 0.2}),
+        ("n = 1", (7, 3, 1, 2), {"step_size": 0.3, "diffusion": 0.2}),
+        ("m = 1", (13, 2, 9, 1), {"step_size": 0.2, "diffusion": 0.4}),
+        ("saturated", (9, 3, 5, 2), {"step_size": 0.3, "diffusion": 0.2, "scale": 40.0}),
+    ]
+    if not quick:
+        plans += [
+            ("long", (150, 2, 12, 3), {"step_size": 0.1, "diffusion": 0.1}),
+            ("wide", (5, 3, 67, 4), {"step_size": 0.3, "diffusion": 0.2}),
+            ("batch", (4, 33, 6, 2), {"step_size": 0.3, "diffusion": 0.2}),
+        ]
+    return [
+        random_case(cell, *sizes, name=name, dtype=dtype, seed=seed, **options)
+        for seed, (name, sizes, options) in enumerate(plans)
+        for cell in CELLS
+        for dtype in (np.float64, np.float32)
+    ]
+
+
+def real_case(cell: str, sequences: Array, labels: Array, *, n: int, seed: int = 0) -> Case:
+    """A case on real input: the paper's initialisation, and the cotangent of a real loss.
+
+    Parameters
+    ----------
+    cell : str
+    sequences : (T, B, m) float64 array
+    labels : (B,) array of integers
+        Classes 0 … 9.
+    n : int
+        Hidden units.
+    seed : int
+        Of the parameters.
+
+    Returns
+    -------
+    Case
+        ε = γ = 0.01, σ_w = 1, float64. The cotangent of the last state is that of the softmax cross-entropy of a random
+        readout. To stay in generic position, biases, h0 and the cotangents of all other states are small and random.
+    """
+    generator = np.random.default_rng(seed)
+    T, B, m = sequences.shape
+
+    def small(*shape: int) -> Array:
+        return 0.1 * generator.standard_normal(shape)
+
+    draw = initialization.gated_parameters if cell == "gated" else initialization.parameters
+    parameters = draw(generator, n, m, sigma_w=1.0)
+    parameters = parameters._replace(**{name: small(n) for name in parameters._fields if name.startswith("b")})
+    h0, step_size, diffusion = small(B, n), 0.01, 0.01
+    trajectory = getattr(antisymrnn_ref, cell).forward(
+        parameters, sequences, h0, step_size=step_size, diffusion=diffusion, keep_every=max(T, 1)
+    )
+    layer = readout.ReadoutParameters(generator.standard_normal((10, n)) / np.sqrt(n), small(10))
+    g = small(T + 1, B, n) / max(T, 1)
+    g[-1] = readout.cross_entropy(layer, trajectory.h[-1], labels).h
+    name = f"{cell} real input T={T} B={B} n={n} m={m} float64"
+    return Case(name, cell, parameters, sequences, h0, g, step_size, diffusion)

@@ -1,0 +1,611 @@
+"""Checks: every promise of the contract, run on any backend by name.
+
+Tolerance is measured, case by case and array by array (:func:`measure`): an array may be wrong by
+``FACTOR`` = 8 times what the specification and machines that round at random are wrong by, and never needs to be better
+than ``FLOOR`` = 4 ulp of the sum of its terms. The promises about bits have no tolerance.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from antisymrnn_ref import load_backend
+from antisymrnn_ref.contract import Array, Gradients, kept_steps
+from antisymrnn_validation.conformance.bad_calls import bad_calls
+from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case
+from antisymrnn_validation.theory.oracles import Truth, enclose, named_arrays, perturbed_run, relative_error
+
+FACTOR = 8
+FLOOR = 4
+PERTURBED_RUNS = 3
+Status = Literal["passed", "failed", "not applicable"]
+
+
+class ArrayError(NamedTuple):
+    """Error of one array against the certified truth, relative to its largest true entry.
+
+    Attributes
+    ----------
+    error : float
+        Of the backend.
+    tolerance : float
+        What it may be.
+    reference : float
+        The measured error that the tolerance is a multiple of.
+    """
+
+    error: float
+    tolerance: float
+    reference: float
+
+
+class Result(NamedTuple):
+    """What came of one check.
+
+    Attributes
+    ----------
+    check, case : str
+    status : "passed", "failed" or "not applicable"
+    detail : str
+        What failed, or why it does not apply.
+    errors : dict of str to ArrayError
+        By array, where the check measured any.
+    """
+
+    check: str
+    case: str
+    status: Status
+    detail: str = ""
+    errors: dict[str, ArrayError] = {}  # noqa: RUF012 (never written)
+
+
+class Check(NamedTuple):
+    """One promise on one case; ``run`` takes the backend, and turns whatever it raises into a failure."""
+
+    name: str
+    case: str
+    run: Callable[[ModuleType], Result]
+
+
+class BrokenPromise(Exception):
+    """A promise is not kept; the message says how, ``errors`` holds what was measured."""
+
+    def __init__(self, message: str, errors: dict[str, ArrayError] | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or {}
+
+
+class _NotApplicable(Exception):
+    """A promise cannot be asked of this backend; the message says why."""
+
+
+Promise = Callable[[ModuleType, Case], dict[str, ArrayError] | None]
+"""Takes a backend and a case; raises :class:`BrokenPromise` or :class:`_NotApplicable`, or returns what it measured."""
+
+
+def iter_checks(backend_name: str, *, quick: bool = False) -> list[Check]:
+    """Every check of a backend.
+
+    Parameters
+    ----------
+    backend_name : str
+        ``numpy``, the specification, promises independence of the rest of the batch only to rounding and is measured
+        without itself.
+    quick : bool
+        Leave out the longest cases.
+
+    Returns
+    -------
+    list of Check
+    """
+    checks = [certify(backend_name, case) for case in generic_cases(quick=quick)]
+    options = {"step_size": 0.3, "diffusion": 0.2, "name": "promises"}
+    for promise in promises(backend_name):
+        for cell in CELLS:
+            for dtype in (np.float64, np.float32):
+                case = random_case(cell, 11, 4, 7, 3, seed=101, dtype=dtype, **options)
+                checks.append(make_check(promise, case))
+    for cell in CELLS:
+        for size in ({"T": 0}, {"T": 1}, {"B": 1}, {"n": 1}, {"m": 1}):
+            sizes = {"T": 6, "B": 3, "n": 5, "m": 2} | size
+            case = random_case(cell, **sizes, seed=102, **options)
+            checks += [make_check(promise, case) for promise in (_result_types, _checkpointing, _no_aliasing)]
+        # large enough for BLAS to take another way with another layout
+        checks.append(make_check(_non_contiguous, random_case(cell, 3, 16, 64, 2, seed=104, **options)))
+    checks.append(make_check(_conversion, random_case("antisymmetric", 3, 2, 4, 1, seed=103, **options)))
+    return checks
+
+
+def promises(backend_name: str) -> list[Promise]:
+    """Every promise that can be asked on any case with T >= 2, B >= 2 and a cotangent on every state."""
+    specification = backend_name == "numpy"
+    return [
+        _result_types,
+        _checkpointing,
+        _without_input_gradient,
+        _repeatability,
+        _scalar_rounding,
+        _antisymmetric_gradient,
+        _symmetric_part_of_W,
+        _signed_permutation,
+        _chunks,
+        _batch_sum,
+        _neighbours_to_rounding if specification else _neighbours,
+        _nan_column_to_rounding if specification else _nan_column,
+        _infinite_input,
+        _inputs_untouched,
+        _no_aliasing,
+        _non_contiguous,
+        _signatures,
+        _errors,
+    ]
+
+
+def check_backend(
+    backend_name: str, *, quick: bool = False, only: str = "", progress: Callable[[int, int], None] | None = None
+) -> list[Result]:
+    """Load a backend and run every check whose name or case contains ``only``.
+
+    Raises
+    ------
+    BackendUnavailable, ValueError, TypeError
+        As :func:`antisymrnn_ref.load_backend`.
+    """
+    backend = load_backend(backend_name)
+    checks = [c for c in iter_checks(backend_name, quick=quick) if only in f"{c.name} {c.case}"]
+    results = []
+    for done, check in enumerate(checks, start=1):
+        results.append(check.run(backend))
+        if progress:
+            progress(done, len(checks))
+    return results
+
+
+def certify(backend_name: str, case: Case) -> Check:
+    """The check that every state and every gradient of a case agrees with the certified truth."""
+
+    def accuracy(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+        return measure(run(backend, case), case, beside_specification=backend_name != "numpy")
+
+    return make_check(accuracy, case)
+
+
+def run(backend: ModuleType, case: Case, *, keep_every: int = 1, input_gradient: bool = True) -> dict[str, Array]:
+    """Kept states and gradients of a case from a backend, as NumPy arrays under the names of the truth."""
+    trajectory, gradients = _call(backend, case, keep_every=keep_every, input_gradient=input_gradient)
+    arrays = named_arrays(trajectory.h, gradients)
+    return {name: backend.to_numpy(array) for name, array in arrays.items() if array is not None}
+
+
+def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool = True) -> dict[str, ArrayError]:
+    """Error and tolerance of every array of a case.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+        Under the names of the truth: ``h``, the parameters, ``x``, ``h0``, ``step_size``, ``diffusion``.
+    case : Case
+    beside_specification : bool
+        Whether the specification's own error counts in the reference; False to judge the specification.
+
+    Returns
+    -------
+    dict of str to ArrayError
+        Tolerance is FACTOR times the reference, and at least FLOOR ulp of the sum of the terms. The reference is the
+        largest error among the specification and the perturbed runs. The gradients that are sums over all steps
+        (parameters, ε, γ) share one reference relative to the sum of their terms, because a sum that is one number may
+        be right by luck.
+
+    Raises
+    ------
+    BrokenPromise
+        If an error exceeds its tolerance, or an array is missing.
+    """
+    truth, specification, perturbed = _reference(pickle.dumps(case))
+    runs = [specification, *perturbed] if beside_specification else perturbed
+    sums = [*case.parameters._fields, "step_size", "diffusion"]
+    reference = {name: max(errors[name] for errors in runs) for name in truth.arrays}
+    shared = max(reference[name] / truth.arrays[name].condition for name in sums)
+    errors = {}
+    for name, enclosure in truth.arrays.items():
+        if name not in arrays:
+            raise BrokenPromise(f"{name}: not returned")
+        unit = shared * enclosure.condition if name in sums else reference[name]
+        floor = FLOOR * float(np.finfo(case.dtype).eps) * enclosure.condition
+        tolerance = max(FACTOR * unit, floor) if enclosure.magnitude else 0.0
+        errors[name] = ArrayError(relative_error(arrays[name], enclosure), tolerance, unit)
+    wrong = [
+        f"{name}: relative error {e.error:.1e}, tolerance {e.tolerance:.1e}"
+        for name, e in errors.items()
+        if not e.error <= e.tolerance
+    ]
+    if wrong:
+        raise BrokenPromise("; ".join(wrong), errors)
+    return errors
+
+
+@functools.lru_cache(maxsize=1024)
+def _reference(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, float]]]:
+    """The truth of a case, and the errors of the specification and of the perturbed runs; cached by content."""
+    case: Case = pickle.loads(pickled)
+    truth = enclose(case)
+
+    def errors(arrays: dict[str, Array]) -> dict[str, float]:
+        return {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
+
+    perturbed = [errors(perturbed_run(case, seed)) for seed in range(PERTURBED_RUNS)]
+    return truth, errors(run(load_backend("numpy"), case)), perturbed
+
+
+def make_check(promise: Promise, case: Case) -> Check:
+    """The check of one promise on one case."""
+    name = promise.__name__.strip("_").replace("_", " ")
+
+    def checked(backend: ModuleType) -> Result:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                return Result(name, case.name, "passed", errors=promise(backend, case) or {})
+        except _NotApplicable as reason:
+            return Result(name, case.name, "not applicable", str(reason))
+        except BrokenPromise as broken:
+            return Result(name, case.name, "failed", str(broken), broken.errors)
+        except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and whatever it is, it is its failure)
+            return Result(name, case.name, "failed", f"raised {type(error).__name__}: {error}")
+
+    return Check(name, case.name, checked)
+
+
+def _inputs(backend: ModuleType, case: Case) -> Case:
+    """The case with its arrays converted for the backend."""
+
+    def convert(array: Array) -> Array:
+        return backend.asarray(array, case.dtype)
+
+    parameters = type(case.parameters)(*map(convert, case.parameters))
+    return case._replace(parameters=parameters, x=convert(case.x), h0=convert(case.h0), g=convert(case.g))
+
+
+def _call(
+    backend: ModuleType, case: Case, *, keep_every: int = 1, input_gradient: bool = True, convert: bool = True
+) -> tuple[Any, Gradients]:
+    """Trajectory and gradients as the backend returns them."""
+    module, given = getattr(backend, case.cell), _inputs(backend, case) if convert else case
+    trajectory = module.forward(given.parameters, given.x, given.h0, keep_every=keep_every, **case.arguments)
+    gradients = module.backward(
+        given.parameters, given.x, trajectory, given.g, input_gradient=input_gradient, **case.arguments
+    )
+    return trajectory, gradients
+
+
+def _states(backend: ModuleType, case: Case, keep_every: int = 1) -> Array:
+    given, module = _inputs(backend, case), getattr(backend, case.cell)
+    trajectory = module.forward(given.parameters, given.x, given.h0, keep_every=keep_every, **case.arguments)
+    return backend.to_numpy(trajectory.h)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise BrokenPromise(message)
+
+
+def _require_same_bits(name: str, got: Array, expected: Array) -> None:
+    _require(
+        got.shape == expected.shape and got.dtype == expected.dtype and got.tobytes() == expected.tobytes(),
+        f"{name}: expected the same bits, largest difference {_difference(got, expected):.1e}",
+    )
+
+
+def _difference(left: Array, right: Array) -> float:
+    return float(np.max(np.abs(left - right), initial=0.0)) if left.shape == right.shape else math.inf
+
+
+def _result_types(backend: ModuleType, case: Case) -> None:
+    trajectory, gradients = _call(backend, case)
+    array_type = type(backend.asarray(case.x, case.dtype))
+    T, B, _ = case.x.shape
+    n = len(case.parameters.b)
+    _require(type(gradients) is Gradients, f"gradients: expected Gradients, got {type(gradients).__name__}")
+    _require(
+        type(gradients.parameters) is type(case.parameters),
+        f"gradients.parameters: expected {type(case.parameters).__name__}, got {type(gradients.parameters).__name__}",
+    )
+    _require(trajectory.keep_every == 1, f"trajectory.keep_every: expected 1, got {trajectory.keep_every}")
+    shapes = {name: leaf.shape for name, leaf in case.parameters._asdict().items()}
+    shapes |= {"h": (T + 1, B, n), "x": case.x.shape, "h0": (B, n), "step_size": (), "diffusion": ()}
+    for name, array in named_arrays(trajectory.h, gradients).items():
+        _require(type(array) is array_type, f"{name}: expected {array_type.__name__}, got {type(array).__name__}")
+        _require(tuple(array.shape) == shapes[name], f"{name}: expected shape {shapes[name]}, got {tuple(array.shape)}")
+        _require(array.dtype == case.dtype, f"{name}: expected dtype {case.dtype}, got {array.dtype}")
+
+
+def _checkpointing(backend: ModuleType, case: Case) -> None:
+    plain, T = run(backend, case), len(case.x)
+    for keep_every in sorted({1, 2, 3, max(T - 1, 1), max(T, 1), T + 5}):
+        expected = plain | {"h": plain["h"][kept_steps(T, keep_every)]}
+        _require_same_bits(f"keep_every={keep_every}: h", _states(backend, case, keep_every), expected["h"])
+        for name, array in run(backend, case, keep_every=keep_every).items():
+            _require_same_bits(f"keep_every={keep_every}: {name}", array, expected[name])
+
+
+def _without_input_gradient(backend: ModuleType, case: Case) -> None:
+    _, gradients = _call(backend, case, input_gradient=False)
+    _require(gradients.x is None, f"x: expected None with input_gradient=False, got {type(gradients.x).__name__}")
+    plain = run(backend, case)
+    for name, array in run(backend, case, input_gradient=False).items():
+        _require_same_bits(name, array, plain[name])
+
+
+def _repeatability(backend: ModuleType, case: Case) -> None:
+    first = run(backend, case)
+    for name, array in run(backend, case).items():
+        _require_same_bits(name, array, first[name])
+
+
+def _scalar_rounding(backend: ModuleType, case: Case) -> None:
+    plain = run(backend, case)
+    for scalar in (lambda value: float(case.dtype.type(value)), case.dtype.type, np.float64):
+        rounded = case._replace(step_size=scalar(case.step_size), diffusion=scalar(case.diffusion))
+        for name, array in run(backend, rounded).items():
+            _require_same_bits(name, array, plain[name])
+    whole = run(backend, case._replace(step_size=1.0, diffusion=2.0))
+    for name, array in run(backend, case._replace(step_size=1, diffusion=np.int64(2))).items():
+        _require_same_bits(name, array, whole[name])
+
+
+def _antisymmetric_gradient(backend: ModuleType, case: Case) -> None:
+    dW = run(backend, case)["W"]
+    _require(bool(np.all(dW + dW.T == 0)), f"W: dW + dWᵀ is not zero, largest entry {_difference(dW, -dW.T):.1e}")
+
+
+def _symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
+    W = np.round(8 * case.parameters.W) / 8  # eighths: adding integers rounds nothing
+    symmetric = np.round(4 * (case.parameters.W + case.parameters.W.T))
+    with_W = case._replace(parameters=case.parameters._replace(W=W))
+    plain = run(backend, with_W)
+    for name, array in run(backend, case._replace(parameters=case.parameters._replace(W=W + symmetric))).items():
+        _require_same_bits(name, array, plain[name])
+
+
+def _chunks(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    split, x, g = len(case.x) // 3, case.x, case.g
+    h0 = _states(backend, case._replace(x=x[:split]))[-1]
+    late = run(backend, case._replace(x=x[split:], h0=h0, g=g[split:]))
+    # the late chunk's dL/dh_0 holds the cotangent of the state they share
+    early = run(backend, case._replace(x=x[:split], g=np.concatenate([g[:split], late["h0"][None]])))
+    _require_same_bits("h", np.concatenate([early["h"], late["h"][1:]]), _states(backend, case))
+    joined = {name: early[name] + late[name] for name in early if name not in ("h", "x", "h0")}
+    joined |= {
+        "h": np.concatenate([early["h"], late["h"][1:]]),
+        "x": np.concatenate([early["x"], late["x"]]),
+        "h0": early["h0"],
+    }
+    return measure(joined, case)
+
+
+def _batch_sum(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    columns = [slice(k, k + 1) for k in range(case.x.shape[1])]
+    singles = [
+        run(backend, case._replace(x=case.x[:, column], h0=case.h0[column], g=case.g[:, column])) for column in columns
+    ]
+    axes = {"h": 1, "x": 1, "h0": 0}
+    joined = {name: sum(single[name] for single in singles) for name in singles[0] if name not in axes}
+    joined |= {name: np.concatenate([single[name] for single in singles], axis) for name, axis in axes.items()}
+    return measure(joined, case)
+
+
+def _signed_permutation(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    n = len(case.parameters.b)
+    order = np.random.default_rng(n).permutation(n)
+    signs = np.where(order % 2 == 0, -1, 1).astype(case.dtype)
+    if case.cell == "gated":
+        signs[:] = 1  # the sigmoid is not odd
+    back = np.argsort(order)
+
+    def units_first(array: Array) -> Array:  # (n, …), or (n, n) on both sides
+        moved = array[order] * signs.reshape(-1, *[1] * (array.ndim - 1))
+        return moved[:, order] * signs if array.shape == (n, n) and array is case.parameters.W else moved
+
+    def units_last(array: Array) -> Array:
+        return array[..., order] * signs
+
+    parameters = type(case.parameters)(*map(units_first, case.parameters))
+    results = run(
+        backend,
+        case._replace(parameters=parameters, h0=units_last(case.h0), g=units_last(case.g)),
+    )
+    for name in case.parameters._fields:
+        array = results[name] * signs.reshape(-1, *[1] * (results[name].ndim - 1))
+        results[name] = array[back]
+    results["W"] = (results["W"] * signs)[:, back]
+    for name in ("h", "h0"):
+        results[name] = (results[name] * signs)[..., back]
+    return measure(results, case)
+
+
+def _among_others(case: Case) -> Iterator[tuple[Case, int]]:
+    """The first column of the case among other neighbours, in another place, and alone; and where it is then."""
+    yield case._replace(x=np.roll(case.x, 1, axis=1), h0=np.roll(case.h0, 1, axis=0)), 1
+    others = case._replace(x=-2 * case.x, h0=3 * case.h0)
+    others.x[:, 0], others.h0[0] = case.x[:, 0], case.h0[0]
+    yield others, 0
+    yield case._replace(x=case.x[:, :1], h0=case.h0[:1], g=case.g[:, :1]), 0
+
+
+def _neighbours(backend: ModuleType, case: Case) -> None:
+    column = _states(backend, case)[:, 0]
+    for other, place in _among_others(case):
+        _require_same_bits("h of a column", _states(backend, other)[:, place], column)
+
+
+def _neighbours_to_rounding(backend: ModuleType, case: Case) -> None:
+    column = _states(backend, case)[:, 0]
+    allowed = 2 * measure(run(backend, case), case, beside_specification=False)["h"].tolerance * np.abs(column).max()
+    for other, place in _among_others(case):
+        difference = _difference(_states(backend, other)[:, place], column)
+        _require(difference <= allowed, f"h of a column: moved by {difference:.1e}, allowed {allowed:.1e}")
+
+
+def _poisoned(backend: ModuleType, case: Case) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """Results without and with a NaN in one column's input, and which columns are clean; the NaN's own way checked."""
+    at, column = len(case.x) // 2, 1
+    x = case.x.copy()
+    x[at, column, 0] = np.nan
+    plain, poisoned = run(backend, case), run(backend, case._replace(x=x))
+    _require(bool(np.isnan(poisoned["h"][at + 1 :, column]).all()), "h: a NaN input does not reach the states after it")
+    _require(bool(np.isfinite(poisoned["h"][: at + 1, column]).all()), "h: a NaN input reaches the states before it")
+    for name in ("W", "V", "b", "step_size", "diffusion"):
+        off_diagonal = poisoned[name][~np.eye(len(poisoned[name]), dtype=bool)] if name == "W" else poisoned[name]
+        _require(bool(np.isnan(off_diagonal).all()), f"{name}: a NaN input does not reach the gradient")
+    return plain, poisoned, np.arange(case.x.shape[1]) != column
+
+
+def _nan_column(backend: ModuleType, case: Case) -> None:
+    plain, poisoned, clean = _poisoned(backend, case)
+    _require_same_bits("h of the other columns", poisoned["h"][:, clean], plain["h"][:, clean])
+    _require(bool(np.isfinite(poisoned["x"][:, clean]).all()), "x: a NaN reaches the gradient of another column")
+    _require(bool(np.isfinite(poisoned["h0"][clean]).all()), "h0: a NaN reaches the gradient of another column")
+
+
+def _nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
+    plain, poisoned, clean = _poisoned(backend, case)
+    errors = measure(plain, case, beside_specification=False)
+    for name, index in (("h", (slice(None), clean)), ("x", (slice(None), clean)), ("h0", (clean,))):
+        allowed = 2 * errors[name].tolerance * np.abs(plain[name]).max()
+        difference = _difference(poisoned[name][index], plain[name][index])
+        _require(
+            difference <= allowed, f"{name} of the other columns: moved by {difference:.1e}, allowed {allowed:.1e}"
+        )
+
+
+def _infinite_input(backend: ModuleType, case: Case) -> None:
+    at, column, k = len(case.x) // 2, 1, 0
+    x = case.x.copy()
+    x[at, column, k] = np.inf
+    h = _states(backend, case._replace(x=x))[at : at + 2, column]
+    increment = np.sign(case.parameters.V[:, k])  # tanh(±∞) = ±1
+    if case.cell == "gated":
+        increment = increment * (case.parameters.V_z[:, k] > 0)  # σ(±∞) = 1, 0
+    expected = h[0] + case.dtype.type(case.step_size) * increment
+    _require(
+        bool(np.all(h[1] == expected)),
+        f"h: expected ε times a saturated step, off by {_difference(h[1], expected):.1e}",
+    )
+
+
+def _inputs_untouched(backend: ModuleType, case: Case) -> None:
+    given, module = _inputs(backend, case), getattr(backend, case.cell)
+    arrays = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": given.g}
+    before = {name: backend.to_numpy(array) for name, array in arrays.items()}
+    for writeable in (True, False):
+        trajectory = module.forward(given.parameters, given.x, given.h0, **case.arguments)
+        arrays["trajectory.h"] = trajectory.h
+        before["trajectory.h"] = backend.to_numpy(trajectory.h)
+        for array in arrays.values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = writeable
+        module.backward(given.parameters, given.x, trajectory, given.g, **case.arguments)
+        for name, array in arrays.items():
+            _require_same_bits(name, backend.to_numpy(array), before[name])
+    module.forward(given.parameters, given.x, given.h0, **case.arguments)
+
+
+def _no_aliasing(backend: ModuleType, case: Case) -> None:
+    given = _inputs(backend, case)
+    if not isinstance(given.x, np.ndarray):
+        raise _NotApplicable("its arrays are not NumPy's, whose memory can be compared")
+    for g in (given.g, given.g[-1].copy()):
+        trajectory, gradients = _call(backend, given._replace(g=g), convert=False)
+        inputs = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": g}
+        results = named_arrays(trajectory.h, gradients)
+        for name, result in results.items():
+            owners = inputs if name == "h" else {**inputs, "trajectory.h": trajectory.h}
+            for owner, array in owners.items():
+                _require(not np.shares_memory(result, array), f"{name}: shares memory with {owner}")
+
+
+def _non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    if not isinstance(_inputs(backend, case).x, np.ndarray):
+        raise _NotApplicable("its arrays are not NumPy's")
+
+    def strided(array: Array) -> Array:
+        wide = np.full([2 * size for size in array.shape], np.nan, case.dtype)
+        view = wide[tuple(slice(None, None, -2) for _ in array.shape)]
+        view[...] = array
+        return view
+
+    errors: dict[str, ArrayError] = {}
+    for layout in (np.asfortranarray, strided):
+        parameters = type(case.parameters)(*map(layout, case.parameters))
+        given = case._replace(parameters=parameters, x=layout(case.x), h0=layout(case.h0), g=layout(case.g))
+        plain, kept = (
+            named_arrays(trajectory.h, gradients)
+            for trajectory, gradients in (_call(backend, given, keep_every=k, convert=False) for k in (1, 2))
+        )
+        for name, array in kept.items():
+            expected = plain[name][kept_steps(len(case.x), 2)] if name == "h" else plain[name]
+            _require_same_bits(f"keep_every=2: {name}", array, expected)
+        errors = measure(plain, case)
+    return errors
+
+
+def _signatures(backend: ModuleType, case: Case) -> None:
+    module = getattr(backend, case.cell)
+    shared = {"step_size": inspect.Parameter.empty, "diffusion": inspect.Parameter.empty, "unconstrained": False}
+    for function, positional, keywords in (
+        (module.forward, ["parameters", "x", "h0"], {**shared, "keep_every": 1}),
+        (module.backward, ["parameters", "x", "trajectory", "g"], {**shared, "input_gradient": True}),
+    ):
+        signature = inspect.signature(function).parameters
+        _require(list(signature)[: len(positional)] == positional, f"{function.__name__}: expected {positional} first")
+        for name, default in keywords.items():
+            found = signature.get(name)
+            _require(found is not None, f"{function.__name__}: has no {name}")
+            _require(found.kind is found.KEYWORD_ONLY, f"{function.__name__}: {name} is not keyword-only")
+            _require(found.default == default, f"{function.__name__}: {name} has the default {found.default!r}")
+
+
+def _errors(backend: ModuleType, case: Case) -> None:
+    given = _inputs(backend, case)
+    module, arguments = getattr(backend, case.cell), case.arguments
+    trajectory = module.forward(given.parameters, given.x, given.h0, **arguments)
+    wrong = []
+    for label, function, changes, expected, message in bad_calls(backend, given, trajectory):
+        call = {"parameters": given.parameters, "x": given.x, **arguments}
+        call |= {"h0": given.h0} if function == "forward" else {"trajectory": trajectory, "g": given.g}
+        try:
+            getattr(module, function)(**{**call, **changes})
+            wrong.append(f"{label}: expected {expected.__name__}, nothing was raised")
+        except Exception as error:  # noqa: BLE001 (whatever comes is compared with what is promised)
+            if type(error) is not expected or str(error) != message:
+                wrong.append(f"{label}: expected {expected.__name__}: {message}; got {type(error).__name__}: {error}")
+    _require(not wrong, "\n".join(wrong))
+
+
+def _conversion(backend: ModuleType, case: Case) -> None:
+    host = case.x.astype(np.float64)
+    for dtype in (np.float32, np.float64):
+        source = host.copy()
+        array = backend.asarray(source, dtype)
+        source[...] = np.nan
+        _require(array.dtype == dtype, f"asarray: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+        back = backend.to_numpy(array)
+        _require(type(back) is np.ndarray, f"to_numpy: expected numpy.ndarray, got {type(back).__name__}")
+        _require_same_bits("to_numpy(asarray(x))", back, host.astype(dtype))
+        back[...] = np.nan
+        _require_same_bits("to_numpy(asarray(x)), written to", backend.to_numpy(array), host.astype(dtype))
+    for dtype in (np.int64, np.float16, np.complex128):
+        try:
+            backend.asarray(host, dtype)
+        except TypeError:
+            continue
+        raise BrokenPromise(f"asarray: expected TypeError for dtype {np.dtype(dtype)}, nothing was raised")

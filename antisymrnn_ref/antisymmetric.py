@@ -32,16 +32,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from antisymrnn_ref.contract import (
-    Array,
-    Gradients,
-    Parameters,
-    checked_backward,
-    checked_forward,
-)
-from antisymrnn_ref.contract import (
-    Trajectory as AnyTrajectory,
-)
+from antisymrnn_ref import contract
+from antisymrnn_ref.contract import Array, Gradients, Parameters, checked_backward, checked_forward
 
 
 class Trajectory(NamedTuple):
@@ -192,7 +184,7 @@ def cotangent(g: Array, t: int, T: int) -> Any:
 
 
 def replay(
-    step: Callable[[int, Array], tuple[Array, Any]], trajectory: AnyTrajectory, T: int
+    step: Callable[[int, Array], tuple[Array, Any]], trajectory: contract.Trajectory, T: int
 ) -> Iterator[tuple[int, Array, Any]]:
     """Run the steps of a trajectory again and yield them last first, holding one segment at a time.
 

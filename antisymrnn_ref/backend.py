@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from antisymrnn_ref.contract import DTYPES, Array, BackendUnavailable
+from antisymrnn_ref.arguments import DTYPES, Array
+from antisymrnn_ref.contract import BackendUnavailable
 
 ENTRY_POINT_GROUP = "antisymrnn_ref.backends"
 BUILT_IN = {"numpy": "antisymrnn_ref", "numba": "antisymrnn_numba", "cupy": "antisymrnn_cupy"}

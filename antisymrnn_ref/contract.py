@@ -14,21 +14,37 @@ are rounded once to that dtype. NaN and infinity in arrays propagate without a w
 from __future__ import annotations
 
 import functools
-import math
-import numbers
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
-Array: TypeAlias = Any
-"""``numpy.ndarray``, or the array type of the backend."""
+from antisymrnn_ref.arguments import (
+    DTYPES,
+    Array,
+    Arrays,
+    check_bool,
+    check_integer,
+    check_type,
+    non_negative,
+    positive,
+)
+
+__all__ = [
+    "DTYPES",
+    "Array",
+    "BackendUnavailable",
+    "CellArguments",
+    "GatedParameters",
+    "Gradients",
+    "Parameters",
+    "Trajectory",
+    "checked_backward",
+    "checked_forward",
+    "kept_steps",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-"""The dtypes of a call."""
 
 
 class BackendUnavailable(ImportError):
@@ -145,13 +161,13 @@ def checked_forward(
             keep_every: Any = 1,
             unconstrained: Any = False,
         ) -> Any:
-            arrays = _Arrays(array_type)
+            arrays = CellArguments(array_type)
             arrays.check_parameters(parameters, parameter_type)
             arrays.check("x", x, "T", "B", "m")
             arrays.check("h0", h0, "B", "n")
-            scalars = _checked_scalars(step_size, diffusion, arrays.dtype)
-            _check_keep_every("keep_every", keep_every)
-            _check_bool("unconstrained", unconstrained)
+            scalars = arrays.scalars(step_size, diffusion)
+            check_integer("keep_every", keep_every, 1)
+            check_bool("unconstrained", unconstrained)
             with np.errstate(all="ignore"):
                 return forward(parameters, x, h0, **scalars, keep_every=int(keep_every), unconstrained=unconstrained)
 
@@ -181,14 +197,14 @@ def checked_backward(
             input_gradient: Any = True,
             unconstrained: Any = False,
         ) -> Any:
-            arrays = _Arrays(array_type)
+            arrays = CellArguments(array_type)
             arrays.check_parameters(parameters, parameter_type)
             arrays.check("x", x, "T", "B", "m")
             arrays.check_trajectory(trajectory, trajectory_type)
             arrays.check_cotangent(g)
-            scalars = _checked_scalars(step_size, diffusion, arrays.dtype)
-            _check_bool("input_gradient", input_gradient)
-            _check_bool("unconstrained", unconstrained)
+            scalars = arrays.scalars(step_size, diffusion)
+            check_bool("input_gradient", input_gradient)
+            check_bool("unconstrained", unconstrained)
             with np.errstate(all="ignore"):
                 return backward(
                     parameters,
@@ -205,111 +221,39 @@ def checked_backward(
     return decorate
 
 
-class _Arrays:
-    """Checks array after array; remembers the first dtype and the size of each symbol met so far."""
+class CellArguments(Arrays):
+    """The arguments that the calls of a cell share."""
 
     def __init__(self, array_type: type) -> None:
-        self.array_type = array_type
-        self.sizes: dict[str, int] = {}
-        self.first = ""
-        self.dtype: np.dtype[Any] = DTYPES[-1]
+        super().__init__(DTYPES, array_type, hint="; convert it with the backend's asarray")
 
     def check_parameters(self, parameters: Any, parameter_type: type) -> None:
-        _check_exact_type("parameters", parameters, parameter_type)
+        """Check the parameters' type and every leaf."""
+        check_type("parameters", parameters, parameter_type)
         shapes = {"W": "nn", "V": "nm", "b": "n", "V_z": "nm", "b_z": "n"}
         for name, array in parameters._asdict().items():
             self.check(name, array, *shapes[name])
 
-    def check(self, name: str, array: Any, *symbols: str, note: str = "") -> None:
-        self.check_type(name, array)
-        shape = tuple(array.shape)
-        fits = len(shape) == len(symbols)
-        if fits:
-            sizes = dict(self.sizes)
-            fits = all(
-                sizes.setdefault(symbol, size) == size and size >= _minimum(symbol)
-                for symbol, size in zip(symbols, shape, strict=True)
-            )
-        if not fits:
-            raise ValueError(f"{name}: expected {self.describe(*symbols)}{note}, got {shape}")
-        self.sizes = sizes
-
     def check_trajectory(self, trajectory: Any, trajectory_type: type) -> None:
-        _check_exact_type("trajectory", trajectory, trajectory_type, hint="; pass what forward returned")
+        """Check that a trajectory is of the sizes of x, which was checked before."""
+        check_type("trajectory", trajectory, trajectory_type, hint="; pass what forward returned")
         T, keep_every = self.sizes["T"], trajectory.keep_every
-        _check_keep_every("trajectory.keep_every", keep_every)
+        check_integer("trajectory.keep_every", keep_every, 1)
         self.sizes["K"] = len(kept_steps(T, keep_every))
         self.check("trajectory.h", trajectory.h, "K", "B", "n", note=f" for T = {T} and keep_every = {keep_every}")
 
     def check_cotangent(self, g: Any) -> None:
-        self.check_type("g", g)
+        """Check g, for every state or for the last alone."""
+        self.check_dtype("g", g)
         self.sizes["T+1"] = self.sizes["T"] + 1
         shapes = (("T+1", "B", "n"), ("B", "n"))
         if tuple(g.shape) not in [tuple(self.sizes[symbol] for symbol in symbols) for symbols in shapes]:
             expected = " or ".join(self.describe(*symbols) for symbols in shapes)
             raise ValueError(f"g: expected {expected}, got {tuple(g.shape)}")
 
-    def check_type(self, name: str, array: Any) -> None:
-        _check_exact_type(name, array, self.array_type, hint="; convert it with the backend's asarray")
-        if not self.first:
-            if array.dtype not in DTYPES:
-                raise TypeError(f"{name}: expected dtype float32 or float64, got {array.dtype}")
-            self.first, self.dtype = name, np.dtype(array.dtype)
-        elif array.dtype != self.dtype:
-            raise TypeError(f"{name}: expected dtype {self.dtype} as {self.first} has, got {array.dtype}")
-
-    def describe(self, *symbols: str) -> str:
-        """``(B, n) = (16, 64)``, a size not yet known as its symbol, with the least size where it has one."""
-        values = [str(self.sizes.get(symbol, symbol)) for symbol in symbols]
-        text = f"{_tuple(symbols)} = {_tuple(values)}" if any(s in self.sizes for s in symbols) else _tuple(symbols)
-        open_ = [s for s in dict.fromkeys(symbols) if s not in self.sizes and _minimum(s)]
-        return text + (f" with {' and '.join(f'{s} >= 1' for s in open_)}" if open_ else "")
-
-
-def _check_exact_type(name: str, value: Any, type_: type, hint: str = "") -> None:
-    if type(value) is not type_:
-        raise TypeError(f"{name}: expected {_name(type_)}, got {_name(type(value))}{hint}")
-
-
-def _minimum(symbol: str) -> int:
-    return 0 if symbol == "T" else 1
-
-
-def _checked_scalars(step_size: Any, diffusion: Any, dtype: np.dtype[Any]) -> dict[str, float]:
-    return {
-        "step_size": _rounded("step_size", step_size, dtype, "> 0", operator.gt),
-        "diffusion": _rounded("diffusion", diffusion, dtype, ">= 0", operator.ge),
-    }
-
-
-def _rounded(name: str, value: Any, dtype: np.dtype[Any], range_: str, inside: Any) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a real number, got {_name(type(value))}")
-    try:
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = float(dtype.type(value))
-    except OverflowError:
-        rounded = math.inf
-    if not (math.isfinite(rounded) and inside(rounded, 0.0)):
-        raise ValueError(f"{name}: expected a finite number {range_} in {dtype}, got {value}")
-    return rounded
-
-
-def _check_keep_every(name: str, value: Any) -> None:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {_name(type(value))}")
-    if value < 1:
-        raise ValueError(f"{name}: expected an integer >= 1, got {value}")
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {_name(type(value))}")
-
-
-def _tuple(items: Sequence[str]) -> str:
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-
-
-def _name(type_: type) -> str:
-    return type_.__qualname__ if type_.__module__ == "builtins" else f"{type_.__module__}.{type_.__qualname__}"
+    def scalars(self, step_size: Any, diffusion: Any) -> dict[str, float]:
+        """Check both scalars, rounded to the dtype of the arrays, by their names."""
+        return {
+            "step_size": positive("step_size", step_size, self.precision),
+            "diffusion": non_negative("diffusion", diffusion, self.precision),
+        }

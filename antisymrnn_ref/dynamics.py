@@ -18,17 +18,21 @@ the arrays of a call share one precision. They write no argument; NaN and infini
 
 from __future__ import annotations
 
-import numbers
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from antisymrnn_ref.contract import Array, _name, _rounded
-
-REAL = tuple(np.dtype(dtype) for dtype in (np.float32, np.float64, np.longdouble))
-NUMBER = REAL + tuple(np.dtype(dtype) for dtype in (np.complex64, np.complex128, np.clongdouble))
+from antisymrnn_ref.arguments import (
+    NUMBER,
+    REAL,
+    Array,
+    check_arrays,
+    check_integer,
+    check_operands,
+    positive,
+    type_name,
+)
 
 
 def test_equation(z0: Any, eigenvalue: Any, t: Any) -> Any:
@@ -126,9 +130,9 @@ def forward_euler(f: Callable[[Array], Array], h0: Array, step_size: float, T: i
     The global error at a fixed time is O(ε) for Lipschitz f. Source: equations (2) and (3).
     """
     if not callable(f):
-        raise TypeError(f"f: expected a callable, got {_name(type(f))}")
+        raise TypeError(f"f: expected a callable, got {type_name(type(f))}")
     precision = check_arrays(NUMBER, h0=(h0, "... n"))
-    step_size = _rounded("step_size", step_size, precision, "> 0", operator.gt)
+    step_size = positive("step_size", step_size, precision)
     check_integer("T", T, 0)
     states = [h0]
     for _ in range(T):
@@ -258,116 +262,3 @@ def _pre_activation(M: Array, h: Array, u: Any) -> Array:
     h, u = check_operands(h=(h, NUMBER), u=(u, NUMBER))
     with np.errstate(all="ignore"):
         return h @ M.T + u
-
-
-def check_arrays(dtypes: tuple[np.dtype[Any], ...], **arguments: tuple[Any, str]) -> np.dtype[Any]:
-    """Check arrays against shapes in symbols: ``check_arrays(dtypes, M=(M, "n n"), h=(h, "... n"))``.
-
-    Parameters
-    ----------
-    dtypes : tuple of dtype
-        The dtypes to accept.
-    **arguments : (array, shape)
-        Under the argument's name, the array and its shape in symbols; "..." stands for any leading axes. A symbol
-        has one size throughout; every size but T is at least 1.
-
-    Returns
-    -------
-    dtype
-        The one precision of the arrays, a real dtype.
-
-    Raises
-    ------
-    TypeError
-        For something that is not a ``numpy.ndarray``, another dtype, or a second precision.
-    ValueError
-        For another shape.
-    """
-    sizes: dict[str, int] = {}
-    first, precision = "", np.dtype(np.float64)
-    for name, (array, shape) in arguments.items():
-        if type(array) is not np.ndarray:
-            raise TypeError(f"{name}: expected numpy.ndarray, got {_name(type(array))}")
-        if array.dtype not in dtypes:
-            raise TypeError(f"{name}: expected dtype {' or '.join(map(str, dtypes))}, got {array.dtype}")
-        own = np.finfo(array.dtype).dtype
-        if first and own != precision:
-            raise TypeError(f"{name}: expected precision {precision} as {first} has, got {array.dtype}")
-        first, precision = first or name, own
-        symbols = shape.split()
-        found = array.shape
-        if symbols[0] == "...":
-            found = found[max(0, array.ndim - len(symbols) + 1) :]
-        named = [symbol for symbol in symbols if symbol != "..."]
-        known = dict(sizes)
-        if len(found) != len(named) or any(
-            known.setdefault(symbol, size) != size or size < (symbol != "T")
-            for symbol, size in zip(named, found, strict=True)
-        ):
-            raise ValueError(f"{name}: expected {_describe(symbols, sizes)}, got {array.shape}")
-        sizes = known
-    return precision
-
-
-def check_operands(**arguments: tuple[Any, tuple[np.dtype[Any], ...]]) -> list[Array]:
-    """Check numbers and arrays that are to broadcast: ``check_operands(omega=(omega, REAL), d=(d, REAL))``.
-
-    Parameters
-    ----------
-    **arguments : (value, dtypes)
-        Under the argument's name, the value and REAL or NUMBER, what it may be.
-
-    Returns
-    -------
-    list of array
-        The values: arrays as they are, numbers rounded to the precision of the arrays, float64 if there is none.
-
-    Raises
-    ------
-    TypeError
-        For something else than a number or an array of these dtypes, or for two precisions.
-    ValueError
-        For shapes that do not broadcast.
-    """
-    for name, (value, dtypes) in arguments.items():
-        kind, expected = (numbers.Real, "a real number") if dtypes is REAL else (numbers.Complex, "a number")
-        if type(value) is np.ndarray:
-            check_arrays(dtypes, **{name: (value, "...")})
-        elif isinstance(value, bool | np.bool_) or not isinstance(value, kind):
-            raise TypeError(f"{name}: expected {expected} or numpy.ndarray, got {_name(type(value))}")
-    arrays = {name: value for name, (value, _) in arguments.items() if type(value) is np.ndarray}
-    precision = check_arrays(NUMBER, **{name: (array, "...") for name, array in arrays.items()})
-    shapes = [array.shape for array in arrays.values()]
-    try:
-        np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise ValueError(f"{', '.join(arrays)}: expected shapes that broadcast, got {shapes}") from None
-    return [_as_array(name, value, precision) for name, (value, _) in arguments.items()]
-
-
-def _as_array(name: str, value: Any, precision: np.dtype[Any]) -> Array:
-    if type(value) is np.ndarray:
-        return value
-    dtype = precision if isinstance(value, numbers.Real) else np.result_type(precision, np.complex64)
-    try:
-        with np.errstate(over="ignore"):
-            return np.asarray(value).astype(dtype)
-    except OverflowError:
-        raise ValueError(f"{name}: expected a number in {dtype}, got {value}") from None
-
-
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raise ``TypeError`` unless ``value`` is an integer and ``ValueError`` unless it is at least ``least``."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {_name(type(value))}")
-    if value < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
-
-
-def _describe(symbols: list[str], sizes: dict[str, int]) -> str:
-    """``(..., n) = (..., 3)``, a size not yet known as its symbol."""
-    values = [str(sizes.get(symbol, symbol)) for symbol in symbols]
-    texts = [f"({', '.join(items)}{',' if len(items) == 1 else ''})" for items in (symbols, values)]
-    text = " = ".join(dict.fromkeys(texts))
-    free = [symbol for symbol in dict.fromkeys(symbols) if symbol not in sizes and symbol not in ("...", "T")]
-    return text + (f" with {' and '.join(f'{symbol} >= 1' for symbol in free)}" if free else "")

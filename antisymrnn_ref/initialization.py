@@ -15,13 +15,12 @@ triangular one.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
-from antisymrnn_ref.contract import DTYPES, Array, GatedParameters, Parameters, _check_bool, _name, _rounded
-from antisymrnn_ref.dynamics import check_integer
+from antisymrnn_ref.arguments import DTYPES, Array, check_bool, check_integer, non_negative, type_name
+from antisymrnn_ref.contract import GatedParameters, Parameters
 
 
 def parameters(
@@ -123,8 +122,8 @@ def parameter_count(n: int, m: int, classes: int, *, gated: bool = False, uncons
     """
     for name, size in (("n", n), ("m", m), ("classes", classes)):
         check_integer(name, size, 1)
-    _check_bool("gated", gated)
-    _check_bool("unconstrained", unconstrained)
+    check_bool("gated", gated)
+    check_bool("unconstrained", unconstrained)
     recurrent = n * n if unconstrained else n * (n - 1) // 2
     return int(recurrent + (2 if gated else 1) * (n * m + n) + classes * (n + 1))
 
@@ -134,13 +133,13 @@ def _draw(
 ) -> tuple[Array, list[Array]]:
     """W (n, n), and one V (n, m) per gate, after the checks of the arguments."""
     if not isinstance(generator, np.random.Generator):
-        raise TypeError(f"generator: expected numpy.random.Generator, got {_name(type(generator))}")
+        raise TypeError(f"generator: expected numpy.random.Generator, got {type_name(type(generator))}")
     check_integer("n", n, 1)
     check_integer("m", m, 1)
     if not isinstance(dtype, type | np.dtype | str) or dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
-    sigma_w = _rounded("sigma_w", sigma_w, np.dtype(np.float64), ">= 0", operator.ge)
-    _check_bool("triangular", triangular)
+    sigma_w = non_negative("sigma_w", sigma_w, np.dtype(np.float64))
+    check_bool("triangular", triangular)
     W = sigma_w / math.sqrt(n) * generator.standard_normal((n, n))  # (I2) (n, n)
     inputs = [generator.standard_normal((n, m)) / math.sqrt(m) for _ in range(gates)]  # (I1) (n, m)
     if triangular:

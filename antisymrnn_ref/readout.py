@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from antisymrnn_ref.contract import DTYPES, Array
+from antisymrnn_ref.arguments import DTYPES, Array
 
 
 class ReadoutParameters(NamedTuple):

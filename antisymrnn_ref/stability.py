@@ -24,24 +24,24 @@ Arrays are float32 or float64, one dtype per call; eigenvalues may be complex. N
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from antisymrnn_ref.antisymmetric import recurrent_matrix
-from antisymrnn_ref.contract import (
+from antisymrnn_ref.arguments import (
     DTYPES,
+    NUMBER,
+    REAL,
     Array,
-    GatedParameters,
-    Parameters,
-    _Arrays,
-    _check_bool,
-    _checked_scalars,
-    _name,
-    _rounded,
+    check_arrays,
+    check_bool,
+    check_operands,
+    non_negative,
+    positive,
+    type_name,
 )
-from antisymrnn_ref.dynamics import NUMBER, REAL, check_arrays, check_operands
+from antisymrnn_ref.contract import CellArguments, GatedParameters, Parameters
 from antisymrnn_ref.gated import sigmoid
 
 
@@ -206,7 +206,7 @@ def meets_critical_criterion(J: Array, tolerance: float) -> Any:
     Source: equation (5).
     """
     precision = check_arrays(DTYPES, J=(J, "... n n"))
-    tolerance = _rounded("tolerance", tolerance, precision, ">= 0", operator.ge)
+    tolerance = non_negative("tolerance", tolerance, precision)
     return np.abs(eigenvalues(J).real).max(axis=-1) <= tolerance
 
 
@@ -303,7 +303,7 @@ def critical_diffusion(omega: Any, step_size: float, d: Any = 1.0) -> Any:
     Source: derived from equation (11).
     """
     omega, d = check_operands(omega=(omega, REAL), d=(d, REAL))
-    step_size = _rounded("step_size", step_size, omega.dtype, "> 0", operator.gt)
+    step_size = positive("step_size", step_size, omega.dtype)
     if not np.all(np.isfinite(d) & (d >= 0)):
         raise ValueError(f"d: expected finite numbers >= 0, got {d}")
     with np.errstate(all="ignore"):
@@ -340,7 +340,7 @@ def real_part_interval(D: Array, diffusion: float) -> Interval:
     Source: derived; equation (9) is the case γ = 0.
     """
     precision = check_arrays(DTYPES, D=(D, "... n"))
-    diffusion = _rounded("diffusion", diffusion, precision, ">= 0", operator.ge)
+    diffusion = non_negative("diffusion", diffusion, precision)
     _check_finite("D", D)
     if D.min() < 0:
         raise ValueError(f"D: expected entries >= 0, got {D.min()}")
@@ -390,14 +390,14 @@ def step_jacobians(
     Source: equations (12) and (13); the derivative is derived.
     """
     if type(parameters) not in (Parameters, GatedParameters):
-        raise TypeError(f"parameters: expected Parameters or GatedParameters, got {_name(type(parameters))}")
-    arrays = _Arrays(np.ndarray)
+        raise TypeError(f"parameters: expected Parameters or GatedParameters, got {type_name(type(parameters))}")
+    arrays = CellArguments(np.ndarray)
     arrays.check_parameters(parameters, type(parameters))
     arrays.check("x", x, "T", "B", "m")
     arrays.sizes["T+1"] = len(x) + 1
     arrays.check("h", h, "T+1", "B", "n")
-    scalars = _checked_scalars(step_size, diffusion, arrays.dtype)
-    _check_bool("unconstrained", unconstrained)
+    scalars = arrays.scalars(step_size, diffusion)
+    check_bool("unconstrained", unconstrained)
     with np.errstate(all="ignore"):
         M = recurrent_matrix(parameters.W, scalars["diffusion"], unconstrained)
         recurrent = h[:-1] @ M.T  # (T, B, n)
@@ -504,7 +504,7 @@ def norm_bound(D: Array, M: Array, step_size: float) -> Any:
     """
     precision = check_arrays(DTYPES, D=(D, "... n"), M=(M, "n n"))
     _check_finite("M", M)
-    step_size = _rounded("step_size", step_size, precision, "> 0", operator.gt)
+    step_size = positive("step_size", step_size, precision)
     with np.errstate(all="ignore"):
         return 1 + step_size * np.abs(D).max(axis=-1) * np.linalg.norm(M, 2)  # (S9) (...)
 
@@ -542,7 +542,7 @@ def _eigenvalues_and_step_size(eigenvalues: Any, step_size: Any) -> tuple[Any, f
     """Check λ and ε; ε comes back rounded to the precision of λ."""
     (eigenvalues,) = check_operands(eigenvalues=(eigenvalues, NUMBER))
     precision = np.finfo(eigenvalues.dtype).dtype
-    return eigenvalues, _rounded("step_size", step_size, precision, "> 0", operator.gt)
+    return eigenvalues, positive("step_size", step_size, precision)
 
 
 def _check_finite(name: str, array: Array) -> None:

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import antisymrnn_ref
-from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 
 CELLS = ("antisymmetric", "gated")
@@ -49,7 +47,8 @@ class Case(NamedTuple):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of every array."""
-        return self.x.dtype
+        dtype: np.dtype[Any] = self.x.dtype
+        return dtype
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def random_case(
     step_size: float,
     diffusion: float,
     seed: int,
-    name: str = "",
+    name: str = "generic",
     dtype: Any = np.float64,
     scale: float = 1.0,
     last_state_only: bool = False,
@@ -88,12 +87,11 @@ def random_case(
         return generator.standard_normal(shape).astype(dtype)
 
     W = (scale * normal(n, n) / np.sqrt(n)).astype(dtype)
-    parameters: Parameters | GatedParameters = Parameters(W, normal(n, m), normal(n))
-    if cell == "gated":
-        parameters = GatedParameters(*parameters, normal(n, m), normal(n))
+    V, b = normal(n, m), normal(n)
+    parameters = Parameters(W, V, b) if cell == "antisymmetric" else GatedParameters(W, V, b, normal(n, m), normal(n))
     g = normal(B, n) if last_state_only else normal(T + 1, B, n)
     sizes = f"T={T} B={B} n={n} m={m}"
-    label = f"{cell} {name or 'generic'} {sizes} {np.dtype(dtype)}"
+    label = f"{cell} {name} {sizes} {np.dtype(dtype)}"
     return Case(label, cell, parameters, normal(T, B, m), normal(B, n), g, step_size, diffusion, unconstrained)
 
 
@@ -131,43 +129,3 @@ def generic_cases(*, quick: bool = False) -> list[Case]:
         for cell in CELLS
         for dtype in (np.float64, np.float32)
     ]
-
-
-def real_case(cell: str, sequences: Array, labels: Array, *, n: int, seed: int = 0) -> Case:
-    """A case on real input: the paper's initialisation, and the cotangent of a real loss.
-
-    Parameters
-    ----------
-    cell : str
-    sequences : (T, B, m) float64 array
-    labels : (B,) array of integers
-        Classes 0 … 9.
-    n : int
-        Hidden units.
-    seed : int
-        Of the parameters.
-
-    Returns
-    -------
-    Case
-        ε = γ = 0.01, σ_w = 1, float64. The cotangent of the last state is that of the softmax cross-entropy of a random
-        readout. To stay in generic position, biases, h0 and the cotangents of all other states are small and random.
-    """
-    generator = np.random.default_rng(seed)
-    T, B, m = sequences.shape
-
-    def small(*shape: int) -> Array:
-        return 0.1 * generator.standard_normal(shape)
-
-    draw = initialization.gated_parameters if cell == "gated" else initialization.parameters
-    parameters = draw(generator, n, m, sigma_w=1.0)
-    parameters = parameters._replace(**{name: small(n) for name in parameters._fields if name.startswith("b")})
-    h0, step_size, diffusion = small(B, n), 0.01, 0.01
-    trajectory = getattr(antisymrnn_ref, cell).forward(
-        parameters, sequences, h0, step_size=step_size, diffusion=diffusion, keep_every=max(T, 1)
-    )
-    layer = readout.ReadoutParameters(generator.standard_normal((10, n)) / np.sqrt(n), small(10))
-    g = small(T + 1, B, n) / max(T, 1)
-    g[-1] = readout.cross_entropy(layer, trajectory.h[-1], labels).h
-    name = f"{cell} real input T={T} B={B} n={n} m={m} float64"
-    return Case(name, cell, parameters, sequences, h0, g, step_size, diffusion)

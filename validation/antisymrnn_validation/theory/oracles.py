@@ -443,9 +443,10 @@ def _beside(matrices: Sequence[arb_mat], rows: int) -> arb_mat:
 
 
 def _array(matrix: arb_mat, shape: tuple[int, ...]) -> Array:
-    array = np.empty(shape, dtype=object)
-    array.flat = matrix.entries()
-    return array
+    entries = matrix.entries()
+    array = np.empty(len(entries), dtype=object)
+    array[:] = entries
+    return array.reshape(shape)
 
 
 def _enclosure(balls: Array, terms: float) -> Enclosure:

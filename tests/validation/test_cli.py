@@ -1,0 +1,658 @@
+"""The command: every exit code, every way to misuse it, what it prints and what it leaves on the disk."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import antisymrnn_validation.theory
+from antisymrnn_validation import cli, environment, report
+from antisymrnn_validation.conformance import checks
+from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
+
+MNIST = os.environ.get("ANTISYMRNN_DATA")
+ESCAPE = "\x1b"
+
+WRONG_BACKEND = '''
+"""The specification with one thing wrong: the gradient with respect to h0 is 1 + 1e-9 times the true one."""
+from types import SimpleNamespace
+from antisymrnn_ref import antisymmetric as right, asarray, gated as right_gated, to_numpy
+
+def wrong(cell):
+    def backward(*arguments, **options):
+        gradients = cell.backward(*arguments, **options)
+        return gradients._replace(h0=gradients.h0 * (1 + 1e-9))
+    return SimpleNamespace(forward=cell.forward, backward=backward)
+
+antisymmetric, gated = wrong(right), wrong(right_gated)
+'''
+
+
+def claim(name, verdict=Verdict.HOLDS, expected=None, check=None, source="equation (1)"):
+    evidence = f"Evidence for {name} in [brackets], " + "with many numbers " * 12 + "and an end."
+    outcome = Outcome(verdict, evidence, {"number": 0.1, "not a number": float("nan"), "numpy": np.float64(2.0)})
+    return Claim(name, source, f"Statement of {name}.", "", expected or verdict, check or (lambda _: outcome))
+
+
+@pytest.fixture(autouse=True)
+def _no_real_data(monkeypatch):
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def two_backends(monkeypatch):
+    """The specification, and one that is known but not there, whatever is installed."""
+    known = {"numpy": "antisymrnn_ref", "absent": "a_package_that_is_not_there"}
+    monkeypatch.setattr(environment, "backend_modules", lambda: known)
+    monkeypatch.setattr("antisymrnn_ref.backend.backend_modules", lambda: known)
+
+
+@pytest.fixture
+def ledger(monkeypatch):
+    """Put claims in the place of the real ones."""
+
+    def replace(*claims):
+        module = types.ModuleType("antisymrnn_validation.theory.claims")
+        module.CLAIMS = claims
+        module.judge = lambda claim, quick=False: Judgement(claim, claim.check(quick))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(antisymrnn_validation.theory, "claims", module, raising=False)
+
+    replace(
+        claim("first"), claim("second", Verdict.REFUTED, source="equation (11)"), claim("third", Verdict.CONDITIONAL)
+    )
+    return replace
+
+
+@pytest.fixture
+def certifying(monkeypatch):
+    """Put one result in the place of every certification."""
+
+    def replace(result):
+        def certify(backend_name, case):
+            return checks.Check("accuracy", case.name, lambda _: result(backend_name, case))
+
+        monkeypatch.setattr(checks, "certify", certify)
+
+    replace(
+        lambda _, case: checks.Result(
+            "accuracy", case.name, "passed", "", {"h": checks.ArrayError(1e-16, 1e-15, 1e-16)}
+        )
+    )
+    return replace
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert ESCAPE not in out + err
+        assert "Traceback" not in out + err
+        return caught.value.code, out, err
+
+    return run
+
+
+def one_line(text):
+    """The only line of a text."""
+    (line,) = text.splitlines()
+    return line
+
+
+def strictly(path):
+    """Parse a JSON file, and refuse the tokens that JSON does not have."""
+
+    def refuse(token):
+        raise AssertionError(f"not JSON: {token}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+# verify
+
+
+def test_verify_with_the_real_ledger(run, tmp_path):
+    """The main job, with nothing replaced but the list of backends."""
+    from antisymrnn_validation.theory.claims import CLAIMS
+
+    code, out, err = run("verify", "--quick", "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert re.match(rf"verify --quick: {len(CLAIMS)} claims \(.*; all as the ledger expects\), ", out.splitlines()[-1])
+    document = strictly(tmp_path / "report.json")
+    assert [entry["name"] for entry in document["claims"]] == [claim.name for claim in CLAIMS]
+    assert {entry["verdict"] for entry in document["claims"]} == {"holds", "holds under a stated condition", "refuted"}
+    assert all(entry["evidence"] and entry["numbers"] for entry in document["claims"])
+
+
+@pytest.mark.usefixtures("ledger")
+def test_verify_certifies_the_specification_on_digits(run, tmp_path):
+    """The real certification, at its default size, beside stand-ins for the claims."""
+    code, out, err = run("verify", "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == (
+        "verify: 3 claims (1 hold, 1 under a condition, 1 refuted; all as the ledger expects), 2 certifications passed "
+        "on digits (T = 64, n = 32, B = 4); backends: numpy ok, absent not run"
+    )
+    assert any(re.match(r"backend absent not run: .*a_package_that_is_not_there", line) for line in lines)
+    arrays = {
+        "antisymmetric": ["h", "W", "V", "b", "x", "h0", "step_size", "diffusion"],
+        "gated": ["h", "W", "V", "b", "V_z", "b_z", "x", "h0", "step_size", "diffusion"],
+    }
+    rows = [line.split() for line in lines if line.startswith("numpy ")]
+    for cell, names in arrays.items():
+        assert sorted(row[2] for row in rows if row[1] == cell) == sorted(names)
+    assert all(float(row[3]) <= float(row[4]) and row[-1] == "passed" for row in rows)
+
+    document = strictly(tmp_path / "report.json")
+    assert document["schema_version"] == report.SCHEMA_VERSION
+    assert document["command"] == "verify"
+    assert document["data"] == "digits (T = 64, n = 32, B = 4)"
+    assert document["summary"]["line"] == lines[-1]
+    assert document["summary"]["exit_code"] == 0
+    assert document["environment"]["versions"]["numpy"] == np.__version__
+    assert list(document["not_run"]) == ["absent"]
+    assert [entry["verdict"] for entry in document["claims"]] == ["holds", "refuted", "holds under a stated condition"]
+    assert document["claims"][0]["numbers"] == {"number": 0.1, "not a number": "nan", "numpy": 2.0}
+    for entry in document["certifications"]:
+        assert sorted(entry["errors"]) == sorted(arrays[entry["cell"]])
+        for error in entry["errors"].values():
+            # a tolerance that is not small certifies nothing
+            assert 0 <= error["error"] <= error["tolerance"] < 1e-12
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_verify_prints_whole_lines_in_a_pipe(run):
+    _, out, _ = run("verify")
+    lines = out.splitlines()
+    header = next(line for line in lines if line.startswith("claim "))
+    for name in ("first", "second", "third"):
+        row = next(line for line in lines if line.startswith(f"{name} "))
+        assert row[header.index("evidence") :].startswith(f"Evidence for {name} in [brackets], ")
+        assert row.endswith("and an end.")
+    assert not re.search("[─━│┃]", out)
+
+
+@pytest.mark.usefixtures("certifying")
+def test_an_unexpected_verdict_exits_1_and_the_run_goes_on(run, ledger, tmp_path):
+    ledger(claim("good"), claim("bad", Verdict.HOLDS, Verdict.REFUTED), claim("last"))
+    code, out, _ = run("verify", "--json", tmp_path / "report.json")
+    assert code == 1
+    assert "CONTRADICTION bad, equation (1): holds, expected: refuted\n  Statement of bad.\n  Evidence for bad" in out
+    assert "verify: 3 claims (3 hold; NOT as the ledger expects: bad), 2 certifications passed" in out.splitlines()[-1]
+    assert any(line.startswith("last ") for line in out.splitlines())
+    document = strictly(tmp_path / "report.json")
+    assert [entry["as_expected"] for entry in document["claims"]] == [True, False, True]
+    assert document["summary"]["exit_code"] == 1
+
+
+@pytest.mark.usefixtures("certifying")
+def test_an_exception_in_a_claim_exits_1_and_the_run_goes_on(run, ledger, tmp_path):
+    def broken(_):
+        raise ZeroDivisionError("division\nby zero")
+
+    ledger(claim("broken", check=broken), claim("last"))
+    code, out, _ = run("verify", "--json", tmp_path / "report.json")
+    assert code == 1
+    assert "CONTRADICTION broken, equation (1): broke off, expected: holds" in out
+    assert re.search(r"ZeroDivisionError: division by zero \(test_cli\.py, line \d+\)", out)
+    assert "verify: 2 claims (1 hold, 1 broke off; NOT as the ledger expects: broken)" in out.splitlines()[-1]
+    first, last = strictly(tmp_path / "report.json")["claims"]
+    assert "ZeroDivisionError" in first["traceback"]
+    assert last["as_expected"]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_failed_certification_exits_1(run, tmp_path, monkeypatch):
+    (tmp_path / "wrong_backend.py").write_text(WRONG_BACKEND)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, _ = run("verify", "--quick", "--backend", "wrong_backend", "--backend", "numpy", "--only", "accuracy")
+    assert code == 1
+    assert len(re.findall(r"^FAILED wrong_backend: accuracy on \w+ real input", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^  h0: relative error 1\.000e-09, tolerance \d\.\d+e-1[45]", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^wrong_backend .*failed$", out, re.MULTILINE)) == 2
+    assert out.splitlines()[-1] == (
+        "verify --quick: 0 of 3 claims, 4 certifications on digits (T = 64, n = 16, B = 2): 2 failed, 2 passed; "
+        "backends: wrong_backend FAILED, numpy ok"
+    )
+
+
+@pytest.mark.usefixtures("ledger")
+def test_an_exception_in_a_certification_exits_1_and_the_run_goes_on(run, certifying):
+    def broken(_, case):
+        if case.cell == "antisymmetric":
+            raise MemoryError
+        return checks.Result("accuracy", case.name, "passed")
+
+    certifying(broken)
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "BROKE OFF numpy: accuracy on antisymmetric" in out
+    assert "MemoryError" in out
+    assert "1 failed, 1 passed; backends: numpy FAILED" in out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_only_selects_by_name_and_by_source(run):
+    assert "verify: 1 of 3 claims (1 refuted; all" in run("verify", "--only", "SECOND")[1]
+    _, out, _ = run("verify", "--only", "equation (11)")
+    assert out.splitlines()[-1].endswith("1 of 3 claims (1 refuted; all as the ledger expects), 0 of 2 certifications")
+    assert "0 of 3 claims, 1 of 2 certifications" in run("verify", "--only", "gated")[1]
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_nothing_selected_exits_3(run):
+    code, out, err = run("verify", "--only", "no such claim")
+    assert (code, out) == (3, "")
+    expected = "nothing ran: none of 3 claims and 2 certifications has 'no such claim' in its name or source"
+    assert one_line(err) == f"antisymrnn verify: {expected}"
+
+
+@pytest.mark.usefixtures("certifying")
+def test_quick_reaches_the_claims(run, ledger):
+    seen = []
+
+    def check(quick):
+        seen.append(quick)
+        return Outcome(Verdict.HOLDS, "Evidence.", {})
+
+    ledger(claim("a", check=check))
+    run("verify")
+    run("verify", "--quick")
+    assert seen == [False, True]
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_data_from_a_directory_or_the_environment(run, small_mnist, monkeypatch):
+    assert "passed on MNIST (T = 784, n = 128, B = 1)" in run("verify", "--data", small_mnist)[1]
+    monkeypatch.setenv("ANTISYMRNN_DATA", str(small_mnist.parent))
+    assert "passed on MNIST (T = 784, n = 32, B = 1)" in run("verify", "--quick")[1]
+    monkeypatch.setenv("ANTISYMRNN_DATA", "")
+    assert "passed on digits" in run("verify")[1]
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in (3, 28, 28))
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x07\x02\x01"))
+    return folder
+
+
+@pytest.mark.skipif(not MNIST, reason="ANTISYMRNN_DATA is not set: no real MNIST files")
+@pytest.mark.usefixtures("ledger")
+def test_verify_certifies_the_specification_on_mnist(run, tmp_path):
+    code, out, _ = run("verify", "--data", MNIST, "--quick", "--only", "accuracy", "--json", tmp_path / "report.json")
+    assert code == 0
+    assert "2 certifications passed on MNIST (T = 784, n = 32, B = 1)" in out.splitlines()[-1]
+    for entry in strictly(tmp_path / "report.json")["certifications"]:
+        for error in entry["errors"].values():
+            assert error["error"] < 1e-13
+            assert error["tolerance"] < 1e-11  # a tolerance that is not small certifies nothing
+
+
+# usage
+
+
+@pytest.fixture
+def never(ledger):
+    """A ledger that must not be reached."""
+
+    def check(_):
+        raise AssertionError("the work began")
+
+    ledger(claim("never", check=check))
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verify", "--backend", "nunpy"], "backend: expected one of numpy, absent or a module path, got 'nunpy'"),
+        (["verify", "--backend", "absent"], "backend 'absent': importing a_package_that_is_not_there failed"),
+        (["verify", "--backend", "json"], "backend 'json': json is not a backend, it has no asarray"),
+        (["verify", "--data", "nowhere"], "verify: nowhere: expected a directory with the MNIST files, got nothing"),
+        (["conform", "nunpy"], "backend: expected one of numpy, absent or a module path, got 'nunpy'"),
+        (["conform", "absent"], "backend 'absent': importing a_package_that_is_not_there failed"),
+    ],
+)
+def test_usage_exits_2_with_one_line(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert one_line(err).startswith("antisymrnn")
+    assert words in err
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing command"),
+        (["verfy"], "No such command 'verfy'"),
+        (["--frobnicate"], "No such option"),
+        (["verify", "--frobnicate"], "Try 'antisymrnn verify --help' for help."),
+        (["verify", "--json"], "Option '--json' requires an argument"),
+        (["verify", "extra"], "Got unexpected extra argument"),
+        (["conform"], "Missing argument 'BACKEND'"),
+    ],
+)
+def test_wrong_options_exit_2(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_module_in_the_current_directory_is_found(run, tmp_path, monkeypatch):
+    (tmp_path / "here_backend.py").write_text("from antisymrnn_ref import antisymmetric, asarray, gated, to_numpy\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    code, out, _ = run("conform", "here_backend", "--quick", "--only", "signatures")
+    assert (code, out.splitlines()[-1].endswith("4 passed, 0 failed, 0 not applicable")) == (0, True)
+
+
+def test_a_backend_that_fails_while_it_is_imported(run, tmp_path, monkeypatch):
+    (tmp_path / "broken_backend.py").write_text("raise RuntimeError('the device\\nis on fire')")
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = run("conform", "broken_backend")
+    assert code == 2
+    assert one_line(err) == "antisymrnn conform: RuntimeError: the device is on fire"
+    known = {"numpy": "antisymrnn_ref", "broken": "broken_backend"}
+    monkeypatch.setattr(environment, "backend_modules", lambda: known)
+    monkeypatch.setattr("antisymrnn_ref.backend.backend_modules", lambda: known)
+    code, out, _ = run("info")
+    assert code == 0
+    assert re.search(r"^backends +broken +RuntimeError: the device is on fire$", out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("never")
+def test_corrupt_data_exits_2(run, small_mnist):
+    path = small_mnist / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    code, out, err = run("verify", "--data", small_mnist)
+    assert (code, out) == (2, "")
+    assert one_line(err) == (
+        f"antisymrnn verify: {path}: expected a whole gzip file, got one that is cut off; download it again"
+    )
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("command", [["verify"], ["conform", "numpy"], ["info"]])
+def test_an_unwritable_report_exits_2_before_the_work(run, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("kept")
+    for path in ("missing/report.json", "file/report.json", ".", "", os.devnull):
+        code, out, err = run(*command, "--json", tmp_path / path if path else path)
+        assert (code, out) == (2, "")
+        assert "cannot be written: " in one_line(err)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_package_exits_2(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "antisymrnn_validation.conformance.checks", None)
+    monkeypatch.delattr("antisymrnn_validation.conformance.checks")
+
+    def absent(*_):
+        raise ModuleNotFoundError("No module named 'flint'", name="flint")
+
+    monkeypatch.setattr(cli, "_load", absent)
+    code, _, err = run("conform", "numpy")
+    assert code == 2
+    expected = "antisymrnn conform: the package flint is missing: pip install 'antisymrnn-ref[validation]'"
+    assert one_line(err) == expected
+
+
+def test_help_is_plain_and_names_the_commands(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for word in ("verify", "conform", "info", "Exit codes"):
+        assert word in out
+    assert "--data" in run("verify", "--help")[1]
+
+
+# conform
+
+
+def results(monkeypatch, *triples):
+    """Put checks with these results (name, status or exception, detail) in the place of the real ones."""
+
+    def check(name, status, detail, k):
+        def run(_):
+            if isinstance(status, Exception):
+                raise status
+            return checks.Result(name, f"case {k}", status, detail)
+
+        return checks.Check(name, f"case {k}", run)
+
+    made = [check(*triple, k) for k, triple in enumerate(triples)]
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: made)
+
+
+def test_conform_on_the_specification(run, tmp_path):
+    """The real checks on the specification."""
+    code, out, err = run("conform", "numpy", "--quick", "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    document = strictly(tmp_path / "report.json")
+    statuses = [entry["status"] for entry in document["checks"]]
+    counts = {status: statuses.count(status) for status in ("passed", "failed", "not applicable")}
+    assert counts["failed"] == 0
+    assert counts["passed"] > 100
+    assert out.splitlines()[-1] == (
+        f"conform numpy --quick: {len(statuses)} checks: {counts['passed']} passed, 0 failed, "
+        f"{counts['not applicable']} not applicable"
+    )
+
+
+def test_conform_on_a_wrong_backend(run, tmp_path, monkeypatch):
+    (tmp_path / "wrong_backend.py").write_text(WRONG_BACKEND)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, _ = run("conform", "wrong_backend", "--quick", "--only", "generic")
+    assert code == 1
+    assert "FAILED wrong_backend: accuracy on antisymmetric generic" in out
+    assert re.search(r"^  h0: relative error 1\.0\d*e-09, tolerance ", out, re.MULTILINE)
+
+
+def test_conform_reports_every_failure_and_goes_on(run, monkeypatch):
+    results(
+        monkeypatch,
+        ("bits", "failed", "h: expected the same bits"),
+        ("bits", "passed", ""),
+        ("threads", "not applicable", "one thread only"),
+        ("errors", ValueError("no\nsuch thing"), ""),
+        ("last", "passed", ""),
+    )
+    code, out, _ = run("conform", "numpy")
+    assert code == 1
+    assert "FAILED numpy: bits on case 0\n  h: expected the same bits\n" in out
+    assert re.search(r"BROKE OFF numpy: errors on case 3\n  ValueError: no such thing \(test_cli.py, line \d+\)\n", out)
+    assert re.search(r"^bits +1 +1 +0$", out, re.MULTILINE)
+    assert re.search(r"^threads +0 +0 +1 +one thread only$", out, re.MULTILINE)
+    assert re.search(r"^errors +0 +1 +0$", out, re.MULTILINE)
+    assert out.splitlines()[-1] == "conform numpy: 5 checks: 2 passed, 2 failed, 1 not applicable"
+
+
+def test_conform_exits_3_if_nothing_ran(run, monkeypatch):
+    results(monkeypatch, ("threads", "not applicable", "one thread only"), ("bits", "passed", ""))
+    code, _, err = run("conform", "numpy", "--only", "no such check")
+    assert code == 3
+    assert "nothing ran: none of 2 checks has 'no such check'" in one_line(err)
+    code, out, _ = run("conform", "numpy", "--only", "threads")
+    assert code == 3
+    assert out.splitlines()[-1] == "conform numpy: 1 of 2 checks: 0 passed, 0 failed, 1 not applicable"
+
+
+# info
+
+
+def test_info(run, tmp_path):
+    code, out, err = run("info", "--json", tmp_path / "info.json")
+    assert (code, err) == (0, "")
+    document = strictly(tmp_path / "info.json")
+    assert document["versions"]["numpy"] == np.__version__
+    assert document["backends"]["numpy"] == "ok"
+    assert "a_package_that_is_not_there" in document["backends"]["absent"]
+    assert document["blas"]["built with"]
+    assert document["machine"]["usable processors"] >= 1
+    assert document["devices"]
+    for section in ("versions", "machine", "blas", "devices", "backends"):
+        assert re.search(f"^{section} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (
+            "echo 'NVIDIA X, 10 MiB, 1.2'; echo 'NVIDIA Y, 20 MiB, 1.2'",
+            ["NVIDIA X, 10 MiB, 1.2", "NVIDIA Y, 20 MiB, 1.2"],
+        ),
+        ("echo 'no driver' >&2; exit 9", ["none: nvidia-smi said no driver"]),
+        ("exit 0", ["none: nvidia-smi said nothing"]),
+    ],
+)
+def test_devices(tmp_path, monkeypatch, script, expected):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.devices() == expected
+    (tmp_path / "nvidia-smi").unlink()
+    assert environment.devices() == ["none: no nvidia-smi on the path"]
+
+
+# as a process of its own
+
+STAND_IN = """
+import signal, sys, time, types
+import antisymrnn_validation.theory as theory
+from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent that runs in the background ignores it
+
+def slow(_):
+    print("working", file=sys.stderr, flush=True)
+    time.sleep({seconds})
+    return Outcome(Verdict.HOLDS, "Evidence for γ ≥ 0 in [brackets].", {{}})
+
+claims = types.ModuleType("antisymrnn_validation.theory.claims")
+claims.CLAIMS = (Claim("slow", "equation (1)", "Statement.", "", Verdict.HOLDS, slow),) * {copies}
+claims.judge = lambda claim, quick=False: Judgement(claim, claim.check(quick))
+sys.modules[claims.__name__] = theory.claims = claims
+from antisymrnn_validation import cli
+cli.main(sys.argv[1:])
+"""
+
+
+def start(*arguments, seconds=0, copies=1, **options):
+    """Start the command in a process of its own with one slow claim."""
+    paths = [path for path in sys.path if path]
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("ANTISYMRNN_DATA", "NO_COLOR")}
+    return subprocess.Popen(
+        [sys.executable, "-c", STAND_IN.format(seconds=seconds, copies=copies), *map(str, arguments)],
+        env=surroundings | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1", **options.pop("env", {})},
+        **options,
+    )
+
+
+def test_interrupt(tmp_path):
+    (tmp_path / "report.json").write_text("old")
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start("verify", "--json", tmp_path / "report.json", "--only", "slow", seconds=60, **options) as process:
+        assert process.stderr.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, err) == ("", "antisymrnn verify: interrupted; no file was written\n")
+    assert (tmp_path / "report.json").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_reader_that_goes_away():
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start("verify", "--only", "slow", copies=2000, **options) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(timeout=60)
+    assert process.returncode == 141
+    assert set(err.splitlines()) == {"working"}
+
+
+def test_a_pipe_without_the_letters_of_the_paper():
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    with start("verify", "--only", "slow", env=env, **options) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "working\n")
+    assert "Evidence for \\u03b3 \\u2265 0" in out
+
+
+def test_a_colour_setting_does_not_reach_a_pipe():
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start("verify", "--only", "slow", env={"FORCE_COLOR": "1"}, **options) as process:
+        out, err = process.communicate(timeout=60)
+    assert ESCAPE not in out + err
+
+
+def test_a_terminal_gets_a_table_and_a_progress_bar():
+    screen, terminal = os.openpty()
+    with start(
+        "verify", "--only", "slow", stdout=terminal, stderr=terminal, env={"TERM": "xterm", "COLUMNS": "80"}
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while chunk := _read(screen):
+            shown += chunk
+        process.wait(timeout=60)
+    os.close(screen)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert ESCAPE in text
+    assert "0/1" in text  # the bar
+    assert "─────" in text  # the table
+    assert "in [brackets]" in text.replace("\r\n", " ")
+    assert text.count(f"{ESCAPE}[?25l") == text.count(f"{ESCAPE}[?25h") > 0  # the cursor is shown again
+
+
+def _read(screen):
+    try:
+        return os.read(screen, 65536)
+    except OSError:  # the last writer has closed the terminal
+        return b""
+
+
+def test_module_starts_fast():
+    """Help needs none of the heavy libraries."""
+    code = (
+        "import sys; from antisymrnn_validation import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'numpy', 'scipy', 'sklearn', 'flint', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_module_runs_as_a_script():
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-m", "antisymrnn_validation.cli", "conform", "nunpy"]
+    answer = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert one_line(answer.stderr).endswith("did you mean 'numpy'?")

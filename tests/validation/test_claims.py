@@ -1,0 +1,312 @@
+"""The ledger decides every claim as expected, and decides otherwise when what a check leans on is wrong."""
+
+import json
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from flint import arb, ctx, fmpq
+
+from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
+from antisymrnn_validation.theory import certified, continuous, discrete, figures
+from antisymrnn_validation.theory.claims import CLAIMS, judge
+from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict, decide
+
+BY_NAME = {claim.name: claim for claim in CLAIMS}
+
+
+def verdict(name):
+    return judge(BY_NAME[name], quick=True).outcome.verdict
+
+
+def is_certified(value):
+    """Whether a number of the evidence is an interval [lower, upper], an exact fraction as text, or a count."""
+    if isinstance(value, str):
+        Fraction(value)
+        return True
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(end, float) for end in value):
+        return value[0] < value[1]
+    return isinstance(value, list) and bool(value) and all(is_certified(entry) for entry in value)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_verdict_is_the_expected_one(claim):
+    judgement = judge(claim, quick=True)
+    assert judgement.as_expected, judgement.outcome
+    evidence, numbers = judgement.outcome.evidence, judgement.outcome.numbers
+    assert evidence.endswith(".")
+    assert not re.search(r"\bnan\b", evidence, re.IGNORECASE)
+    assert numbers
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    if claim.expected is Verdict.REFUTED and claim.name != "published-counts-when-padded":
+        assert any(is_certified(value) for value in numbers.values()), numbers
+    if claim.expected is not Verdict.HOLDS:
+        assert claim.condition
+
+
+def test_padded_counts_are_whole_numbers():
+    numbers = judge(BY_NAME["published-counts-when-padded"]).outcome.numbers
+    assert all(type(value) is int for value in numbers.values())
+    assert {60042, 84874, 78410, 116490} <= set(numbers.values())
+
+
+def test_padded_counts_hold_if_they_round_to_the_printed_ones(monkeypatch):
+    printed = {(256, False): 36_400, (256, True): 36_600, (196, True): 41_500}
+    counted = {"initialization.parameter_count": lambda n, _m, _c, *, gated, **_: printed[n, gated]}
+    counted["lstm_count"] = lambda _n, _m, _c: 69_499
+    for name, wrong in counted.items():
+        assert verdict("published-counts-when-padded") is Verdict.REFUTED
+        monkeypatch.setattr(f"antisymrnn_validation.theory.counting.{name}", wrong)
+    assert verdict("published-counts-when-padded") is Verdict.HOLDS
+
+
+def test_names_are_unique_slugs():
+    names = [claim.name for claim in CLAIMS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in names)
+    assert len({claim.check for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_every_numbered_equation_is_decided():
+    numbered = " ".join(claim.source for claim in CLAIMS if "equation" in claim.source)
+    assert set(range(1, 14)) <= {int(number) for number in re.findall(r"\((\d+)\)", numbered)}
+
+
+def test_both_runs_judge_with_the_same_seeds():
+    for name in ("gated-criterion-remains", "euler-first-order"):
+        assert judge(BY_NAME[name], quick=True).outcome == judge(BY_NAME[name], quick=True).outcome
+
+
+def test_full_run_has_more_instances_than_the_quick_one():
+    quick, full = (judge(BY_NAME["gated-sign-condition"], quick=value).outcome.numbers for value in (True, False))
+    assert full["instances"] > quick["instances"] >= 1000
+
+
+def test_working_precision_is_left_as_it_was():
+    before = ctx.prec
+    judge(BY_NAME["constant-distance"], quick=True)
+    assert ctx.prec == before
+
+
+def test_exception_of_a_check_propagates():
+    def check(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        judge(Claim("a", "b", "c", "", Verdict.HOLDS, check))
+
+
+@pytest.mark.parametrize(
+    ("holds", "refuted", "under_condition", "expected"),
+    [
+        (True, False, None, Verdict.HOLDS),
+        (True, False, True, Verdict.HOLDS),
+        (True, False, False, Verdict.UNDECIDED),
+        (False, False, None, Verdict.UNDECIDED),
+        (False, False, True, Verdict.UNDECIDED),
+        (True, True, None, Verdict.REFUTED),
+        (False, True, False, Verdict.REFUTED),
+        (False, True, True, Verdict.CONDITIONAL),
+    ],
+)
+def test_verdict_follows_from_what_was_found(holds, refuted, under_condition, expected):
+    assert decide(holds, refuted=refuted, under_condition=under_condition) is expected
+
+
+def test_judgement_compares_with_the_expected_verdict():
+    claim = Claim("a", "b", "c", "", Verdict.REFUTED, lambda _: Outcome(Verdict.HOLDS, "", {}))
+    assert not judge(claim).as_expected
+    assert Judgement(claim, Outcome(Verdict.REFUTED, "", {})).as_expected
+
+
+def scaled(function, factor):
+    return lambda *arguments, **options: factor * function(*arguments, **options)
+
+
+def nan_like(function):
+    return lambda *arguments, **options: np.nan * function(*arguments, **options)
+
+
+def diffusion_off_every_entry(W, diffusion, unconstrained=False):
+    return (W if unconstrained else W - W.T) - diffusion
+
+
+def half_interval(D, diffusion):
+    return stability.Interval(-diffusion * D.max(axis=-1) / 2, -diffusion * D.min(axis=-1))
+
+
+def gate_that_is_constant(a, a_z):
+    return gated.sigmoid(a_z) * stability.diagonal(a)
+
+
+def rightmost_first(steps):
+    return np.linalg.multi_dot([np.eye(steps.shape[-1]), *steps[:, 0]])[None]
+
+
+def variance_taken_for_deviation(generator, n, m, *, sigma_w, draw=initialization.gated_parameters):
+    drawn = draw(generator, n, m, sigma_w=sigma_w)
+    return drawn._replace(W=drawn.W / np.sqrt(n))
+
+
+WRONG_SPECIFICATIONS = [
+    ("test-equation", dynamics, "test_equation", lambda z0, eigenvalue, t: z0 * np.exp(-eigenvalue * t)),
+    ("euler-first-order", dynamics, "forward_euler", scaled(dynamics.forward_euler, 1.001)),
+    ("cells-as-written", antisymmetric, "recurrent_matrix", diffusion_off_every_entry),
+    ("cells-as-written", gated, "sigmoid", scaled(gated.sigmoid, 1 + 1e-12)),
+    ("cells-as-written", dynamics, "feedback", lambda W, h0, _step_size, T: dynamics.vanilla(W, h0, T)),
+    ("antisymmetry-is-exact", continuous, "recurrent_matrix", lambda W, _: W - W.T * W.dtype.type(0.9999)),
+    ("antisymmetric-eigenvalues", continuous, "recurrent_matrix", lambda W, _: W - 0.999999999999 * W.T),
+    ("jacobian-of-the-ode", stability, "diagonal", lambda a: 1 - a**2),
+    ("eigenvalues-of-the-jacobian", stability, "jacobian", lambda D, M: D[:, None] * M + 1e-9 * np.eye(len(M))),
+    ("eigenvalues-of-the-jacobian", stability, "meets_critical_criterion", lambda _J, _tolerance: False),
+    ("real-parts-with-diffusion", stability, "real_part_interval", half_interval),
+    (
+        "real-parts-with-diffusion",
+        continuous,
+        "recurrent_matrix",
+        lambda W, diffusion: W - W.T + diffusion * np.eye(len(W)),
+    ),
+    ("sensitivity-equation", stability, "jacobian", lambda D, M: M * D),
+    ("constant-jacobian-is-stable", continuous, "recurrent_matrix", lambda W, _: W - 0.999 * W.T),
+    ("energy-of-the-ode", dynamics, "energy", lambda M, h, u: ((h @ M.T + u) ** 2).sum(axis=-1) / 2),
+    ("energy-under-euler", dynamics, "energy", scaled(dynamics.energy, 1 + 1e-12)),
+    ("energy-under-euler", dynamics, "energy", nan_like(dynamics.energy)),
+    ("figure-energies", dynamics, "energy", scaled(dynamics.energy, 1 + 1e-12)),
+    ("imaginary-eigenvalues-are-unstable", stability, "is_euler_stable", lambda _eigenvalues, _step_size: True),
+    ("critical-diffusion", stability, "critical_diffusion", scaled(stability.critical_diffusion, 1.001)),
+    ("critical-diffusion", stability, "is_euler_stable", lambda eigenvalue, _step_size: eigenvalue.real < 0),
+    ("diffusion-makes-euler-stable", stability, "critical_diffusion", scaled(stability.critical_diffusion, 0.9)),
+    ("w-diff-is-euler-stable", stability, "amplification", scaled(stability.amplification, 1.001)),
+    ("frozen-euler-suffices", stability, "end_to_end_jacobian", rightmost_first),
+    ("gated-jacobian-form", stability, "gated_diagonal", gate_that_is_constant),
+    ("gated-criterion-remains", stability, "gated_diagonal", gate_that_is_constant),
+    ("gated-sign-condition", stability, "gated_diagonal", gate_that_is_constant),
+    ("discrete-jacobian", stability, "end_to_end_jacobian", rightmost_first),
+    ("singular-values-are-bounded", stability, "norm_bound", lambda _D, _M, step_size: 1 + step_size),
+    ("geometric-mean", stability, "log_geometric_mean", scaled(stability.log_geometric_mean, 6)),
+    ("geometric-mean", stability, "log_geometric_mean", nan_like(stability.log_geometric_mean)),
+    ("diffusion-decay", stability, "log_geometric_mean", scaled(stability.log_geometric_mean, 2)),
+    ("gradients-of-the-shared-matrix", antisymmetric, "matrix_gradients", lambda G, _: (G, -np.trace(G))),
+    ("gradients-of-the-shared-matrix", gated, "matrix_gradients", lambda G, _: (G - G.T, np.trace(G))),
+    ("initial-variances", initialization, "gated_parameters", variance_taken_for_deviation),
+    ("degrees-of-freedom", antisymmetric, "recurrent_matrix", lambda W, _: W + W.T),
+    ("degrees-of-freedom", initialization, "parameter_count", scaled(initialization.parameter_count, 2)),
+    ("published-counts", initialization, "parameter_count", scaled(initialization.parameter_count, 2)),
+    ("lstm-has-more-parameters", initialization, "parameter_count", scaled(initialization.parameter_count, 2)),
+    ("gate-is-cheap", initialization, "parameter_count", lambda n, _m, _classes, gated: n * n * (1 + gated)),
+    ("figure-eigenvalues", stability, "amplification", scaled(stability.amplification, 1 + 1e-12)),
+    ("figure-end-states", dynamics, "feedback", scaled(dynamics.feedback, 1 + 1e-10)),
+    ("identity-decays-algebraically", dynamics, "vanilla", scaled(dynamics.vanilla, 1 + 1e-12)),
+    ("constant-distance", dynamics, "feedback", lambda _W, h0, _step_size, T: h0 + np.zeros((T + 1, 1, 1))),
+]
+
+
+@pytest.mark.parametrize(("name", "module", "function", "wrong"), WRONG_SPECIFICATIONS)
+def test_wrong_specification_changes_the_verdict(monkeypatch, name, module, function, wrong):
+    monkeypatch.setattr(module, function, wrong)
+    # a counter-example to the bare statement stays where only the condition fails
+    conditional = BY_NAME[name].expected is Verdict.CONDITIONAL
+    assert verdict(name) is (Verdict.REFUTED if conditional else Verdict.UNDECIDED)
+
+
+def test_lower_bound_is_checked_as_well(monkeypatch):
+    bounds = stability.singular_value_bounds
+    monkeypatch.setattr(
+        stability,
+        "singular_value_bounds",
+        lambda steps: stability.Interval(bounds(steps).lower + 3, bounds(steps).upper),
+    )
+    assert verdict("singular-values-are-bounded") is Verdict.UNDECIDED
+    assert verdict("gradient-norm-is-constant") is Verdict.REFUTED  # the counter-example stays, the condition fails
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "constant", "value", "expected"),
+    [
+        ("frozen-eigenvalues-suffice", continuous, "MARKUS_YAMABE", fmpq(1, 2), Verdict.UNDECIDED),
+        ("constant-jacobian-is-stable", continuous, "NILPOTENT", [[0, 0], [0, 0]], Verdict.UNDECIDED),
+        ("exponential-of-slow-jacobian", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[0, -1], [1, 0]], Verdict.UNDECIDED),
+        ("jacobian-varies-slowly", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("ode-is-stable", continuous, "imaginary_pair", lambda _: False, Verdict.UNDECIDED),
+        ("ode-is-stable", continuous, "period", lambda _start, _M: arb.pi(), Verdict.UNDECIDED),
+        ("network-inherits-stability", discrete, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
+        ("frozen-euler-suffices", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
+        ("inputs-do-not-matter", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
+        ("w-diff-is-euler-stable", discrete, "W_DIFF", [["-0.21", "-2"], ["2", "-0.21"]], Verdict.HOLDS),
+        ("gated-criterion-remains", discrete, "gated_diagonal_in_balls", lambda _a, _a_z: arb(1), Verdict.UNDECIDED),
+        ("crossed-words", figures, "rotation", figures.reflection, Verdict.UNDECIDED),
+        ("orthogonal-vanilla-collapses", figures, "TURNS", [("1", "1")], Verdict.UNDECIDED),
+        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(1), Verdict.UNDECIDED),
+        ("circular-field", figures, "STARTS", [["0", "0.5"], ["1", "0"], ["-2", "0"]], Verdict.HOLDS),
+    ],
+)
+def test_other_numbers_give_another_verdict(monkeypatch, name, module, constant, value, expected):
+    assert verdict(name) is BY_NAME[name].expected
+    monkeypatch.setattr(module, constant, value)
+    assert verdict(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix", "rows", "expected"),
+    [
+        ("away-and-towards", "W₊", [["2", "-9"], ["0", "-2"]], Verdict.UNDECIDED),
+        ("outward-spirals", "W₀", [["-0.5", "-2"], ["2", "-0.5"]], Verdict.UNDECIDED),
+        ("every-step-moves-outward", "W₀", [["1", "0"], ["0", "1"]], Verdict.HOLDS),
+        ("constant-distance", "W_diff", [["0", "0"], ["0", "0"]], Verdict.HOLDS),
+        ("figure-eigenvalues", "W₋", [["-2", "2"], ["0", "2"]], Verdict.UNDECIDED),
+        ("figure-end-states", "W₀", [["0", "-2"], ["2.00001", "0"]], Verdict.UNDECIDED),
+    ],
+)
+def test_other_matrix_gives_another_verdict(monkeypatch, name, matrix, rows, expected):
+    monkeypatch.setitem(figures.MATRICES, matrix, rows)
+    assert verdict(name) is expected
+
+
+def test_fraction_takes_decimals_at_face_value():
+    assert certified.fraction("0.1") == fmpq(1, 10)
+    assert certified.fraction(0.1) != fmpq(1, 10)
+    assert certified.fractions([["-0.15", 2]]).entries() == [fmpq(-3, 20), fmpq(2)]
+
+
+@pytest.mark.parametrize("text", ["0.1 +/- 1e-3", "-1e-40 +/- 1e-45", "123456789.123 +/- 1e-9", "0 +/- 1e-30", "1e300"])
+def test_interval_is_rounded_outwards(text):
+    ball = arb(text)
+    lower, upper = (arb(end) for end in certified.interval(ball, 4).strip("[]").split(", "))
+    assert lower <= ball.lower()
+    assert ball.upper() <= upper
+    low, high = certified.ends(ball)
+    assert arb(low) <= ball.lower()
+    assert ball.upper() <= arb(high)
+
+
+def test_largest_does_not_pass_over_nan():
+    assert certified.largest([1.0, 3.0, 2.0]) == 3.0
+    assert math.isnan(certified.largest([1.0, math.nan, 2.0]))
+
+
+def test_norm_of_a_ball_around_zero_is_a_number():
+    column = certified.balls(np.array([0.0, 0.0])) + certified.arb_mat(2, 1, [arb(0, 1e-20)] * 2)
+    assert certified.norm(column) < 1e-18
+
+
+def test_balls_keep_the_layout_of_the_array():
+    array = np.arange(6.0).reshape(2, 3)
+    assert [float(entry) for entry in certified.balls(array).entries()] == array.ravel().tolist()
+    column = certified.balls(np.array([1.0, 2.0]))
+    assert (column.nrows(), column.ncols()) == (2, 1)
+
+
+def test_run_encloses_the_specification():
+    W = [["0", "-2"], ["2", "0"]]
+    states = certified.run(certified.fractions(W), ["0", "0.5"], "0.1", 20, 256)
+    h = dynamics.feedback(np.array(W, float), np.array([0.0, 0.5]), 0.1, 20)
+    assert max(certified.largest_error(row, state) for row, state in zip(h, states, strict=True)) < 1e-15
+    assert certified.largest_error(h[20] + [1e-12, 0], states[20]) > 0.9e-12
+    vanilla = certified.run(certified.fractions(W), ["0", "0.5"], None, 5, 256)
+    exact = dynamics.vanilla(np.array(W, float), np.array([0.0, 0.5]), 5)
+    assert certified.largest_error(exact[-1], vanilla[-1]) < 1e-15

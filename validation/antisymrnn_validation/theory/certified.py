@@ -1,0 +1,116 @@
+"""Exact fractions and balls for the checks of the ledger: small functions on python-flint.
+
+A comparison of balls is true only if it holds for every point of them, so what is decided here is proved.
+"""
+
+from __future__ import annotations
+
+import decimal
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
+
+PRECISION = 128
+"""Working precision of a check in bits, unless it asks for more."""
+
+Exact = int | str | float | Fraction
+"""A number taken at face value: ``"0.1"`` is one tenth, ``0.1`` is the float next to it."""
+
+
+def fraction(value: Exact) -> fmpq:
+    """Exact fraction of a number."""
+    exact = Fraction(value)
+    return fmpq(exact.numerator, exact.denominator)
+
+
+def fractions(rows: Sequence[Sequence[Exact]] | Any) -> fmpq_mat:
+    """Exact matrix of numbers in rows, (n, m)."""
+    rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    return fmpq_mat(len(rows), len(rows[0]), [fraction(entry) for row in rows for entry in row])
+
+
+def balls(array: Any) -> arb_mat:
+    """Exact balls of a float matrix (n, m), or of a vector (n,) as a column."""
+    return arb_mat(len(array), array.size // len(array), [float(entry) for entry in array.ravel()])
+
+
+def diagonal_matrix(entries: Sequence[Any], kind: Any = arb_mat) -> Any:
+    """diag(entries), (n, n), as ``arb_mat`` or ``fmpq_mat``."""
+    n = len(entries)
+    return kind(n, n, [entries[row] if row == column else 0 for row in range(n) for column in range(n)])
+
+
+def entrywise(function: Callable[[arb], arb], matrix: arb_mat) -> arb_mat:
+    """A function of every entry."""
+    return arb_mat(matrix.nrows(), matrix.ncols(), [function(entry) for entry in matrix.entries()])
+
+
+def derivative_of_tanh(a: arb) -> arb:
+    """1 / cosh² a, enclosed without the cancellation of 1 − tanh² a."""
+    return 1 / a.cosh() ** 2
+
+
+def log_cosh(a: arb) -> arb:
+    """Log cosh a."""
+    return a.cosh().log()
+
+
+def trace(matrix: Any) -> Any:
+    """Sum of the diagonal."""
+    return sum((matrix[k, k] for k in range(matrix.nrows())), matrix[0, 0] * 0)
+
+
+def total(values: Sequence[arb]) -> arb:
+    """Sum of balls."""
+    return sum(values, arb(0))
+
+
+def norm(matrix: arb_mat) -> arb:
+    """Frobenius norm; of a column, the Euclidean one."""
+    return total([entry * entry for entry in matrix.entries()]).nonnegative_part().sqrt()
+
+
+def largest_error(array: Any, truth: arb_mat) -> float:
+    """Upper bound on the largest |array − truth|, the array in the order of the matrix's entries."""
+    pairs = zip(np.ravel(array).tolist(), truth.entries(), strict=True)
+    return max(float((arb(value) - entry).abs_upper()) for value, entry in pairs)
+
+
+def largest(values: Iterable[float]) -> float:
+    """Largest of the values; NaN if one of them is, where ``max`` might pass over it."""
+    return float(np.max(np.fromiter(values, float)))
+
+
+def ends(ball: arb) -> list[float]:
+    """Floats below and above every point of the ball."""
+    return [math.nextafter(float(ball.lower()), -math.inf), math.nextafter(float(ball.upper()), math.inf)]
+
+
+def interval(ball: arb, digits: int = 8) -> str:
+    """The ball as ``[lower, upper]`` in decimals of so many digits, rounded outwards."""
+    rounded = [
+        decimal.Context(prec=digits, rounding=rounding).create_decimal(end)
+        for end, rounding in zip(ends(ball), (decimal.ROUND_FLOOR, decimal.ROUND_CEILING), strict=True)
+    ]
+    return f"[{rounded[0]:g}, {rounded[1]:g}]"
+
+
+def run(
+    W: fmpq_mat | arb_mat, start: Sequence[Exact], step_size: Exact | None, T: int, precision: int
+) -> list[arb_mat]:
+    """States h_0 … h_T, (n, 1) each, of the recurrence with feedback, or of the vanilla one if ``step_size`` is None.
+
+    An enclosure of the exact sequence for exact W, start and ε; its radius grows with t, so that long runs need a
+    high precision.
+    """
+    with ctx.workprec(precision):
+        matrix, step = arb_mat(W), None if step_size is None else arb(fraction(step_size))
+        states = [arb_mat(len(start), 1, [fraction(entry) for entry in start])]
+        for _ in range(T):
+            slope = entrywise(arb.tanh, matrix * states[-1])
+            states.append(slope if step is None else states[-1] + step * slope)
+        return states

@@ -1,8 +1,7 @@
 """The ledger: what the paper says, one executable check and one verdict for each sentence, in the paper's order.
 
 Sentences marked "review version" were read in the version of the paper under review; the printed one may say them in
-other words. Those marked "(derived)" are not in the paper: they were derived from it, and are proved in
-``DERIVATION.md`` of the specification.
+other words. Those marked "(derived)" are not in the paper but were derived from it.
 
 A verdict is computed from the numbers of its check. ``holds`` rests on exact or ball arithmetic, or on random instances
 within a tolerance derived from the arithmetic; a refutation rests on an exact fraction, a count, or a certified ball.

@@ -164,20 +164,48 @@ def backward(
 
 
 def recurrent_matrix(W: Array, diffusion: Any, unconstrained: bool = False) -> Array:
-    """M of equations (12) and (13), (n, n), by (F1); W itself in the place of W − Wᵀ if ``unconstrained``."""
+    """M of equations (12) and (13) by (F1).
+
+    Parameters
+    ----------
+    W : (n, n) array
+        Recurrent weights, of any dtype.
+    diffusion : number
+        γ.
+    unconstrained : bool
+        The ablation: W itself in the place of W − Wᵀ.
+
+    Returns
+    -------
+    (n, n) array
+        M. Off the diagonal it is antisymmetric to the last bit, on it −γ, unless ``unconstrained``.
+    """
     identity = np.eye(len(W), dtype=W.dtype)
     return (W if unconstrained else W - W.T) - diffusion * identity  # (F1) (n, n)
 
 
 def matrix_gradients(G: Array, unconstrained: bool = False) -> tuple[Array, Array]:
-    """DW (n, n) and dγ () from G = dL/dM (n, n), by (B8) and (B9)."""
+    """Gradients with respect to W and γ from the one with respect to M, by (B8) and (B9).
+
+    Parameters
+    ----------
+    G : (n, n) array
+        dL/dM.
+    unconstrained : bool
+        The ablation.
+
+    Returns
+    -------
+    dW : (n, n) array
+    ddiffusion : () array
+    """
     dW = G.copy() if unconstrained else G - G.T  # (B8) (n, n)
     ddiffusion = np.asarray(-np.trace(G))  # (B9) ()
     return dW, ddiffusion
 
 
 def cotangent(g: Array, t: int, T: int) -> Any:
-    """g_t, (B, n), from cotangents of every state (T+1, B, n) or of the last alone (B, n)."""
+    """Direct cotangent g_t, (B, n), from those of every state (T+1, B, n) or of the last alone (B, n); 0 for none."""
     if g.ndim == 3:
         return g[t]
     return g if t == T else 0

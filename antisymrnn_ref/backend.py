@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from antisymrnn_ref.arguments import DTYPES, Array
+from antisymrnn_ref.arguments import DTYPES, Array, check_type
 from antisymrnn_ref.contract import BackendUnavailable
 
 ENTRY_POINT_GROUP = "antisymrnn_ref.backends"
 BUILT_IN = {"numpy": "antisymrnn_ref", "numba": "antisymrnn_numba", "cupy": "antisymrnn_cupy"}
+_EXTRAS = {"numba": "'antisymrnn-ref[numba]'", "cupy": "'antisymrnn-ref[cuda12]' or 'antisymrnn-ref[cuda13]'"}
 _PROMISED = (
     "asarray",
     "to_numpy",
@@ -70,9 +71,11 @@ def load_backend(name: str) -> ModuleType:
     except ImportError as error:
         if name in BUILT_IN and error.name == path:
             reason = f"this version of antisymrnn-ref comes without the package {path}"
+            mend = "install one that has it: pip install --upgrade antisymrnn-ref"
         else:
             reason = f"importing {path} failed: {error}"
-        raise BackendUnavailable(f"backend {name!r}: {reason}") from error
+            mend = f"install what it needs: pip install {_EXTRAS.get(name, error.name or path)}"
+        raise BackendUnavailable(f"backend {name!r}: {reason}; {mend}") from error
     missing = [promise for promise in _PROMISED if not _has(module, promise)]
     if missing:
         raise TypeError(f"backend {name!r}: {path} is not a backend, it has no {', '.join(missing)}")
@@ -80,18 +83,44 @@ def load_backend(name: str) -> ModuleType:
 
 
 def asarray(array: Any, dtype: Any) -> Array:
-    """A new C-contiguous ``numpy.ndarray`` of the given dtype, float32 or float64."""
-    if np.dtype(dtype) not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+    """Convert to an array of the specification.
+
+    Parameters
+    ----------
+    array : array_like
+        Real numbers of any shape.
+    dtype : dtype
+        float32 or float64; rounding to it is what the caller asks for here, and only here.
+
+    Returns
+    -------
+    numpy.ndarray
+        C-contiguous, in memory of its own.
+
+    Raises
+    ------
+    TypeError
+        For another dtype, or for complex numbers, objects or text.
+    """
+    if dtype is None or np.dtype(dtype) not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype if dtype is None else np.dtype(dtype)}")
+    given = np.asarray(array)
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"array: expected real numbers, got dtype {given.dtype}")
     with np.errstate(over="ignore"):
-        return np.array(array, dtype=dtype, order="C")
+        return np.array(given, dtype=dtype, order="C")
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
-    """A new ``numpy.ndarray`` with the same values."""
-    if type(array) is not np.ndarray:
-        raise TypeError(f"array: expected numpy.ndarray, got {type(array).__name__}")
-    return array.copy()
+    """Convert back: a new ``numpy.ndarray`` with the same values.
+
+    Raises
+    ------
+    TypeError
+        If ``array`` is not an array of the specification.
+    """
+    check_type("array", array, np.ndarray)
+    return array.copy()  # type: ignore[no-any-return]
 
 
 def _exists(path: str) -> bool:

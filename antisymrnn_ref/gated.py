@@ -85,6 +85,10 @@ def backward(
 
     Arguments, result and errors are those of :func:`antisymrnn_ref.antisymmetric.backward`, with
     :class:`~antisymrnn_ref.contract.GatedParameters`.
+
+    Notes
+    -----
+    Source: derived; the paper states no gradients.
     """
     W, V, b, V_z, b_z = parameters
     T, M = len(x), recurrent_matrix(W, diffusion, unconstrained)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from antisymrnn_ref.arguments import DTYPES, Array
+from antisymrnn_ref.arguments import Array, Arrays, check_type
 
 
 class ReadoutParameters(NamedTuple):
@@ -103,28 +103,17 @@ def cross_entropy(parameters: ReadoutParameters, h: Array, labels: Array) -> Los
 
 
 def _check(parameters: Any, h: Any, labels: Any) -> None:
-    if type(parameters) is not ReadoutParameters:
-        raise TypeError(f"parameters: expected ReadoutParameters, got {type(parameters).__name__}")
-    weights, bias = parameters
-    for name, array in (("weights", weights), ("bias", bias), ("h", h), ("labels", labels)):
-        if type(array) is not np.ndarray:
-            raise TypeError(f"{name}: expected numpy.ndarray, got {type(array).__name__}")
-    if weights.dtype not in DTYPES:
-        raise TypeError(f"weights: expected dtype float32 or float64, got {weights.dtype}")
-    for name, array in (("bias", bias), ("h", h)):
-        if array.dtype != weights.dtype:
-            raise TypeError(f"{name}: expected dtype {weights.dtype} as weights has, got {array.dtype}")
+    check_type("parameters", parameters, ReadoutParameters)
+    arrays = Arrays()
+    arrays.check("weights", parameters.weights, "c", "n")
+    arrays.check("bias", parameters.bias, "c")
+    arrays.check("h", h, "B", "n")
+    check_type("labels", labels, np.ndarray)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels: expected integers, got {labels.dtype}")
-    if weights.ndim != 2 or 0 in weights.shape:
-        raise ValueError(f"weights: expected (c, n) with c >= 1 and n >= 1, got {weights.shape}")
-    c, n = weights.shape
-    if bias.shape != (c,):
-        raise ValueError(f"bias: expected (c,) = ({c},), got {bias.shape}")
-    if h.ndim != 2 or h.shape[1] != n or len(h) < 1:
-        raise ValueError(f"h: expected (B, n) = (B, {n}) with B >= 1, got {h.shape}")
-    if labels.shape != (len(h),):
-        raise ValueError(f"labels: expected (B,) = ({len(h)},), got {labels.shape}")
+    B, c = arrays.sizes["B"], arrays.sizes["c"]
+    if labels.shape != (B,):
+        raise ValueError(f"labels: expected (B,) = ({B},), got {labels.shape}")
     outside = labels[(labels < 0) | (labels >= c)]
     if outside.size:
         raise ValueError(f"labels: expected 0 to {c - 1}, got {outside[0]}")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from antisymrnn_ref import BackendUnavailable, Parameters, antisymmetric, gated
+from antisymrnn_ref import BackendUnavailable, GatedParameters, Parameters, antisymmetric, gated
 from antisymrnn_validation.conformance.cases import random_case
 
 CASE = random_case("antisymmetric", 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)
@@ -47,17 +47,57 @@ def test_only_native_float32_and_float64(dtype: str) -> None:
     assert str(error.value) == f"W: expected dtype float32 or float64, got {W.dtype}"
 
 
-@given(st.tuples(*[st.integers(0, 6)] * 3), st.tuples(*[st.integers(0, 6)] * 2))
-def test_every_wrong_shape_is_refused(x_shape: tuple[int, ...], h0_shape: tuple[int, ...]) -> None:
-    T, B, m = x_shape
-    right = m == 2 and B >= 1 and h0_shape == (B, 4)
-    if right:
-        assert forward(x=np.ones(x_shape), h0=np.ones(h0_shape)).h.shape == (T + 1, B, 4)
+T, B, n, m = 5, 3, 4, 2
+SHAPES = {
+    "W": (n, n), "V": (n, m), "b": (n,), "V_z": (n, m), "b_z": (n,),
+    "x": (T, B, m), "h0": (B, n), "g": (T + 1, B, n), "trajectory.h": (T + 1, B, n),
+}  # fmt: skip
+WRONG_DTYPES = ["f4", "f2", "i8", "c16", "?", "O", ">f8"]
+
+
+def call_with(function: str, name: str, array: Any) -> Any:
+    """A good call of the gated cell in float64, but for one array."""
+    arrays = {key: np.ones(shape) for key, shape in SHAPES.items()} | {name: array}
+    parameters = GatedParameters(*(arrays[key] for key in GatedParameters._fields))
+    options = {"step_size": 0.1, "diffusion": 0.2}
+    if function == "forward":
+        return gated.forward(parameters, arrays["x"], arrays["h0"], **options)
+    trajectory = gated.Trajectory(arrays["trajectory.h"], 1)
+    return gated.backward(parameters, arrays["x"], trajectory, arrays["g"], **options)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["forward", "backward"]),
+    st.sampled_from(list(SHAPES)),
+    st.lists(st.integers(0, 7), max_size=4).map(tuple),
+)
+def test_every_wrong_shape_is_refused(function: str, name: str, shape: tuple[int, ...]) -> None:
+    foreign = {"forward": {"g", "trajectory.h"}, "backward": {"h0"}}[function]
+    longer = function == "forward" and name == "x" and shape[1:] == (B, m) and len(shape) == 3
+    if name in foreign or shape == SHAPES[name] or longer or (name == "g" and shape == (B, n)):
+        call_with(function, name, np.ones(shape))
         return
-    name = "x" if m != 2 or B < 1 else "h0"
-    with pytest.raises(ValueError, match=rf"^{name}: expected .*, got \(") as error:
-        forward(x=np.ones(x_shape), h0=np.ones(h0_shape))
-    assert str(x_shape if name == "x" else h0_shape) in str(error.value)
+    with pytest.raises(ValueError, match=r"^(W|V|b|V_z|b_z|x|h0|g|trajectory\.h): expected \(.*, got \(") as error:
+        call_with(function, name, np.ones(shape))
+    # the culprit is named, or what no longer fits it
+    told, message = str(error.value).split(":", 1)
+    assert told == name or name in ("W", "V", "x")
+    assert told != name or message.endswith(f"got {shape}")
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(["forward", "backward"]), st.sampled_from(list(SHAPES)), st.sampled_from([*WRONG_DTYPES, "list"])
+)
+def test_every_wrong_dtype_is_refused(function: str, name: str, dtype: str) -> None:
+    if name in {"forward": {"g", "trajectory.h"}, "backward": {"h0"}}[function]:
+        return
+    array = np.ones(SHAPES[name]).tolist() if dtype == "list" else np.ones(SHAPES[name]).astype(dtype)
+    with pytest.raises(TypeError, match=r"^[\w.]+: expected .*, got ") as error:
+        call_with(function, name, array)
+    # W sets the dtype of the call: with W in float32 the next array is the one that differs
+    assert str(error.value).startswith("V" if (name, dtype) == ("W", "f4") else name)
 
 
 def test_scalars_are_rounded_to_the_dtype_of_the_arrays() -> None:

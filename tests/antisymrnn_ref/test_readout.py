@@ -137,7 +137,7 @@ def test_inputs_are_not_written() -> None:
             TypeError,
             "weights: expected dtype float32 or float64, got int64",
         ),
-        ({"parameters": (1, 2)}, TypeError, "parameters: expected ReadoutParameters, got tuple"),
+        ({"parameters": (1, 2)}, TypeError, "parameters: expected antisymrnn_ref.readout.ReadoutParameters, got tuple"),
     ],
 )
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:

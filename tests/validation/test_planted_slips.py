@@ -111,7 +111,14 @@ SLIPS: dict[str, list[Edit]] = {
     "γ subtracted from every entry of M": [u("- diffusion * identity", "- diffusion * np.ones_like(identity)")],
     "γ subtracted from every pre-activation": [
         u("- diffusion * identity", "- 0 * diffusion * identity"),
-        u("parameters.V.T + parameters.b  #", "parameters.V.T + parameters.b - step_size  #"),
+        u(
+            "        h, _ = _step(parameters, M",
+            "        h, _ = _step(parameters._replace(b=parameters.b - parameters.b.dtype.type(diffusion)), M",
+        ),
+        u(
+            "in replay(lambda t, h: _step(parameters, M",
+            "in replay(lambda t, h: _step(parameters._replace(b=b - b.dtype.type(diffusion)), M",
+        ),
     ],
     "the gate computed and the tanh factor dropped": [z("h + step_size * z * s, (s, z)", "h + step_size * z, (s, z)")],
     "tanh dropped": [u("s = np.tanh(a)", "s = a")],

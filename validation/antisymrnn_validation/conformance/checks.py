@@ -10,8 +10,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import pickle
+import subprocess
+import sys
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -22,7 +27,15 @@ from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, GatedParameters, Gradients, kept_steps
 from antisymrnn_validation.conformance.bad_calls import bad_calls
 from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case
-from antisymrnn_validation.theory.oracles import Truth, enclose, named_arrays, perturbed_run, relative_error
+from antisymrnn_validation.theory.oracles import (
+    OracleError,
+    Truth,
+    enclose,
+    named_arrays,
+    perturbed_run,
+    relative_error,
+    tangent_identity,
+)
 
 FACTOR = 8
 FLOOR = 4
@@ -101,7 +114,7 @@ def iter_checks(backend_name: str, *, quick: bool = False) -> list[Check]:
         ``numpy``, the specification, promises independence of the rest of the batch only to rounding and is measured
         without itself.
     quick : bool
-        Leave out the longest cases.
+        Leave out the longest cases, and what needs other processes or much memory.
 
     Returns
     -------
@@ -118,6 +131,10 @@ def iter_checks(backend_name: str, *, quick: bool = False) -> list[Check]:
         for sizes in ((0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1)):
             case = promised(cell, *sizes, seed=102)
             checks += [make_check(promise, case) for promise in (_result_types, _checkpointing, _no_aliasing)]
+        if not quick:
+            checks += [
+                make_check(promise, promised(cell, 40, 4, 33, 3, seed=105)) for promise in (_thread_counts, _memory)
+            ]
         # large enough for BLAS to take another way with another layout
         checks.append(make_check(_non_contiguous, promised(cell, 3, 16, 64, 2, seed=104)))
     checks.append(make_check(_conversion, promised("antisymmetric", 3, 2, 4, 1, seed=103)))
@@ -149,26 +166,6 @@ def promises(backend_name: str) -> list[Promise]:
     ]
 
 
-def check_backend(
-    backend_name: str, *, quick: bool = False, only: str = "", progress: Callable[[int, int], None] | None = None
-) -> list[Result]:
-    """Load a backend and run every check whose name or case contains ``only``.
-
-    Raises
-    ------
-    BackendUnavailable, ValueError, TypeError
-        As :func:`antisymrnn_ref.load_backend`.
-    """
-    backend = load_backend(backend_name)
-    checks = [c for c in iter_checks(backend_name, quick=quick) if only in f"{c.name} {c.case}"]
-    results = []
-    for done, check in enumerate(checks, start=1):
-        results.append(check.run(backend))
-        if progress:
-            progress(done, len(checks))
-    return results
-
-
 def certify(backend_name: str, case: Case) -> Check:
     """The check that every state and every gradient of a case agrees with the certified truth."""
 
@@ -185,7 +182,7 @@ def run(backend: ModuleType, case: Case, *, keep_every: int = 1, input_gradient:
     return {name: backend.to_numpy(array) for name, array in arrays.items() if array is not None}
 
 
-def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool = True) -> dict[str, ArrayError]:
+def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool = False) -> dict[str, ArrayError]:
     """Error and tolerance of every array of a case.
 
     Parameters
@@ -194,7 +191,7 @@ def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool 
         Under the names of the truth: ``h``, the parameters, ``x``, ``h0``, ``step_size``, ``diffusion``.
     case : Case
     beside_specification : bool
-        Whether the specification's own error counts in the reference; False to judge the specification.
+        Whether the specification's own error counts in the reference.
 
     Returns
     -------
@@ -237,6 +234,9 @@ def _reference(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, 
     """The truth of a case, and the errors of the specification and of the perturbed runs; cached by content."""
     case: Case = pickle.loads(pickled)
     truth = enclose(case)
+    forwards, backwards = tangent_identity(case, truth)
+    if not forwards.overlaps(backwards):
+        raise OracleError(f"{case.name}: the enclosed gradients contradict the product rule")
 
     def errors(arrays: dict[str, Array]) -> dict[str, float]:
         return {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
@@ -284,6 +284,11 @@ def _call(
         given.parameters, given.x, trajectory, given.g, input_gradient=input_gradient, **case.arguments
     )
     return trajectory, gradients
+
+
+def _generator(case: Case) -> np.random.Generator:
+    """Random choices of a check: the same for the same case."""
+    return np.random.default_rng(zlib.crc32(pickle.dumps(case)))
 
 
 def _states(backend: ModuleType, case: Case, keep_every: int = 1) -> Array:
@@ -350,6 +355,64 @@ def _repeatability(backend: ModuleType, case: Case) -> None:
         _require_same_bits(name, array, first[name])
 
 
+def _thread_counts(backend: ModuleType, case: Case) -> None:
+    name = backend.__name__
+    if name == "antisymrnn_ref":
+        raise _NotApplicable("the specification leans on NumPy's BLAS and does not promise the same bits")
+    if sys.modules.get(name) is not backend:
+        raise _NotApplicable("it has no module path that another process could import")
+    program = (
+        "import hashlib, importlib, pickle, sys\n"
+        "from antisymrnn_validation.conformance.checks import run\n"
+        "name, case = pickle.load(sys.stdin.buffer)\n"
+        "arrays = run(importlib.import_module(name), case)\n"
+        "print(*(f'{key}:{hashlib.sha256(array.tobytes()).hexdigest()}' for key, array in arrays.items()))"
+    )
+    digests = {}
+    for threads in ("1", "2", "3"):
+        counts = {f"{prefix}_NUM_THREADS": threads for prefix in ("OMP", "NUMBA", "OPENBLAS", "MKL")}
+        environment = {**os.environ, **counts, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        answer = subprocess.run(
+            [sys.executable, "-c", program],
+            input=pickle.dumps((name, case)),
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        _require(answer.returncode == 0, f"{threads} threads: {answer.stderr.decode(errors='replace').strip()[-500:]}")
+        digests[threads] = answer.stdout
+    differ = [threads for threads, digest in digests.items() if digest != digests["1"]]
+    _require(not differ, f"other bits with {' and '.join(differ)} threads than with 1")
+
+
+def _memory(backend: ModuleType, case: Case) -> None:
+    T, B, n, keep_every = 1000, 8, 32, 32
+    m = case.x.shape[2]
+    long = random_case(
+        case.cell, T, B, n, m, step_size=0.1, diffusion=0.1, seed=0, dtype=case.dtype, last_state_only=True
+    )
+    given, module = _inputs(backend, long), getattr(backend, case.cell)
+    if not isinstance(given.x, np.ndarray):
+        raise _NotApplicable("its arrays are not NumPy's, whose memory can be counted")
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        trajectory = module.forward(given.parameters, given.x, given.h0, keep_every=keep_every, **long.arguments)
+        module.backward(given.parameters, given.x, trajectory, given.g, input_gradient=False, **long.arguments)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    # a few arrays of T/k + k states each, against the T states of plain storage
+    states = peak / given.h0.nbytes
+    allowed = 6 * (T / keep_every + keep_every)
+    _require(
+        states <= allowed, f"keep_every={keep_every}: {states:.0f} states of memory at T = {T}, allowed {allowed:.0f}"
+    )
+
+
 def _scalar_rounding(backend: ModuleType, case: Case) -> None:
     plain = run(backend, case)
     for scalar in (lambda value: float(case.dtype.type(value)), case.dtype.type, np.float64):
@@ -368,7 +431,8 @@ def _antisymmetric_gradient(backend: ModuleType, case: Case) -> None:
 
 def _symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
     W = np.round(8 * case.parameters.W) / 8  # eighths: adding integers rounds nothing
-    symmetric = np.round(4 * (case.parameters.W + case.parameters.W.T))
+    drawn = _generator(case).integers(-9, 10, W.shape)
+    symmetric = (drawn + drawn.T).astype(case.dtype)
     with_W = case._replace(parameters=case.parameters._replace(W=W))
     plain = run(backend, with_W)
     for name, array in run(backend, case._replace(parameters=case.parameters._replace(W=W + symmetric))).items():
@@ -376,7 +440,7 @@ def _symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
 
 
 def _chunks(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
-    split, x, g = len(case.x) // 3, case.x, case.g
+    split, x, g = _generator(case).integers(len(case.x) + 1), case.x, case.g
     h0 = _states(backend, case._replace(x=x[:split]))[-1]
     late = run(backend, case._replace(x=x[split:], h0=h0, g=g[split:]))
     # the late chunk's dL/dh_0 holds the cotangent of the state they share
@@ -404,8 +468,8 @@ def _batch_sum(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
 
 def _signed_permutation(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     n = len(case.parameters.b)
-    order = np.random.default_rng(n).permutation(n)
-    signs = np.where(order % 2 == 0, -1, 1).astype(case.dtype)
+    generator = _generator(case)
+    order, signs = generator.permutation(n), generator.choice([-1, 1], n).astype(case.dtype)
     if case.cell == "gated":
         signs[:] = 1  # the sigmoid is not odd
     back = np.argsort(order)
@@ -448,7 +512,7 @@ def _neighbours(backend: ModuleType, case: Case) -> None:
 
 def _neighbours_to_rounding(backend: ModuleType, case: Case) -> None:
     column = _states(backend, case)[:, 0]
-    allowed = 2 * measure(run(backend, case), case, beside_specification=False)["h"].tolerance * np.abs(column).max()
+    allowed = 2 * measure(run(backend, case), case)["h"].tolerance * np.abs(column).max()
     for other, place in _among_others(case):
         difference = _difference(_states(backend, other)[:, place], column)
         _require(difference <= allowed, f"h of a column: moved by {difference:.1e}, allowed {allowed:.1e}")
@@ -456,9 +520,10 @@ def _neighbours_to_rounding(backend: ModuleType, case: Case) -> None:
 
 def _poisoned(backend: ModuleType, case: Case) -> tuple[dict[str, Array], dict[str, Array], Array]:
     """Results without and with a NaN in one column's input, and which columns are clean; the NaN's own way checked."""
-    at, column = len(case.x) // 2, 1
+    T, B, m = case.x.shape
+    at, column, k = map(int, _generator(case).integers([T, B, m]))
     x = case.x.copy()
-    x[at, column, 0] = np.nan
+    x[at, column, k] = np.nan
     plain, poisoned = run(backend, case), run(backend, case._replace(x=x))
     _require(bool(np.isnan(poisoned["h"][at + 1 :, column]).all()), "h: a NaN input does not reach the states after it")
     _require(bool(np.isfinite(poisoned["h"][: at + 1, column]).all()), "h: a NaN input reaches the states before it")
@@ -477,7 +542,7 @@ def _nan_column(backend: ModuleType, case: Case) -> None:
 
 def _nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
     plain, poisoned, clean = _poisoned(backend, case)
-    errors = measure(plain, case, beside_specification=False)
+    errors = measure(plain, case)
     for name, index in (("h", (slice(None), clean)), ("x", (slice(None), clean)), ("h0", (clean,))):
         allowed = 2 * errors[name].tolerance * np.abs(plain[name]).max()
         difference = _difference(poisoned[name][index], plain[name][index])
@@ -487,7 +552,7 @@ def _nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
 
 
 def _infinite_input(backend: ModuleType, case: Case) -> None:
-    at, column, k = len(case.x) // 2, 1, 0
+    at, column, k = map(int, _generator(case).integers(case.x.shape))
     x = case.x.copy()
     x[at, column, k] = np.inf
     h = _states(backend, case._replace(x=x))[at : at + 2, column]

@@ -167,7 +167,6 @@ def tangent_identity(case: Case, truth: Truth, seed: int = 0) -> tuple[arb, arb]
     def direction(array: Array) -> Array:
         return generator.integers(-8, 9, np.shape(array)).astype(np.float64)
 
-    # the diagonal of W does not act on M = W − Wᵀ − γI, and its gradient is exactly zero
     along = {name: direction(leaf) for name, leaf in case.parameters._asdict().items()}
     along |= {"x": direction(case.x), "h0": direction(case.h0)}
     along |= {"step_size": direction(0.0), "diffusion": direction(0.0)}

@@ -1,4 +1,4 @@
-"""Exact fractions and balls for the checks of the ledger: small functions on python-flint.
+"""What the checks of the ledger share: constants, and small functions on exact fractions and balls (python-flint).
 
 A comparison of balls is true only if it holds for every point of them, so what is decided here is proved.
 """
@@ -16,6 +16,25 @@ from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
 
 PRECISION = 128
 """Working precision of a check in bits, unless it asks for more."""
+
+UNIT_ROUNDOFF = 2.0**-53
+"""The u of the rounding bounds, of float64."""
+
+MATRICES = {
+    "W₊": [["2", "-2"], ["0", "2"]],
+    "W₋": [["-2", "2"], ["0", "-2"]],
+    "W₀": [["0", "-2"], ["2", "0"]],
+    "W_diff": [["-0.15", "-2"], ["2", "-0.15"]],
+}
+"""The matrices of Figure 1(e) to (h), in decimals: exact."""
+
+ROTATION, W_DIFF = MATRICES["W₀"], MATRICES["W_diff"]
+
+STEP_SIZE = "0.1"
+"""The step size ε of Figure 1, exact."""
+
+SWING = fmpq(1, 4)
+"""δ: the inputs switch D between diag(1, δ) and diag(δ, 1), as one pumps a swing."""
 
 Exact = int | str | float | Fraction
 """A number taken at face value: ``"0.1"`` is one tenth, ``0.1`` is the float next to it."""
@@ -55,7 +74,7 @@ def derivative_of_tanh(a: arb) -> arb:
 
 
 def log_cosh(a: arb) -> arb:
-    """Log cosh a."""
+    """The logarithm of cosh a."""
     return a.cosh().log()
 
 

@@ -1,7 +1,8 @@
 """Checks of the paper's continuous half: the test equation, Proposition 1, equations (1) to (9), and the energy.
 
 Each check computes its verdict from its numbers. Tolerances of random instances are bounds on rounding errors, or sums
-of the local errors that the ODE solver accepts; ``u`` stands for the unit roundoff 2⁻⁵³.
+of the local errors that the ODE solver accepts, but for two that are chosen: ``ORDER_TOLERANCE``, and the factor of
+``computed_eigenvalues``. ``u`` stands for the unit roundoff 2⁻⁵³.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from flint import acb, arb, arb_mat, fmpq, fmpq_mat
+from flint import acb, arb, arb_mat, fmpq, fmpq_mat, fmpq_poly
 from scipy.integrate import solve_ivp
 
 from antisymrnn_ref import dynamics, stability
 from antisymrnn_ref.antisymmetric import recurrent_matrix
 from antisymrnn_validation.theory.certified import (
+    ROTATION,
+    SWING,
+    UNIT_ROUNDOFF,
     balls,
     derivative_of_tanh,
     diagonal_matrix,
@@ -27,22 +31,27 @@ from antisymrnn_validation.theory.certified import (
     norm,
     trace,
 )
+from antisymrnn_validation.theory.oracles import COMPLEX_STEP
 from antisymrnn_validation.theory.verdicts import Outcome, decide
 
-UNIT_ROUNDOFF = 2.0**-53
-COMPLEX_STEP = 1e-100
+ORDER_TOLERANCE = 0.05
+"""An observed order within this of 1 counts as the first; chosen, not derived.
+
+An error of c₁ε + c₂ε² has the order 1 + log₂((1 + rε)/(1 + rε/2)), about 1 + 0.72 rε, between ε and ε/2, r = c₂/c₁.
+What is provable about r, a multiple of e^{‖M‖t}, is far above what is seen; 0.05 tells the first order from any other.
+"""
 
 MARKUS_YAMABE = fmpq(3, 2)
 """The constant α of J(t) = [[α c² − 1, 1 − α c s], [−1 − α c s, α s² − 1]], c = cos t, s = sin t."""
 
-SWING = fmpq(1, 4)
-"""δ: the inputs switch D between diag(1, δ) and diag(δ, 1), as one pumps a swing."""
-
 NILPOTENT = [[0, 1], [0, 0]]
 """A Jacobian with the eigenvalues 0, 0 and one eigenvector."""
 
-ROTATION = [[0, -2], [2, 0]]
-"""The antisymmetric matrix W₀ of Figure 1(g), the M of the examples."""
+QUARTER_TURN = [[0, -1], [1, 0]]
+"""The R of J(t) = (1 + δt) R, whose solutions turn, ever so slightly faster all the time."""
+
+SLOW_RATES = [fmpq(1, 10**3), fmpq(1, 10**6)]
+"""Values of δ: the rate of change of that J(t), relative to J(0)."""
 
 
 class Integration(NamedTuple):
@@ -137,10 +146,9 @@ def euler_is_first_order(quick: bool) -> Outcome:
         bounds = [2.0**-k / 2 * np.sqrt(n) * np.expm1(lipschitz) for k in levels]
         ratios += [error / bound for error, bound in zip(errors, bounds, strict=True)]
         orders.append(float(np.log2(errors[-2] / errors[-1])))
-    # the next term of the error is O(ε) smaller: the order is off by a multiple of the last ε, 1/256
     worst, low, high = largest(ratios), min(orders), max(orders)
     return Outcome(
-        decide(worst <= 1 and all(abs(order - 1) < 0.05 for order in orders)),
+        decide(worst <= 1 and all(abs(order - 1) < ORDER_TOLERANCE for order in orders)),
         f"{count} systems with n = {n}, ε = 1/16 to 1/256: the error stays under (ε/2) √n (e^(Lt) − 1), at most "
         f"{worst:.2f} of it, and the observed order lies in [{low:.4f}, {high:.4f}].",
         {"instances": count, "worst error / bound": worst, "lowest order": low, "highest order": high},
@@ -259,13 +267,36 @@ def imaginary_pair(J: fmpq_mat) -> bool:
     return bool(trace(J) == 0 and J.det() > 0)
 
 
+def slow_turn(rate: fmpq) -> tuple[arb, arb_mat]:
+    """The time t = √(2π/δ) and A(t) for J(t) = (1 + δt) R, in balls.
+
+    All J(t) commute, so A(t) = exp(R (t + δt²/2)) exactly; δt²/2 = π is half a turn, whatever δ is.
+    """
+    t = (2 * arb.pi() / rate).sqrt()
+    return t, (arb_mat(fractions(QUARTER_TURN)) * (t + rate * t * t / 2)).exp()
+
+
+def slow_turn_off(rate: fmpq) -> float:
+    """Distance of an ODE solver from that A(t), in units of what the solver's own errors can grow to."""
+    R, speed, (t, A) = np.array(QUARTER_TURN, float), float(rate), slow_turn(rate)
+
+    def slope(y: Any) -> Any:
+        return np.concatenate([[1.0], ((1 + speed * y[0]) * (R @ y[1:].reshape(2, 2))).ravel()])
+
+    path = integrate(slope, np.concatenate([[0.0], np.eye(2).ravel()]), float(t))
+    # the flow turns, so errors of A add up; one of the clock moves A by √2 δt = √(4πδ) times itself, less than 1 of it
+    # for δ < 0.07; t rounded to a float moves A by less than 4 u t
+    bound = 2 * path.local_error + 4 * UNIT_ROUNDOFF * float(t)
+    return float(norm(balls(path.states[-1][1:].reshape(2, 2)) - A).upper()) / bound
+
+
 def exponential_of_slow_jacobian(quick: bool) -> Outcome:
-    """‖A(t) − e^{J(0)t}‖ shrinks with the rate of change; with fast switching it does not, in balls."""
-    cycle = swing_cycle()
-    first, second = swing_jacobians()
-    frozen = (2 * quarter_turn(first)).exp()  # e^{J(0)t} over the same cycle: half a turn
-    distance = norm(cycle - frozen)
-    refuted = first != second and bool(distance > 1)
+    """‖A(t) − e^{J(0)t}‖ is proportional to the rate of change at a fixed t; at any rate it grows with t, in balls."""
+    R = arb_mat(fractions(QUARTER_TURN))
+    turns = {rate: (t, norm(A - (R * t).exp())) for rate, (t, A) in ((rate, slow_turn(rate)) for rate in SLOW_RATES)}
+    slow = all(rate <= fmpq(1, 1000) for rate in SLOW_RATES)
+    off = slow_turn_off(SLOW_RATES[0])
+    refuted = slow and off <= 1 and all(bool(distance > 1) for _, distance in turns.values())
     generator, count, n, t_end = np.random.default_rng(5), 5 if quick else 30, 4, 2.0
     rates, ratios, orders = [1e-2, 5e-3], [], []
     for _ in range(count):
@@ -287,15 +318,18 @@ def exponential_of_slow_jacobian(quick: bool) -> Outcome:
             bound = rate * np.abs(drift).max() * 4 / (3 * np.sqrt(3)) * np.linalg.norm(M) * t_end**2 / 2
             ratios.append(float(errors[-1] / (bound * np.exp(size * t_end))))
         orders.append(float(np.log2(errors[0] / errors[1])))
-    # halving the rate halves the error but for a term of the size of the rate
     worst, low, high = largest(ratios), min(orders), max(orders)
-    slow = worst <= 1 and all(abs(order - 1) < 0.05 for order in orders)
+    proportional = worst <= 1 and all(abs(order - 1) < ORDER_TOLERANCE for order in orders)
     return Outcome(
-        decide(False, refuted=refuted, under_condition=slow),
-        f"With J switched between two constant matrices ‖A(t) − e^(J(0)t)‖ is in {interval(distance)} after one cycle. "
-        f"For {count} slowly drifting J(t) the distance is proportional to the rate (order {low:.3f} to "
-        f"{high:.3f}) and at most {worst:.2f} of the bound by variation of constants.",
-        {"distance after one cycle": ends(distance), "instances": count, "worst distance / bound": worst}
+        decide(False, refuted=refuted, under_condition=proportional),
+        "For J(t) = (1 + δt) R, R a quarter turn, and t = √(2π/δ), ‖A(t) − e^(J(0)t)‖ is in "
+        + ", ".join(f"{interval(distance)} at δ = {rate}" for rate, (_, distance) in turns.items())
+        + f". For {count} drifting J(t) up to t = {t_end:g} the distance is proportional to the rate (order {low:.3f} "
+        f"to {high:.3f}) and at most {worst:.2f} of the bound by variation of constants.",
+        {f"distance at δ = {rate}": ends(distance) for rate, (_, distance) in turns.items()}
+        | {f"change of J by then, relative, δ = {rate}": ends(rate * t) for rate, (t, _) in turns.items()}
+        | {"difference of an ODE solver from A(t) / its bound": off}
+        | {"instances": count, "worst distance / bound": worst}
         | {"lowest order in the rate": low, "highest order in the rate": high},
     )
 
@@ -339,7 +373,7 @@ def critical_criterion_keeps_gradients(quick: bool) -> Outcome:  # noqa: ARG001
 
 
 def antisymmetry_is_exact(quick: bool) -> Outcome:
-    """Fl(W − Wᵀ) against minus its transpose, bit by bit, huge, tiny and subnormal entries among them."""
+    """The computed W − Wᵀ against minus its transpose, bit by bit, with huge, tiny and subnormal entries."""
     generator, draws = np.random.default_rng(6), 5 if quick else 40
     entries = broken = matrices = 0
     for dtype in (np.float32, np.float64):
@@ -376,23 +410,61 @@ SEARCHED = np.array(
 """Found by maximising |Re λ| / (n u ‖M‖₂) with one LAPACK; another may do better or worse on it."""
 
 
+def is_imaginary(M: fmpq_mat) -> bool:
+    """Whether every eigenvalue of a rational matrix is imaginary or zero, decided by exact arithmetic.
+
+    It is if and only if the characteristic polynomial is λ^k q(λ²), q(0) ≠ 0, with every root of q real and negative.
+    The isolation of roots in balls is certified: it sets the imaginary part of a real root to 0.
+    """
+    coefficients = M.charpoly().coeffs()
+    while coefficients[0] == 0:
+        coefficients = coefficients[1:]
+    if any(coefficient != 0 for coefficient in coefficients[1::2]):
+        return False
+    roots: Any = fmpq_poly(coefficients[::2]).complex_roots()  # with their multiplicities
+    return all(root.imag == 0 and root.real < 0 for root, _ in roots)
+
+
 def antisymmetric_eigenvalues(quick: bool) -> Outcome:
-    """Computed real parts against n u ‖M‖₂, the size of the eigensolver's backward error."""
+    """Characteristic polynomials of float matrices, taken as the rational matrices that they are."""
+    generator, draws, imaginary, count = np.random.default_rng(12), 2 if quick else 10, 0, 0
+    for _ in range(draws):
+        for n in (1, 2, 3, 4, 5, 8):
+            for M in degenerate_antisymmetric(generator, n):
+                imaginary += is_imaginary(fractions(M))
+                count += 1
+    return Outcome(
+        decide(imaginary == count),
+        f"{imaginary} of {count} matrices, n = 1 to 8, entries from 1e-150 to 1e150, zero, rank two and tridiagonal "
+        "ones among them, have the characteristic polynomial λ^k q(λ²), exactly, and all roots of q are real and "
+        "negative, certified.",
+        {"matrices": count, "with imaginary eigenvalues": imaginary},
+    )
+
+
+def computed_eigenvalues(quick: bool) -> Outcome:
+    """Computed real parts against 2 n u ‖M‖₂.
+
+    |Re λ| is at most the backward error of the eigensolver, and LAPACK promises a modest multiple of u ‖M‖₂. That n is
+    enough for matrices as they occur, and 2n for the worst ones known, is measured, not proved.
+    """
     generator, draws = np.random.default_rng(7), 1 if quick else 10
+
+    def ratio(M: np.ndarray) -> float:
+        real = float(np.abs(np.linalg.eigvals(M).real).max())
+        bound = float(len(M) * UNIT_ROUNDOFF * np.linalg.norm(M, 2))
+        return real / bound if bound else (np.inf if real else 0.0)
+
     ratios = []
     for _ in range(draws):
         for n in (1, 2, 3, 5, 16, 64, 128):
-            for M in degenerate_antisymmetric(generator, n):
-                real = np.abs(np.linalg.eigvals(M).real).max()
-                bound = n * UNIT_ROUNDOFF * np.linalg.norm(M, 2)
-                ratios.append(real / bound if bound else (np.inf if real else 0.0))
-    worst, count = largest(ratios), len(ratios)
-    searched = np.abs(np.linalg.eigvals(SEARCHED).real).max() / (3 * UNIT_ROUNDOFF * np.linalg.norm(SEARCHED, 2))
+            ratios += [ratio(M) for M in degenerate_antisymmetric(generator, n)]
+    worst, count, searched = largest(ratios), len(ratios), ratio(SEARCHED)
     return Outcome(
-        decide(worst <= 1),
+        decide(largest([worst, searched]) <= 2),
         f"{count} matrices, n = 1 to 128, entries from 1e-150 to 1e150, zero, rank two and tridiagonal ones among "
-        f"them: |Re λ| is at most {worst:.3f} of n u ‖M‖₂. It is {searched:.2f} of it for a 3 × 3 matrix that a search "
-        "for bad cases found.",
+        f"them: |Re λ| is at most {worst:.3f} of n u ‖M‖₂. On a 3 × 3 matrix that a search for bad cases found it "
+        f"is {searched:.2f} of n u ‖M‖₂: the factor 2 is measured, not proved.",
         {"matrices": count, "worst |Re λ| / (n u ‖M‖₂)": worst, "the same for the matrix of the search": searched},
     )
 
@@ -529,16 +601,24 @@ def ode_is_stable(quick: bool) -> Outcome:  # noqa: ARG001
         behind = turns * gap / slow  # turns the far orbit is short of when the near one is back for the turns-th time
         opposite.append(bool(behind > 0.25) and bool(behind < 0.75))
     criterion = imaginary_pair(M)
-    refuted = criterion and all(bool(gap > 0) for gap in gaps) and all(opposite)
     returned = integrate(field(np.array(ROTATION, float), 0.0), np.array([0.5, 0.0]), float(period(near, M)))
-    closed = float(np.linalg.norm(returned.states[-1] - returned.states[0]))
+    # a local error grows at most like e^{‖M‖t}, ‖M‖₂ = ω; so does that of a period rounded to a float, |h'| ≤ √2
+    rounded = UNIT_ROUNDOFF * returned.times[-1] * np.sqrt(2)
+    growth = np.exp(float(arb(M[1, 0])) * returned.times[-1])
+    closed = float(
+        np.linalg.norm(returned.states[-1] - returned.states[0]) / (growth * (returned.local_error + rounded))
+    )
+    refuted = criterion and all(bool(gap > 0) for gap in gaps) and all(opposite) and closed <= 1
     return Outcome(
         decide(False, refuted=refuted),
         f"h' = tanh(W₀ h) meets (4) with equality, but orbits have different periods: from (0.5, 0) it is in "
         f"{interval(period(near, M))}, from (0.501, 0) longer by a number in {interval(gaps[1])}. Started 0.1, 0.001 "
         "or 0.000001 apart, two solutions are on opposite sides of the origin after some turns, at least 0.5 apart.",
         {"period from 0.5": ends(period(near, M)), "longer from 0.6": ends(gaps[0]), "longer from 0.501": ends(gaps[1])}
-        | {"longer from 0.500001": ends(gaps[2]), "solver returns to its start within": closed},
+        | {
+            "longer from 0.500001": ends(gaps[2]),
+            "an ODE solver's distance from its start after a period / bound": closed,
+        },
     )
 
 

@@ -14,6 +14,9 @@ from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
 
 from antisymrnn_ref import dynamics, stability
 from antisymrnn_validation.theory.certified import (
+    MATRICES,
+    STEP_SIZE,
+    UNIT_ROUNDOFF,
     derivative_of_tanh,
     diagonal_matrix,
     ends,
@@ -28,17 +31,10 @@ from antisymrnn_validation.theory.certified import (
     total,
     trace,
 )
-from antisymrnn_validation.theory.discrete import STEP_SIZE, energy_in_balls
+from antisymrnn_validation.theory.discrete import energy_in_balls
 from antisymrnn_validation.theory.verdicts import Outcome, decide
 
 STARTS = [["0", "0.5"], ["-0.5", "-0.5"], ["0.5", "-0.75"]]
-
-MATRICES = {
-    "W₊": [["2", "-2"], ["0", "2"]],
-    "W₋": [["-2", "2"], ["0", "-2"]],
-    "W₀": [["0", "-2"], ["2", "0"]],
-    "W_diff": [["-0.15", "-2"], ["2", "-0.15"]],
-}
 
 EIGENVALUES = {"W₊": ("2", "0"), "W₋": ("-2", "0"), "W₀": ("0", "2"), "W_diff": ("-0.15", "2")}
 """Real and imaginary part of the pair λ, λ̄ that the paper prints."""
@@ -113,7 +109,7 @@ def end_states_of_the_figure(quick: bool) -> Outcome:  # noqa: ARG001
         # a step adds a few u |h| and stretches what is there by ‖I + ε D_t W‖₂, the vanilla one by less than 1
         steps = np.eye(2) + float(STEP_SIZE) * stability.jacobian(stability.diagonal(h[:-1] @ W.T), W)
         growth = np.maximum(np.linalg.norm(steps, 2, axis=(-2, -1)), 1).prod(axis=0)
-        bounds = 50 * 4 * 2.0**-53 * np.abs(h).max(axis=(0, 2)) * growth
+        bounds = 50 * 4 * UNIT_ROUNDOFF * np.abs(h).max(axis=(0, 2)) * growth
         for state, ball, printed, bound in zip(h[-1], certified, table, bounds, strict=True):
             matching += all(
                 bool(abs(entry - arb(value)) < 0.500001e-6)
@@ -141,7 +137,7 @@ def energies_of_the_figure(quick: bool) -> Outcome:  # noqa: ARG001
             printed_off.append(float(abs(arb(value) / exact - 1).upper()))
             code_off.append(float(abs(arb(float(dynamics.energy(M, h[t, k]))) / exact - 1).upper()))
     # 50 steps round h by a few u each; a state's error grows by at most 1.0198 a step, E follows it with slope ≤ 2√2
-    bound = 50 * 8 * 2.0**-53 * 1.0198039028**50
+    bound = 50 * 8 * UNIT_ROUNDOFF * 1.0198039028**50
     return Outcome(
         decide(largest(printed_off) <= bound and largest(code_off) <= bound),
         f"The six values agree with balls to {largest(printed_off):.1e}, the code's to {largest(code_off):.1e}, "
@@ -161,7 +157,7 @@ def identity_decays_algebraically(quick: bool) -> Outcome:
         inside += bool(excess > 0) and bool(excess < total([value**2 for value in h[:t]]) / 15)
         ratios.append(h[t] / (arb(3) / (2 * t)).sqrt())
     computed = dynamics.vanilla(np.eye(1), np.array([0.5]), 50)[-1, 0]
-    agrees = bool(abs(arb(float(computed)) - h[50]) < 50 * 2.0**-53)
+    agrees = bool(abs(arb(float(computed)) - h[50]) < 50 * UNIT_ROUNDOFF)
     return Outcome(
         decide(inside == 3 and agrees and bool(h[50] > 0.16) and bool(abs(ratios[-1] - 1) < 0.01)),
         f"h_50 is in {interval(h[50])}; h_t / √(3/(2t)) is in {interval(ratios[0])} at t = 50 and in "

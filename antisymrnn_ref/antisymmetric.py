@@ -230,7 +230,7 @@ def replay(
     t, h, extra
         For t = T−1 … 0: the state before the step and what ``step`` returned beside the next state.
     """
-    k = trajectory.keep_every
+    k = int(trajectory.keep_every)
     for start in reversed(range(0, T, k)):
         h, segment = trajectory.h[start // k], []
         for t in range(start, min(start + k, T)):

@@ -143,7 +143,7 @@ def check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {type_name(type(value))}")
     if value < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
+        raise ValueError(f"{name}: expected an integer >= {least}, got {shown(value)}")
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -167,6 +167,14 @@ def type_name(type_: type) -> str:
     return type_.__qualname__ if type_.__module__ == "builtins" else f"{type_.__module__}.{type_.__qualname__}"
 
 
+def shown(value: Any) -> str:
+    """Text of a number, cut after twenty digits where it is longer than forty."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:20]}…"
+
+
 def shape_text(items: Sequence[str]) -> str:
     """``(B, n)`` from the texts of a tuple's items."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
@@ -185,7 +193,7 @@ def _rounded(name: str, value: Any, dtype: np.dtype[Any], range_: str, inside: A
     except OverflowError:
         rounded = math.inf
     if not (math.isfinite(rounded) and inside(rounded, 0.0)):
-        raise ValueError(f"{name}: expected a finite number {range_} in {dtype}, got {value}")
+        raise ValueError(f"{name}: expected a finite number {range_} in {dtype}, got {shown(value)}")
     return rounded
 
 
@@ -197,4 +205,4 @@ def _as_array(name: str, value: Any, precision: np.dtype[Any]) -> Array:
         with np.errstate(over="ignore"):
             return np.asarray(value).astype(dtype)
     except OverflowError:
-        raise ValueError(f"{name}: expected a number in {dtype}, got {value}") from None
+        raise ValueError(f"{name}: expected a number in {dtype}, got {shown(value)}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
@@ -60,16 +59,20 @@ def load_backend(name: str) -> ModuleType:
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")
     modules = backend_modules()
     path = modules.get(name, name)
-    if name not in modules and not _exists(path):
-        close = difflib.get_close_matches(name, modules, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}{hint}")
+    close = difflib.get_close_matches(name, modules, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    unknown = ValueError(f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}{hint}")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise unknown
     try:
         module = importlib.import_module(path)
     except BackendUnavailable:
         raise
     except ImportError as error:
-        if name in BUILT_IN and error.name == path:
+        absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
+        if absent and name not in modules:
+            raise unknown from None
+        if absent and name in BUILT_IN:
             reason = f"this version of antisymrnn-ref comes without the package {path}"
             mend = "install one that has it: pip install --upgrade antisymrnn-ref"
         else:
@@ -105,6 +108,8 @@ def asarray(array: Any, dtype: Any) -> Array:
     if dtype is None or np.dtype(dtype) not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype if dtype is None else np.dtype(dtype)}")
     given = np.asarray(array)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("array: expected no mask, got numpy.ma.MaskedArray; fill it first")
     if given.dtype.kind not in "biuf":
         raise TypeError(f"array: expected real numbers, got dtype {given.dtype}")
     with np.errstate(over="ignore"):
@@ -121,13 +126,6 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """
     check_type("array", array, np.ndarray)
     return array.copy()  # type: ignore[no-any-return]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return importlib.util.find_spec(path) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _has(module: ModuleType, promise: str) -> bool:

@@ -50,7 +50,7 @@ def test_equation(z0: Any, eigenvalue: Any, t: Any) -> Any:
     Returns
     -------
     number or array
-        z(t), of the broadcast shape. Overflows only where z(t) does.
+        z(t), of the broadcast shape. Overflows only where z(t) or λt does.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def forward_euler(f: Callable[[Array], Array], h0: Array, step_size: float, T: i
     states = [h0]
     for _ in range(T):
         h = states[-1]
-        slope = f(h)
+        slope = f(h.copy())
         if check_arrays(NUMBER, **{"f(h)": (slope, "...")}) != precision:
             raise TypeError(f"f(h): expected precision {precision} as h0 has, got {slope.dtype}")
         if slope.shape != h0.shape:

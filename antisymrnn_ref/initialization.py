@@ -124,8 +124,9 @@ def parameter_count(n: int, m: int, classes: int, *, gated: bool = False, uncons
         check_integer(name, size, 1)
     check_bool("gated", gated)
     check_bool("unconstrained", unconstrained)
+    n, m, classes = int(n), int(m), int(classes)  # a narrow NumPy integer would overflow
     recurrent = n * n if unconstrained else n * (n - 1) // 2
-    return int(recurrent + (2 if gated else 1) * (n * m + n) + classes * (n + 1))
+    return recurrent + (2 if gated else 1) * (n * m + n) + classes * (n + 1)
 
 
 def _draw(
@@ -138,7 +139,7 @@ def _draw(
     check_integer("m", m, 1)
     if not isinstance(dtype, type | np.dtype | str) or dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
-    sigma_w = non_negative("sigma_w", sigma_w, np.dtype(np.float64))
+    sigma_w = non_negative("sigma_w", sigma_w, np.dtype(dtype))
     check_bool("triangular", triangular)
     W = sigma_w / math.sqrt(n) * generator.standard_normal((n, n))  # (I2) (n, n)
     inputs = [generator.standard_normal((n, m)) / math.sqrt(m) for _ in range(gates)]  # (I1) (n, m)

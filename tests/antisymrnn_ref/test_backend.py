@@ -57,6 +57,27 @@ def test_missing_library_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_backend("needy_backend")
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import library_that_is_not_there\n", "library_that_is_not_there"),
+        (
+            "from antisymrnn_ref import BackendUnavailable\nraise BackendUnavailable('needs a device')\n",
+            "needs a device",
+        ),
+    ],
+)
+def test_a_parent_package_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    (tmp_path / "parent_package").mkdir()
+    (tmp_path / "parent_package" / "__init__.py").write_text(source)
+    (tmp_path / "parent_package" / "my_backend.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match=reason):
+        load_backend("parent_package.my_backend")
+
+
 def test_the_backends_own_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "needs a device: install the driver"
     (tmp_path / "deviceless_backend.py").write_text(
@@ -113,7 +134,9 @@ def test_asarray_never_guesses_a_dtype() -> None:
     for dtype in (np.int64, np.float16, ">f8", complex, None):
         with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
             backend.asarray([1.0], dtype)
-    for array in ([1j], ["1.0"], [None]):
+    with pytest.raises(TypeError, match="array: expected no mask"):
+        backend.asarray(np.ma.masked_array([1.0, 2.0], mask=[0, 1]), np.float64)
+    for array in ([1j], ["1.0"], [None], [10**400], np.array(["2020-01-01"], "M8[D]")):
         with pytest.raises(TypeError, match="array: expected real numbers, got dtype"):
             backend.asarray(array, np.float64)
     with pytest.raises(TypeError, match="array: expected numpy.ndarray, got list"):

@@ -369,7 +369,12 @@ def test_arguments_may_be_read_only_and_the_result_has_their_dtype(name, dtype):
             r"^f\(h\): expected precision float64 as h0 has, got float32",
         ),
         ("test_equation", {"z0": "1"}, TypeError, "^z0: expected a number or numpy.ndarray, got str"),
-        ("test_equation", {"z0": 10**400}, ValueError, "^z0: expected a number in float64, got 1000"),
+        (
+            "test_equation",
+            {"z0": 10**400},
+            ValueError,
+            "^z0: expected a number .*, got an integer of 1329 bits",
+        ),
         ("test_equation", {"t": 1j}, TypeError, "^t: expected a real number or numpy.ndarray, got complex"),
         ("test_equation", {"t": np.ones(2, complex)}, TypeError, "^t: expected dtype float32 or .*, got complex128"),
         (

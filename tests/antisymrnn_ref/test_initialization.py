@@ -150,3 +150,16 @@ def test_bad_arguments_of_a_draw(changes, error, message):
 def test_bad_arguments_of_a_count(arguments, options, error, message):
     with pytest.raises(error, match=message):
         initialization.parameter_count(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.uint8, np.int64])
+def test_counts_do_not_overflow_in_narrow_integers(kind):
+    n = int(min(np.iinfo(kind).max, 65536))
+    counted = initialization.parameter_count(kind(n), kind(100), kind(10))
+    assert counted == initialization.parameter_count(n, 100, 10)
+    assert type(counted) is int
+
+
+def test_a_deviation_too_large_for_the_dtype_is_refused():
+    with pytest.raises(ValueError, match="^sigma_w: expected a finite number >= 0 in float32, got 1e[+]39"):
+        initialization.parameters(np.random.default_rng(0), 3, 2, sigma_w=1e39, dtype=np.float32)

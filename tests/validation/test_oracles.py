@@ -10,7 +10,7 @@ from flint import arb, ctx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from antisymrnn_ref import Parameters
+from antisymrnn_ref import GatedParameters, Parameters
 from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
 from antisymrnn_validation.theory.oracles import (
     Enclosure,
@@ -96,6 +96,36 @@ def test_one_unit_by_hand() -> None:
     for name, ball in expected.items():
         assert truth[name].balls.item().overlaps(ball), name
     assert truth["h"].balls[1].item().overlaps(h + arb(0.25) * s)
+
+
+def test_one_gated_unit_by_hand() -> None:
+    V, b, V_z, b_z, x, h, g = 0.3, -0.2, -0.8, 0.6, 1.1, 0.4, 1.7
+    leaves = [np.array([[0.7]]), np.array([[V]]), np.array([b]), np.array([[V_z]]), np.array([b_z])]
+    case = Case(
+        "one", "gated", GatedParameters(*leaves), np.array([[[x]]]), np.array([[h]]), np.array([[g]]), 0.25, 0.5
+    )
+    truth = enclose(case).arrays
+    s, z = (-arb(0.5) * h + arb(V) * x + b).tanh(), 1 / (1 + (arb(0.5) * h - arb(V_z) * x - b_z).exp())
+    delta, delta_z = arb(0.25) * z * (1 - s * s) * g, arb(0.25) * s * z * (1 - z) * g
+    expected = {
+        "V": delta * x,
+        "b": delta,
+        "V_z": delta_z * x,
+        "b_z": delta_z,
+        "x": delta * V + delta_z * V_z,
+        "h0": g - arb(0.5) * (delta + delta_z),
+        "step_size": g * z * s,
+        "diffusion": -(delta + delta_z) * h,
+    }
+    for name, ball in expected.items():
+        assert truth[name].balls.item().overlaps(ball), name
+    assert truth["h"].balls[1].item().overlaps(h + arb(0.25) * z * s)
+
+
+def test_only_sums_have_a_condition() -> None:
+    truth = enclose(a_case()).arrays
+    assert truth["h"].condition == truth["h0"].condition == 1.0
+    assert all(truth[name].condition > 1.0 for name in ("W", "V", "b", "step_size", "diffusion"))
 
 
 def test_the_precision_is_raised_until_the_radius_is_reached() -> None:

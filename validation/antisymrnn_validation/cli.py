@@ -19,7 +19,8 @@ from typing import Annotated, Any
 try:
     import typer
 except ImportError:
-    sys.exit("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'")
+    print("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
+    sys.exit(2)
 
 from antisymrnn_validation import report
 from antisymrnn_validation.report import Record
@@ -71,6 +72,9 @@ def command(function: Callable[..., int]) -> Callable[..., None]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
             code = READER_GONE
+        except OSError as error:  # a full disk behind stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = _complain(name, f"the output cannot be written: {error.strerror or error}", USAGE)
         raise typer.Exit(code)
 
     return run
@@ -111,7 +115,7 @@ def verify(
     certificates = [(name, case.cell, checks.certify(name, case)) for name in runnable for case in problems]
     total = len(claims.CLAIMS), len(certificates)
     ledger = [claim for claim in claims.CLAIMS if _matches(only, claim.name, claim.source)]
-    certificates = [entry for entry in certificates if _matches(only, entry[0], entry[2].name, entry[2].case)]
+    certificates = [entry for entry in certificates if _matches(only, *entry[:2], entry[2].name, entry[2].case, source)]
     if not ledger and not certificates:
         raise NothingRan(f"none of {total[0]} claims and {total[1]} certifications has {only!r} in its name or source")
 
@@ -160,15 +164,24 @@ def conform(
     module = _load(backend)
     from antisymrnn_validation.conformance import checks
 
-    every = checks.iter_checks(backend, quick=quick)
+    # the specification is judged alike under each of its names
+    every = checks.iter_checks("numpy" if module.__name__ == "antisymrnn_ref" else backend, quick=quick)
     chosen = [check for check in every if _matches(only, check.name, check.case)]
     if not chosen:
         raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case")
 
     start = time.perf_counter()
     records = _each(chosen, lambda check: f"{check.name}: {check.case}", lambda check: _run(backend, check, module))
+    same: dict[tuple[str, str], list[Record]] = {}
     for record in filter(report.contradicts, records):
-        print(report.failure(record), end="\n\n")
+        same.setdefault((record["check"], record["detail"]), []).append(record)
+    for first, *others in same.values():
+        print(
+            report.failure(first),
+            *([f"  and the same on {len(others)} more cases"] if others else []),
+            sep="\n",
+            end="\n\n",
+        )
     report.show(report.groups_table(records))
     counts = report.status_counts(records)
     ran = counts["passed"] + counts["failed"]
@@ -245,7 +258,7 @@ def _load(name: str) -> ModuleType:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
     try:
         return load_backend(name)
-    except Exception as error:  # a third party's module may fail in any way
+    except (Exception, SystemExit) as error:  # a third party's module may fail in any way
         raise UsageError(reason(error)) from error
 
 
@@ -300,7 +313,7 @@ def _run(backend: str, check: Any, module: ModuleType) -> Record:
     start = time.perf_counter()
     try:
         result = check.run(module)
-    except Exception as error:  # noqa: BLE001  the next check runs all the same; this one failed
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
         record |= {"status": report.BROKE_OFF, "errors": {}, **_broke_off("detail", error)}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
@@ -308,7 +321,7 @@ def _run(backend: str, check: Any, module: ModuleType) -> Record:
     return record | {"seconds": time.perf_counter() - start}
 
 
-def _broke_off(key: str, error: Exception) -> Record:
+def _broke_off(key: str, error: BaseException) -> Record:
     """The exception in one line with its place, and its traceback."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = " ".join(f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})".split())

@@ -90,7 +90,7 @@ def installed_backends() -> dict[str, ModuleType | str]:
     for name in backend_modules():
         try:
             found[name] = load_backend(name)
-        except Exception as error:  # noqa: BLE001  a third party's module may fail in any way; the reason is shown
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a third party's module may fail in any way; the reason is shown
             found[name] = reason(error).removeprefix(f"backend {name!r}: ")
     return found
 

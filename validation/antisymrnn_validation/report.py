@@ -288,6 +288,8 @@ def strict(value: Any) -> Any:
 def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
     """An empty file beside the file that the path means, and that file; the former is gone at the end in any case."""
     target = Path(os.path.realpath(path))  # a link keeps pointing at the report
+    if not target.name:
+        raise ReportError(f"{path}: cannot be written: it is a directory")
     temporary = target.with_name(f".antisymrnn-{secrets.token_hex(8)}.tmp")
     try:
         if not target.parent.is_dir():

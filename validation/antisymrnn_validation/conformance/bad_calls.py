@@ -68,6 +68,10 @@ def bad_calls(backend: ModuleType, case: Case, trajectory: Any) -> Iterator[BadC
         yield BadCall("None", f, {"x": None}, TypeError, f"x: expected {array}, got NoneType{hint}")
         yield BadCall("x of another dtype", f, {"x": backend.asarray(host(case.x), narrow)}, TypeError, f"x: {as_W}")
         yield BadCall("b of another dtype", f, leaf(b=zeros(n, dtype=narrow)), TypeError, f"b: {as_W}")
+        yield BadCall("V of another dtype", f, leaf(V=zeros(n, m, dtype=narrow)), TypeError, f"V: {as_W}")
+        if isinstance(case.x, np.ndarray):
+            yield BadCall("x of integers", f, {"x": case.x.astype(int)}, TypeError, f"x: expected dtype {dtype} as W has, got int64")
+            yield BadCall("x of a subclass", f, {"x": case.x.view(np.recarray)}, TypeError, f"x: expected {array}, got {np.recarray.__module__}.recarray{hint}")
         yield BadCall("W not square", f, leaf(W=zeros(n, n + 1)), ValueError, f"{wants_W} ({n}, {n + 1})")
         yield BadCall("W a vector", f, leaf(W=zeros(n)), ValueError, f"{wants_W} ({n},)")
         yield BadCall("n = 0", f, leaf(W=zeros(0, 0)), ValueError, f"{wants_W} (0, 0)")
@@ -82,9 +86,18 @@ def bad_calls(backend: ModuleType, case: Case, trajectory: Any) -> Iterator[BadC
         for name, range_ in (("step_size", "> 0"), ("diffusion", ">= 0")):
             for value in ("0.1", None, True, 1j):
                 yield BadCall(f"{name} {value!r}", f, {name: value}, TypeError, f"{name}: expected a real number, got {type(value).__name__}")
-            for value in (-0.1, math.nan, math.inf, -math.inf, 10**400):
+            for value in (-0.1, math.nan, math.inf, -math.inf):
                 yield BadCall(f"{name} {value}", f, {name: value}, ValueError, f"{name}: expected a finite number {range_} in {dtype}, got {value}")
+            yield BadCall(f"{name} huge", f, {name: 10**5000}, ValueError, f"{name}: expected a finite number {range_} in {dtype}, got an integer of 16610 bits")
+        yield BadCall("unconstrained of NumPy", f, {"unconstrained": np.True_}, TypeError, f"unconstrained: expected True or False, got numpy.{type(np.True_).__name__}")
+        if dtype == np.float32:
+            yield BadCall("step_size infinite in float32", f, {"step_size": 1e39}, ValueError, "step_size: expected a finite number > 0 in float32, got 1e+39")
+            yield BadCall("step_size zero in float32", f, {"step_size": 1e-50}, ValueError, "step_size: expected a finite number > 0 in float32, got 1e-50")
+    yield BadCall("h0 of another dtype", "forward", {"h0": zeros(B, n, dtype=narrow)}, TypeError, f"h0: {as_W}")
+    yield BadCall("g of another dtype", "backward", {"g": zeros(T + 1, B, n, dtype=narrow)}, TypeError, f"g: {as_W}")
+    yield BadCall("g a list", "backward", {"g": host(case.g).tolist()}, TypeError, f"g: expected {array}, got list{hint}")
     if case.cell == "gated":
+        yield BadCall("V_z of another dtype", "forward", leaf(V_z=zeros(n, m, dtype=narrow)), TypeError, f"V_z: {as_W}")
         yield BadCall("V_z transposed", "forward", leaf(V_z=zeros(m, n)), ValueError, f"V_z: expected (n, m) = ({n}, {m}), got ({m}, {n})")
         yield BadCall("b_z None", "forward", leaf(b_z=None), TypeError, f"b_z: expected {array}, got NoneType{hint}")
     yield BadCall("h0 transposed", "forward", {"h0": zeros(n, B)}, ValueError, f"{wants_h0} ({n}, {B})")

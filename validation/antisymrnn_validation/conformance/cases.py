@@ -69,10 +69,13 @@ def random_case(
     name: str = "generic",
     dtype: Any = np.float64,
     scale: float = 1.0,
+    amplitude: float = 1.0,
     last_state_only: bool = False,
     unconstrained: bool = False,
 ) -> Case:
-    """A case with every array drawn from a standard normal distribution; W is divided by √n, and multiplied by scale.
+    """A case with every array drawn from a standard normal distribution.
+
+    W is divided by √n and multiplied by ``scale``; biases, inputs, h0 and g are multiplied by ``amplitude``.
 
     Raises
     ------
@@ -87,12 +90,16 @@ def random_case(
         return generator.standard_normal(shape).astype(dtype)
 
     W = (scale * normal(n, n) / np.sqrt(n)).astype(dtype)
-    V, b = normal(n, m), normal(n)
-    parameters = Parameters(W, V, b) if cell == "antisymmetric" else GatedParameters(W, V, b, normal(n, m), normal(n))
-    g = normal(B, n) if last_state_only else normal(T + 1, B, n)
+
+    def sized(*shape: int) -> Array:
+        return (amplitude * normal(*shape)).astype(dtype)
+
+    V, b = normal(n, m), sized(n)
+    parameters = Parameters(W, V, b) if cell == "antisymmetric" else GatedParameters(W, V, b, normal(n, m), sized(n))
+    g = sized(B, n) if last_state_only else sized(T + 1, B, n)
     sizes = f"T={T} B={B} n={n} m={m}"
     label = f"{cell} {name} {sizes} {np.dtype(dtype)}"
-    return Case(label, cell, parameters, normal(T, B, m), normal(B, n), g, step_size, diffusion, unconstrained)
+    return Case(label, cell, parameters, sized(T, B, m), sized(B, n), g, step_size, diffusion, unconstrained)
 
 
 def generic_cases(*, quick: bool = False) -> list[Case]:
@@ -120,6 +127,7 @@ def generic_cases(*, quick: bool = False) -> list[Case]:
     if not quick:
         plans += [
             ("long", (150, 2, 12, 3), {"step_size": 0.1, "diffusion": 0.1}),
+            ("longer", (300, 1, 5, 2), {"step_size": 0.1, "diffusion": 0.1}),
             ("wide", (5, 3, 67, 4), {"step_size": 0.3, "diffusion": 0.2}),
             ("batch", (4, 33, 6, 2), {"step_size": 0.3, "diffusion": 0.2}),
         ]
@@ -129,3 +137,63 @@ def generic_cases(*, quick: bool = False) -> list[Case]:
         for cell in CELLS
         for dtype in (np.float64, np.float32)
     ]
+
+
+class Sweep(NamedTuple):
+    """A case, and how it is to be run."""
+
+    case: Case
+    keep_every: int
+    input_gradient: bool
+
+
+def swept_cases(*, quick: bool = False) -> list[Sweep]:
+    """Cases that combine every option with every other, at sizes around the widths that kernels are tiled by.
+
+    Parameters
+    ----------
+    quick : bool
+        A third of them.
+    """
+    generator = np.random.default_rng(2019)
+    count = 36 if quick else 108
+
+    def spread(values: list[Any]) -> list[Any]:
+        """``count`` values in random order, each of them as often as the others."""
+        return list(generator.permutation(np.resize(np.array(values, dtype=object), count)))
+
+    columns = {
+        "n": spread([1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 128, 129, 68]),
+        "B": spread([1, 1, 2, 3, 5, 8, 9, 16, 17, 18, 34, 37]),
+        "m": spread([1, 1, 2, 3, 4, 8, 10, 17, 33]),
+        "T": spread([0, 1, 2, 3, 4, 7, 16, 17, 33]),
+        "keep_every": spread([1, 1, 2, 3, 5, 1000]),
+        "step_size": spread([0.01, 0.1, 0.25, 0.5, 1.0, 2.5]),
+        "diffusion": spread([0.0, 0.01, 0.15, 1.5]),
+        "scale": spread([0.3, 1.0, 1.0, 3.0]),
+        "amplitude": spread([1.0, 1.0, 1.0, 1e-5, 1e3]),
+        "same": spread(["", "", "m = n", "B = n", "T = B"]),
+        "flags": spread(list(range(12))),
+    }
+    sweeps = []
+    for seed, values in enumerate(zip(*columns.values(), strict=True)):
+        row = dict(zip(columns, values, strict=True))
+        T, B, n, m = row["T"], row["B"], row["n"], row["m"]
+        if row["same"] == "m = n" and n < 40:
+            m = n
+        if row["same"] == "B = n" and n < 20:
+            B = n
+        if row["same"] == "T = B":
+            T = B
+        # a certified truth costs about T B n² ball operations
+        B = min(B, max(1, 40_000 // n**2))
+        T = min(T, max(2, 100_000 // (B * n**2)))
+        flags = row["flags"]
+        case = random_case(
+            CELLS[seed % 2], T, B, n, m,
+            name=f"sweep {seed}", seed=seed, dtype=(np.float64, np.float32)[seed // 2 % 2],
+            step_size=row["step_size"], diffusion=row["diffusion"], scale=row["scale"], amplitude=row["amplitude"],
+            unconstrained=flags % 2 == 1, last_state_only=flags // 2 % 2 == 1,
+        )  # fmt: skip
+        sweeps.append(Sweep(case, row["keep_every"], flags % 3 > 0))
+    return sweeps

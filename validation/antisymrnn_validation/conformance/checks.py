@@ -14,6 +14,7 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 import tracemalloc
 import warnings
 import zlib
@@ -26,7 +27,7 @@ import numpy as np
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, GatedParameters, Gradients, kept_steps
 from antisymrnn_validation.conformance.bad_calls import bad_calls
-from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case
+from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case, swept_cases
 from antisymrnn_validation.theory.oracles import (
     OracleError,
     Truth,
@@ -121,16 +122,30 @@ def iter_checks(backend_name: str, *, quick: bool = False) -> list[Check]:
     list of Check
     """
     checks = [certify(backend_name, case) for case in generic_cases(quick=quick)]
+    checks += [
+        certify(backend_name, case, keep_every=keep_every, input_gradient=input_gradient)
+        for case, keep_every, input_gradient in swept_cases(quick=quick)
+    ]
     promised = functools.partial(random_case, step_size=0.3, diffusion=0.2, name="promises")
     for promise in promises(backend_name):
         for cell in CELLS:
             for dtype in (np.float64, np.float32):
                 case = promised(cell, 11, 4, 7, 3, seed=101, dtype=dtype)
                 checks.append(make_check(promise, case))
+    corner = [_result_types, _checkpointing, _no_aliasing, _without_input_gradient, _inputs_untouched]
     for cell in CELLS:
         for sizes in ((0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1)):
             case = promised(cell, *sizes, seed=102)
-            checks += [make_check(promise, case) for promise in (_result_types, _checkpointing, _no_aliasing)]
+            checks += [make_check(promise, case) for promise in corner]
+        for unconstrained, last_state_only in ((True, True), (True, False), (False, True)):
+            case = promised(cell, 9, 3, 6, 4, seed=106, unconstrained=unconstrained, last_state_only=last_state_only)
+            checks += [make_check(promise, case) for promise in (*corner, _repeatability, _independent_calls)]
+        long = promised(cell, 47, 2, 5, 2, seed=108, unconstrained=True)
+        checks += [make_check(promise, long) for promise in (_checkpointing, _non_contiguous)]
+        # wide enough for kernels to take another way
+        wide = promised(cell, 3, 19, 33, 2, seed=107)
+        neighbours = _neighbours_to_rounding if backend_name == "numpy" else _neighbours
+        checks += [make_check(promise, wide) for promise in (neighbours, _checkpointing, _repeatability)]
         if not quick:
             checks += [
                 make_check(promise, promised(cell, 40, 4, 33, 3, seed=105)) for promise in (_thread_counts, _memory)
@@ -149,6 +164,7 @@ def promises(backend_name: str) -> list[Promise]:
         _checkpointing,
         _without_input_gradient,
         _repeatability,
+        _independent_calls,
         _scalar_rounding,
         _antisymmetric_gradient,
         _symmetric_part_of_W,
@@ -158,6 +174,7 @@ def promises(backend_name: str) -> list[Promise]:
         _neighbours_to_rounding if specification else _neighbours,
         _nan_column_to_rounding if specification else _nan_column,
         _infinite_input,
+        _non_finite_values,
         _inputs_untouched,
         _no_aliasing,
         _non_contiguous,
@@ -166,11 +183,12 @@ def promises(backend_name: str) -> list[Promise]:
     ]
 
 
-def certify(backend_name: str, case: Case) -> Check:
+def certify(backend_name: str, case: Case, *, keep_every: int = 1, input_gradient: bool = True) -> Check:
     """The check that every state and every gradient of a case agrees with the certified truth."""
 
     def accuracy(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
-        return measure(run(backend, case), case, beside_specification=backend_name != "numpy")
+        arrays = run(backend, case, keep_every=keep_every, input_gradient=input_gradient)
+        return measure(arrays, case, keep_every=keep_every, beside_specification=backend_name != "numpy")
 
     return make_check(accuracy, case)
 
@@ -182,14 +200,19 @@ def run(backend: ModuleType, case: Case, *, keep_every: int = 1, input_gradient:
     return {name: backend.to_numpy(array) for name, array in arrays.items() if array is not None}
 
 
-def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool = False) -> dict[str, ArrayError]:
+def measure(
+    arrays: dict[str, Array], case: Case, *, keep_every: int = 1, beside_specification: bool = False
+) -> dict[str, ArrayError]:
     """Error and tolerance of every array of a case.
 
     Parameters
     ----------
     arrays : dict of str to array
-        Under the names of the truth: ``h``, the parameters, ``x``, ``h0``, ``step_size``, ``diffusion``.
+        Under the names of the truth: ``h``, the parameters, ``x`` (may be left out), ``h0``, ``step_size``,
+        ``diffusion``.
     case : Case
+    keep_every : int
+        Which states ``h`` holds.
     beside_specification : bool
         Whether the specification's own error counts in the reference.
 
@@ -204,7 +227,7 @@ def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool 
     Raises
     ------
     BrokenPromise
-        If an error exceeds its tolerance, or an array is missing.
+        If an error exceeds its tolerance.
     """
     truth, specification, perturbed = _reference(pickle.dumps(case))
     runs = [specification, *perturbed] if beside_specification else perturbed
@@ -213,8 +236,10 @@ def measure(arrays: dict[str, Array], case: Case, *, beside_specification: bool 
     shared = max(reference[name] / truth.arrays[name].condition for name in sums)
     errors = {}
     for name, enclosure in truth.arrays.items():
-        if name not in arrays:
-            raise BrokenPromise(f"{name}: not returned")
+        if name == "x" and name not in arrays:
+            continue
+        if name == "h":
+            enclosure = enclosure._replace(balls=enclosure.balls[kept_steps(len(case.x), keep_every)])
         unit = shared * enclosure.condition if name in sums else reference[name]
         floor = FLOOR * float(np.finfo(case.dtype).eps) * enclosure.condition
         tolerance = max(FACTOR * unit, floor) if enclosure.magnitude else 0.0
@@ -258,8 +283,10 @@ def make_check(promise: Promise, case: Case) -> Check:
             return Result(name, case.name, "not applicable", str(reason))
         except BrokenPromise as broken:
             return Result(name, case.name, "failed", str(broken), broken.errors)
-        except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and whatever it is, it is its failure)
-            return Result(name, case.name, "failed", f"raised {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a candidate may raise anything: it is its failure)
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+            return Result(name, case.name, "failed", f"raised {type(error).__name__}: {error} ({place})")
 
     return Check(name, case.name, checked)
 
@@ -334,7 +361,7 @@ def _result_types(backend: ModuleType, case: Case) -> None:
 
 def _checkpointing(backend: ModuleType, case: Case) -> None:
     plain, T = run(backend, case), len(case.x)
-    for keep_every in sorted({1, 2, 3, max(T - 1, 1), max(T, 1), T + 5}):
+    for keep_every in sorted({1, 2, 3, 20, max(T - 1, 1), max(T, 1), T + 5, 2**31, 10**30}):
         expected = plain | {"h": plain["h"][kept_steps(T, keep_every)]}
         _require_same_bits(f"keep_every={keep_every}: h", _states(backend, case, keep_every), expected["h"])
         for name, array in run(backend, case, keep_every=keep_every).items():
@@ -353,6 +380,52 @@ def _repeatability(backend: ModuleType, case: Case) -> None:
     first = run(backend, case)
     for name, array in run(backend, case).items():
         _require_same_bits(name, array, first[name])
+
+
+def _independent_calls(backend: ModuleType, case: Case) -> None:
+    mine, module = _inputs(backend, case), getattr(backend, case.cell)
+    scaled = {name: 2 * array for name, array in case.parameters._asdict().items()}
+    other = case._replace(parameters=type(case.parameters)(**scaled), x=-case.x, h0=3 * case.h0, g=-2 * case.g)
+
+    def arrays(trajectory: Any, gradients: Gradients) -> dict[str, Array]:
+        return {name: backend.to_numpy(array) for name, array in named_arrays(trajectory.h, gradients).items()}
+
+    returned = _call(backend, case)
+    first = arrays(*returned)
+    trajectory = module.forward(mine.parameters, mine.x, mine.h0, **case.arguments)
+    _call(backend, other)
+    for name, array in arrays(*returned).items():
+        _require_same_bits(f"{name}, after another call", array, first[name])
+    for _ in range(2):
+        gradients = module.backward(mine.parameters, mine.x, trajectory, mine.g, **case.arguments)
+        for name, array in arrays(trajectory, gradients).items():
+            _require_same_bits(f"{name}, with another call between forward and backward", array, first[name])
+
+    if isinstance(mine.x, np.ndarray):
+        changed = mine.parameters.W.copy() / 2
+        mine.parameters.W[...] = changed  # as an optimiser does between two calls
+        edited = arrays(*_call(backend, mine, convert=False))
+        for name, array in run(backend, case._replace(parameters=case.parameters._replace(W=changed))).items():
+            _require_same_bits(f"{name}, after W was changed in place", edited[name], array)
+
+
+def _non_finite_values(backend: ModuleType, case: Case) -> None:
+    specification, generator = load_backend("numpy"), _generator(case)
+    leaves = {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}
+    for name, array, value in [*((name, leaf, np.nan) for name, leaf in leaves.items()), ("h0", case.h0, np.inf)]:
+        poisoned = array.copy()
+        index = tuple(generator.integers(poisoned.shape))
+        if name == "W" and index[0] == index[1]:
+            index = (index[0], index[1] - 1)  # the diagonal does not act
+        poisoned[index] = value
+        if name in case.parameters._fields:
+            given = case._replace(parameters=case.parameters._replace(**{name: poisoned}))
+        else:
+            given = case._replace(**{name: poisoned})
+        expected = run(specification, given)
+        for result, got in run(backend, given).items():
+            same = np.array_equal(np.isfinite(got), np.isfinite(expected[result]))
+            _require(same, f"{result}: {value} at {name}{index} does not reach the entries it must, or reaches others")
 
 
 def _thread_counts(backend: ModuleType, case: Case) -> None:
@@ -577,9 +650,12 @@ def _inputs_untouched(backend: ModuleType, case: Case) -> None:
         for array in arrays.values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = writeable
-        module.backward(given.parameters, given.x, trajectory, given.g, **case.arguments)
-        for name, array in arrays.items():
-            _require_same_bits(name, backend.to_numpy(array), before[name])
+        for input_gradient in (True, False):
+            module.backward(
+                given.parameters, given.x, trajectory, given.g, input_gradient=input_gradient, **case.arguments
+            )
+            for name, array in arrays.items():
+                _require_same_bits(name, backend.to_numpy(array), before[name])
     module.forward(given.parameters, given.x, given.h0, **case.arguments)
 
 
@@ -587,14 +663,14 @@ def _no_aliasing(backend: ModuleType, case: Case) -> None:
     given = _inputs(backend, case)
     if not isinstance(given.x, np.ndarray):
         raise _NotApplicable("its arrays are not NumPy's, whose memory can be compared")
-    for g in (given.g, given.g[-1].copy()):
-        trajectory, gradients = _call(backend, given._replace(g=g), convert=False)
+    for g in (given.g, given.g[-1].copy()) if given.g.ndim == 3 else (given.g,):
         inputs = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": g}
-        results = named_arrays(trajectory.h, gradients)
-        for name, result in results.items():
-            owners = inputs if name == "h" else {**inputs, "trajectory.h": trajectory.h}
-            for owner, array in owners.items():
-                _require(not np.shares_memory(result, array), f"{name}: shares memory with {owner}")
+        for keep_every in (1, 3, 1000):
+            trajectory, gradients = _call(backend, given._replace(g=g), keep_every=keep_every, convert=False)
+            for name, result in named_arrays(trajectory.h, gradients).items():
+                owners = inputs if name == "h" else {**inputs, "trajectory.h": trajectory.h}
+                for owner, array in owners.items():
+                    _require(not np.shares_memory(result, array), f"{name}: shares memory with {owner}")
 
 
 def _non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
@@ -607,6 +683,9 @@ def _non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
         view[...] = array
         return view
 
+    last = case._replace(g=case.g[-1].copy())
+    trajectory, gradients = _call(backend, _inputs(backend, last)._replace(g=strided(last.g)), convert=False)
+    measure(named_arrays(trajectory.h, gradients), last)
     errors: dict[str, ArrayError] = {}
     for layout in (np.asfortranarray, strided):
         parameters = type(case.parameters)(*map(layout, case.parameters))
@@ -649,7 +728,7 @@ def _errors(backend: ModuleType, case: Case) -> None:
         try:
             getattr(module, function)(**{**call, **changes})
             wrong.append(f"{label}: expected {expected.__name__}, nothing was raised")
-        except Exception as error:  # noqa: BLE001 (whatever comes is compared with what is promised)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever comes is compared with what is promised)
             if type(error) is not expected or str(error) != message:
                 wrong.append(f"{label}: expected {expected.__name__}: {message}; got {type(error).__name__}: {error}")
     _require(not wrong, "\n".join(wrong))
@@ -658,18 +737,24 @@ def _errors(backend: ModuleType, case: Case) -> None:
 def _conversion(backend: ModuleType, case: Case) -> None:
     host = case.x.astype(np.float64)
     for dtype in (np.float32, np.float64):
-        source = host.copy()
+        source = host.astype(dtype)
         array = backend.asarray(source, dtype)
         source[...] = np.nan
         _require(array.dtype == dtype, f"asarray: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+        fortran = backend.asarray(np.asfortranarray(host), dtype)
+        contiguous = not isinstance(fortran, np.ndarray) or fortran.flags.c_contiguous
+        _require(contiguous, "asarray: expected a C-contiguous array")
+        rounded = backend.to_numpy(backend.asarray(host, dtype))
+        _require_same_bits("to_numpy(asarray(float64 x))", rounded, host.astype(dtype))
         back = backend.to_numpy(array)
         _require(type(back) is np.ndarray, f"to_numpy: expected numpy.ndarray, got {type(back).__name__}")
         _require_same_bits("to_numpy(asarray(x))", back, host.astype(dtype))
         back[...] = np.nan
         _require_same_bits("to_numpy(asarray(x)), written to", backend.to_numpy(array), host.astype(dtype))
-    for other in ("int64", "float16", "complex128"):
+    wrong: list[tuple[Array, Any]] = [(host, np.dtype(name)) for name in ("int64", "float16", "complex128")]
+    for array, other in (*wrong, (host, None), (host.astype(complex), np.float64)):
         try:
-            backend.asarray(host, np.dtype(other))
+            backend.asarray(array, other)
         except TypeError:
             continue
-        raise BrokenPromise(f"asarray: expected TypeError for dtype {other}, nothing was raised")
+        raise BrokenPromise(f"asarray: expected TypeError for {array.dtype} to {other}, nothing was raised")

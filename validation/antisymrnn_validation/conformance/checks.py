@@ -412,7 +412,9 @@ def _independent_calls(backend: ModuleType, case: Case) -> None:
 def _non_finite_values(backend: ModuleType, case: Case) -> None:
     specification, generator = load_backend("numpy"), _generator(case)
     leaves = {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}
-    for name, array, value in [*((name, leaf, np.nan) for name, leaf in leaves.items()), ("h0", case.h0, np.inf)]:
+    poisons = [(name, np.nan) for name in leaves] + [("h0", np.inf), ("g", np.inf)]
+    for name, value in poisons:
+        array = leaves[name]
         poisoned = array.copy()
         index = tuple(generator.integers(poisoned.shape))
         if name == "W" and index[0] == index[1]:
@@ -684,10 +686,10 @@ def _non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
         return view
 
     last = case._replace(g=case.g[-1].copy())
-    trajectory, gradients = _call(backend, _inputs(backend, last)._replace(g=strided(last.g)), convert=False)
-    measure(named_arrays(trajectory.h, gradients), last)
     errors: dict[str, ArrayError] = {}
     for layout in (np.asfortranarray, strided):
+        trajectory, gradients = _call(backend, _inputs(backend, last)._replace(g=layout(last.g)), convert=False)
+        measure(named_arrays(trajectory.h, gradients), last)
         parameters = type(case.parameters)(*map(layout, case.parameters))
         given = case._replace(parameters=parameters, x=layout(case.x), h0=layout(case.h0), g=layout(case.g))
         plain, kept = (

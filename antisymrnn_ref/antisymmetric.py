@@ -37,10 +37,13 @@ from antisymrnn_ref.contract import Array, Gradients, Parameters, checked_backwa
 
 
 class Trajectory(NamedTuple):
-    """The kept states h, (K, B, n), and every how many steps one is kept; nothing else is cached."""
+    """The kept states h, (K, B, n), every how many steps one is kept, and the constants; nothing else is cached."""
 
     h: Array
     keep_every: int
+    step_size: float
+    diffusion: float
+    unconstrained: bool
 
 
 @checked_forward(Parameters, np.ndarray)
@@ -97,7 +100,7 @@ def forward(
         h, _ = _step(parameters, M, x[t], h, step_size)
         if t + 1 == T or (t + 1) % keep_every == 0:
             kept.append(h)
-    return Trajectory(np.stack(kept), keep_every)
+    return Trajectory(np.stack(kept), keep_every, step_size, diffusion, unconstrained)
 
 
 @checked_backward(Parameters, np.ndarray, Trajectory)
@@ -117,7 +120,7 @@ def backward(
     Parameters
     ----------
     parameters, x, step_size, diffusion, unconstrained
-        As given to :func:`forward`.
+        As given to :func:`forward`; other constants than the trajectory's are refused.
     trajectory : Trajectory
         As :func:`forward` returned it. States that were not kept are computed again, to the same bits.
     g : (T+1, B, n) or (B, n) array

@@ -100,6 +100,18 @@ class Trajectory(Protocol):
     def keep_every(self) -> int:
         """Every how many steps a state is kept."""
 
+    @property
+    def step_size(self) -> float:
+        """ε of forward, rounded to the dtype."""
+
+    @property
+    def diffusion(self) -> float:
+        """γ of forward, rounded to the dtype."""
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether forward ran the ablation."""
+
 
 class Gradients(NamedTuple):
     """Gradients of the scalar loss L with respect to every input, summed over the batch.
@@ -181,7 +193,8 @@ def checked_backward(
 ) -> Callable[[Function], Function]:
     """Decorate a backend's ``backward`` with the contract's checks; see :func:`checked_forward`.
 
-    ``trajectory_type`` is the type that the backend's own ``forward`` returns.
+    ``trajectory_type`` is the type that the backend's own ``forward`` returns. A trajectory of other sizes than x, or
+    of other constants than backward is given, is a ``ValueError``.
     """
 
     def decorate(backward: Function) -> Function:
@@ -205,6 +218,9 @@ def checked_backward(
             scalars = arrays.scalars(step_size, diffusion)
             check_bool("input_gradient", input_gradient)
             check_bool("unconstrained", unconstrained)
+            for name, value in {**scalars, "unconstrained": unconstrained}.items():
+                if value != (had := getattr(trajectory, name)):
+                    raise ValueError(f"{name}: expected {had} as forward had, got {value}")
             with np.errstate(all="ignore"):
                 return backward(
                     parameters,

@@ -33,10 +33,13 @@ from antisymrnn_ref.contract import Array, GatedParameters, Gradients, checked_b
 
 
 class Trajectory(NamedTuple):
-    """The kept states h, (K, B, n), and every how many steps one is kept; nothing else is cached."""
+    """The kept states h, (K, B, n), every how many steps one is kept, and the constants; nothing else is cached."""
 
     h: Array
     keep_every: int
+    step_size: float
+    diffusion: float
+    unconstrained: bool
 
 
 @checked_forward(GatedParameters, np.ndarray)
@@ -66,7 +69,7 @@ def forward(
         h, _ = _step(parameters, M, x[t], h, step_size)
         if t + 1 == T or (t + 1) % keep_every == 0:
             kept.append(h)
-    return Trajectory(np.stack(kept), keep_every)
+    return Trajectory(np.stack(kept), keep_every, step_size, diffusion, unconstrained)
 
 
 @checked_backward(GatedParameters, np.ndarray, Trajectory)

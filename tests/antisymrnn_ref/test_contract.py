@@ -62,7 +62,7 @@ def call_with(function: str, name: str, array: Any) -> Any:
     options = {"step_size": 0.1, "diffusion": 0.2}
     if function == "forward":
         return gated.forward(parameters, arrays["x"], arrays["h0"], **options)
-    trajectory = gated.Trajectory(arrays["trajectory.h"], 1)
+    trajectory = gated.Trajectory(arrays["trajectory.h"], 1, 0.1, 0.2, False)
     return gated.backward(parameters, arrays["x"], trajectory, arrays["g"], **options)
 
 
@@ -137,7 +137,7 @@ def test_a_trajectory_of_the_other_cell_is_refused() -> None:
 
 @pytest.mark.parametrize("keep_every", [0, -3])
 def test_a_forged_trajectory_is_refused(keep_every: int) -> None:
-    forged = antisymmetric.Trajectory(forward().h, keep_every)
+    forged = forward()._replace(keep_every=keep_every)
     with pytest.raises(ValueError, match=f"trajectory.keep_every: expected an integer >= 1, got {keep_every}"):
         antisymmetric.backward(CASE.parameters, CASE.x, forged, CASE.g, **CASE.arguments)
 

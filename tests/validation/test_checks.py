@@ -165,7 +165,7 @@ def one_column_at_a_time(cell: str) -> SimpleNamespace:
             module.forward(parameters, x[:, k : k + 1], h0[k : k + 1], keep_every=keep_every, **options).h
             for k in range(len(h0))
         ]
-        return module.Trajectory(np.concatenate(columns, axis=1), keep_every)
+        return module.Trajectory(np.concatenate(columns, axis=1), keep_every, step_size, diffusion, unconstrained)
 
     @checked_backward(kind, np.ndarray, module.Trajectory)
     def backward(parameters, x, trajectory, g, *, step_size, diffusion, input_gradient=True, unconstrained=False):  # type: ignore[no-untyped-def]
@@ -174,7 +174,7 @@ def one_column_at_a_time(cell: str) -> SimpleNamespace:
             module.backward(
                 parameters,
                 x[:, k : k + 1],
-                module.Trajectory(trajectory.h[:, k : k + 1].copy(), trajectory.keep_every),
+                trajectory._replace(h=trajectory.h[:, k : k + 1].copy()),
                 g[..., k : k + 1, :],
                 input_gradient=input_gradient,
                 **options,

@@ -154,14 +154,14 @@ SLIPS: dict[str, list[Edit]] = {
     # promises
     "float64 returned for float32": [
         u(
-            "return Trajectory(np.stack(kept), keep_every)",
-            "return Trajectory(np.stack(kept).astype(float), keep_every)",
+            "return Trajectory(np.stack(kept), keep_every,",
+            "return Trajectory(np.stack(kept).astype(float), keep_every,",
         )
     ],
     "h_0 handed out": [
         u(
-            "return Trajectory(np.stack(kept), keep_every)",
-            "return Trajectory(np.stack(kept) if T else h0[None], keep_every)",
+            "return Trajectory(np.stack(kept), keep_every,",
+            "return Trajectory(np.stack(kept) if T else h0[None], keep_every,",
         )
     ],
     "cotangent handed out": [
@@ -177,6 +177,9 @@ SLIPS: dict[str, list[Edit]] = {
     "NaN swallowed": [u("s = np.tanh(a)", "s = np.nan_to_num(np.tanh(a))")],
     "unchecked forward": [u("@checked_forward(Parameters, np.ndarray)\n", "")],
     "unchecked backward": [u("@checked_backward(Parameters, np.ndarray, Trajectory)\n", "")],
+    "the trajectory's constants forgotten": [
+        u("keep_every, step_size, diffusion, unconstrained)", "keep_every, 0.1, 0.1, False)")
+    ],
     "a default step size": [
         u("    h0: Array,\n    *,\n    step_size: float,", "    h0: Array,\n    *,\n    step_size: float = 0.1,")
     ],

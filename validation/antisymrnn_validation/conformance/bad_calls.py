@@ -109,6 +109,10 @@ def bad_calls(backend: ModuleType, case: Case, trajectory: Any) -> Iterator[BadC
     yield BadCall("states for a trajectory", "backward", {"trajectory": trajectory.h}, TypeError, f"trajectory: expected {owner}, got {array}; pass what forward returned")
     yield BadCall("trajectory of a longer x", "backward", {"x": zeros(T - 1, B, m)}, ValueError, f"{wants_h} ({T}, {B}, {n}) for T = {T - 1} and keep_every = 1, {got_h}")
     yield BadCall("trajectory of a smaller batch", "backward", {"x": zeros(T, B + 1, m)}, ValueError, f"{wants_h} ({T + 1}, {B + 1}, {n}) for T = {T} and keep_every = 1, {got_h}")
+    had = {name: float(dtype.type(value)) for name, value in (("step_size", case.step_size), ("diffusion", case.diffusion))}
+    yield BadCall("another step_size than forward's", "backward", {"step_size": 0.5}, ValueError, f"step_size: expected {had['step_size']} as forward had, got 0.5")
+    yield BadCall("another diffusion than forward's", "backward", {"diffusion": 0.5}, ValueError, f"diffusion: expected {had['diffusion']} as forward had, got 0.5")
+    yield BadCall("another model than forward's", "backward", {"unconstrained": True}, ValueError, "unconstrained: expected False as forward had, got True")
     for shape in ((T, B, n), (n, B), (n,), (T + 1, n, B)):
         yield BadCall(f"g of shape {shape}", "backward", {"g": zeros(*shape)}, ValueError, f"{wants_g} ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})")
     yield BadCall("input_gradient None", "backward", {"input_gradient": None}, TypeError, "input_gradient: expected True or False, got NoneType")

@@ -8,7 +8,12 @@ specification that a backend imports: the types below, and the decorators :func:
 Layout: time-major, row vectors, so that ``h @ M.T`` is M h. T steps, B batch, n hidden, m input.
 ``x[t]`` is the paper's x_{t+1}; ``h[t]`` is the paper's h_t, hence one state more than there are inputs.
 Every array of a call has one dtype, float32 or float64; nothing is cast silently. ``step_size`` and ``diffusion``
-are rounded once to that dtype. NaN and infinity in arrays propagate without a warning.
+are rounded once to that dtype. NaN and infinity in arrays propagate without a warning. No argument is written, and no
+result shares memory with one. ``keep_every`` changes no bit of a gradient.
+
+Backends other than the specification, which leans on NumPy's BLAS, promise two more things to the bit: the same input on
+the same device gives the same result whatever the number of threads, and a sample's states do not depend on the rest of
+the batch.
 """
 
 from __future__ import annotations

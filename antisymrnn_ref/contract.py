@@ -11,9 +11,9 @@ Every array of a call has one dtype, float32 or float64; nothing is cast silentl
 are rounded once to that dtype. NaN and infinity in arrays propagate without a warning. No argument is written, and no
 result shares memory with one. ``keep_every`` changes no bit of a gradient.
 
-Backends other than the specification, which leans on NumPy's BLAS, promise two more things to the bit: the same input on
-the same device gives the same result whatever the number of threads, and a sample's states do not depend on the rest of
-the batch.
+Backends other than the specification, which leans on NumPy's BLAS, promise two more things to the bit: the same input
+on the same device gives the same result whatever the number of threads, and a sample's states do not depend on the
+rest of the batch.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def diagonal(a: Array) -> Array:
     Returns
     -------
     (..., n) array
-        D, in [0, 1], positive where a float of the dtype can be: 1 − tanh² would be 0 from |a| = 19 on in float64.
+        D, in [0, 1], positive where a float of the dtype can be: 1 − tanh² would be 0 from |a| ≈ 19 on in float64.
 
     Raises
     ------

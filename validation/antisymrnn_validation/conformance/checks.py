@@ -1,8 +1,9 @@
-"""Checks: every promise of the contract, run on any backend by name.
+"""Checks: the promises of the contract, run on any backend by name.
 
 Tolerance is measured, case by case and array by array (:func:`measure`): an array may be wrong by
-``FACTOR`` = 8 times what the specification and machines that round at random are wrong by, and never needs to be better
-than ``FLOOR`` = 4 ulp of the sum of its terms. The promises about bits have no tolerance.
+``FACTOR`` = 8 times what machines that round at random (and, in another backend's accuracy checks, the specification)
+are wrong by, and never needs to be better than ``FLOOR`` = 4 ulp of the sum of its terms. The promises about
+bits have no tolerance.
 """
 
 from __future__ import annotations
@@ -220,9 +221,9 @@ def measure(
     -------
     dict of str to ArrayError
         Tolerance is FACTOR times the reference, and at least FLOOR ulp of the sum of the terms. The reference is the
-        largest error among the specification and the perturbed runs. The gradients that are sums over all steps
-        (parameters, ε, γ) share one reference relative to the sum of their terms, because a sum that is one number may
-        be right by luck.
+        largest error among the perturbed runs and, if asked for, the specification. The gradients that are sums
+        over all steps (parameters, ε, γ) share one reference relative to the sum of their terms, because
+        a sum that is one number may be right by luck.
 
     Raises
     ------

@@ -1,13 +1,15 @@
 """The executable specification of the AntisymmetricRNN (Chang, Chen, Haber, Chi, ICLR 2019)."""
 
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, readout, stability
-from antisymrnn_ref.backend import asarray, load_backend, to_numpy
+from antisymrnn_ref.backend import load_backend
 from antisymrnn_ref.contract import (
     BackendUnavailable,
     GatedParameters,
     Gradients,
     Parameters,
     Trajectory,
+    asarray,
+    to_numpy,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Argument checks: every message names the argument, what was expected in symbols with values, and what came."""
+"""Argument checks and conversions: a message names the argument, what was expected in symbols and values, what came."""
 
 from __future__ import annotations
 
@@ -87,6 +87,49 @@ class Arrays:
         if self.first and self.dtypes == DTYPES:
             return f"{self.precision} as {self.first} has"
         return " or ".join(map(str, self.dtypes))
+
+
+def asarray(array: Any, dtype: Any) -> Array:
+    """Convert to a NumPy array of a dtype of the contract.
+
+    Parameters
+    ----------
+    array : array_like
+        Real numbers of any shape.
+    dtype : dtype
+        float32 or float64; rounding to it is what the caller asks for here, and only here.
+
+    Returns
+    -------
+    numpy.ndarray
+        C-contiguous, in memory of its own.
+
+    Raises
+    ------
+    TypeError
+        For another dtype, or for complex numbers, objects or text.
+    """
+    if dtype is None or np.dtype(dtype) not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype if dtype is None else np.dtype(dtype)}")
+    given = np.asarray(array)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("array: expected no mask, got numpy.ma.MaskedArray; fill it first")
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"array: expected real numbers, got dtype {given.dtype}")
+    with np.errstate(over="ignore"):
+        return np.array(given, dtype=dtype, order="C")
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """Convert back: a new ``numpy.ndarray`` with the same values.
+
+    Raises
+    ------
+    TypeError
+        If ``array`` is not a ``numpy.ndarray``.
+    """
+    check_type("array", array, np.ndarray)
+    return array.copy()  # type: ignore[no-any-return]
 
 
 def check_arrays(dtypes: tuple[np.dtype[Any], ...], **arguments: tuple[Any, str]) -> np.dtype[Any]:

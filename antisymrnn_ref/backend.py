@@ -1,4 +1,4 @@
-"""Find a backend by name; and the two conversions that make the specification itself backend zero."""
+"""Find a backend by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from antisymrnn_ref.arguments import DTYPES, Array, check_type
 from antisymrnn_ref.contract import BackendUnavailable
 
 ENTRY_POINT_GROUP = "antisymrnn_ref.backends"
@@ -83,49 +80,6 @@ def load_backend(name: str) -> ModuleType:
     if missing:
         raise TypeError(f"backend {name!r}: {path} is not a backend, it has no {', '.join(missing)}")
     return module
-
-
-def asarray(array: Any, dtype: Any) -> Array:
-    """Convert to an array of the specification.
-
-    Parameters
-    ----------
-    array : array_like
-        Real numbers of any shape.
-    dtype : dtype
-        float32 or float64; rounding to it is what the caller asks for here, and only here.
-
-    Returns
-    -------
-    numpy.ndarray
-        C-contiguous, in memory of its own.
-
-    Raises
-    ------
-    TypeError
-        For another dtype, or for complex numbers, objects or text.
-    """
-    if dtype is None or np.dtype(dtype) not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype if dtype is None else np.dtype(dtype)}")
-    given = np.asarray(array)
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("array: expected no mask, got numpy.ma.MaskedArray; fill it first")
-    if given.dtype.kind not in "biuf":
-        raise TypeError(f"array: expected real numbers, got dtype {given.dtype}")
-    with np.errstate(over="ignore"):
-        return np.array(given, dtype=dtype, order="C")
-
-
-def to_numpy(array: Array) -> np.ndarray[Any, Any]:
-    """Convert back: a new ``numpy.ndarray`` with the same values.
-
-    Raises
-    ------
-    TypeError
-        If ``array`` is not an array of the specification.
-    """
-    check_type("array", array, np.ndarray)
-    return array.copy()  # type: ignore[no-any-return]
 
 
 def _has(module: ModuleType, promise: str) -> bool:

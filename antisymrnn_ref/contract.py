@@ -28,11 +28,13 @@ from antisymrnn_ref.arguments import (
     DTYPES,
     Array,
     Arrays,
+    asarray,
     check_bool,
     check_integer,
     check_type,
     non_negative,
     positive,
+    to_numpy,
 )
 
 __all__ = [
@@ -44,9 +46,11 @@ __all__ = [
     "Gradients",
     "Parameters",
     "Trajectory",
+    "asarray",
     "checked_backward",
     "checked_forward",
     "kept_steps",
+    "to_numpy",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import antisymrnn_ref
@@ -227,8 +228,24 @@ def test_the_honest_copy_is_accepted() -> None:
     assert failures(planted("honest", [])) == []
 
 
+def blas_heeds_the_layout() -> bool:
+    """Whether a product adds in another order when its operand lies in memory in another way, as some BLAS do."""
+    generator = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        for B, n in ((4, 7), (16, 64), (2, 5)):
+            h, M = generator.standard_normal((B, n)).astype(dtype), generator.standard_normal((n, n)).astype(dtype)
+            wide = np.zeros((2 * B, 2 * n), dtype)
+            strided = wide[::-2, ::-2]
+            strided[...] = h
+            if any((other @ M.T).tobytes() != (h @ M.T).tobytes() for other in (np.asfortranarray(h), strided)):
+                return True
+    return False
+
+
 @pytest.mark.parametrize("name", SLIPS)
 def test_every_slip_is_caught(name: str) -> None:
+    if name == "checkpoints of another layout than h_0" and not blas_heeds_the_layout():
+        pytest.skip("with this BLAS the slip changes no bit: its products do not depend on the layout")
     details = [failure.detail for failure in failures(planted(name, SLIPS[name]))]
     # a slip that only crashes would be no evidence that wrong numbers are seen
     assert [detail for detail in details if not detail.startswith("raised")]

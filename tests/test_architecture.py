@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -64,5 +65,8 @@ def test_importing_the_specification_imports_no_judge_and_no_backend() -> None:
 def test_the_example_of_the_readme_runs() -> None:
     examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert examples
+    names: dict[str, object] = {}
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+        if 'load_backend("numba")' in example and importlib.util.find_spec("antisymrnn_numba") is None:
+            continue  # a backend's folder can be deleted
+        exec(compile(example, "README.md", "exec"), names)

@@ -1,5 +1,6 @@
 """The command: every exit code, every way to misuse it, what it prints and what it leaves on the disk."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -14,7 +15,8 @@ import pytest
 
 import antisymrnn_validation.theory
 from antisymrnn_validation import cli, environment, report
-from antisymrnn_validation.conformance import checks
+from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
+from antisymrnn_validation.conformance import cases, checks
 from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
@@ -328,6 +330,24 @@ def never(ledger):
         (["verify", "--data", "nowhere"], "verify: nowhere: expected a directory with the MNIST files, got nothing"),
         (["conform", "nunpy"], "backend: expected one of numpy, absent or a module path, got 'nunpy'"),
         (["conform", "absent"], "backend 'absent': importing a_package_that_is_not_there failed"),
+        (["compare", "nunpy"], "backend: expected one of numpy, absent or a module path, got 'nunpy'"),
+        (["compare", "numpy", "absent"], "backend 'absent': importing a_package_that_is_not_there failed"),
+        (
+            ["compare", "--shape", "1,2"],
+            "--shape: expected four whole numbers T,B,m,n such as 784,128,1,128, got '1,2'",
+        ),
+        (["compare", "--shape", "1,2,3,x"], "--shape: expected four whole numbers"),
+        (["compare", "--shape", "1,2,3,-4"], "--shape: expected four whole numbers"),
+        (["compare", "--shape", "1.5,2,3,4"], "--shape: expected four whole numbers"),
+        (["compare", "--shape", ""], "--shape: expected four whole numbers"),
+        (["compare", "--shape", "0,2,3,4"], "--shape: expected T, B, m and n of at least 1 and at most"),
+        (["compare", "--shape", "9" * 5000 + ",2,3,4"], "--shape: expected T, B, m and n of at least 1 and at most"),
+        (["compare", "--shape", "100000000,100,1,100"], "--shape: 100000000,100,1,100 needs 3.21e+04 GB of memory"),
+        (["compare", "--peers", "tensorflow"], "--peers: expected torch or jax, got 'tensorflow'"),
+        (["compare", "--peers", "torch,"], "--peers: expected torch or jax, got ''"),
+        (["compare", "--dtype", "float16"], "--dtype: expected float32 or float64, got 'float16'"),
+        (["compare", "--cell", "lstm"], "--cell: expected antisymmetric or gated, got 'lstm'"),
+        (["compare", "--samples", "0"], "--samples: expected at least 1, got 0"),
     ],
 )
 def test_usage_exits_2_with_one_line(run, arguments, words):
@@ -391,7 +411,7 @@ def test_corrupt_data_exits_2(run, small_mnist):
 
 
 @pytest.mark.usefixtures("never")
-@pytest.mark.parametrize("command", [["verify"], ["conform", "numpy"], ["info"]])
+@pytest.mark.parametrize("command", [["verify"], ["conform", "numpy"], ["compare", "numpy"], ["info"]])
 def test_an_unwritable_report_exits_2_before_the_work(run, command, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").write_text("kept")
@@ -419,7 +439,7 @@ def test_a_missing_package_exits_2(run, monkeypatch):
 def test_help_is_plain_and_names_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0
-    for word in ("verify", "conform", "info", "Exit codes"):
+    for word in ("verify", "conform", "compare", "info", "Exit codes"):
         assert word in out
     assert "--data" in run("verify", "--help")[1]
 
@@ -495,6 +515,231 @@ def test_conform_exits_3_if_nothing_ran(run, monkeypatch):
     assert out.splitlines()[-1] == "conform numpy: 1 of 2 checks: 0 passed, 0 failed, 1 not applicable"
 
 
+# compare
+
+TINY = ("--shape", "5,3,2,4", "--samples", "1")
+
+
+@pytest.fixture
+def comparing(monkeypatch):
+    """A machine at its peak, two checks for each backend, and no other processes; the rest is real."""
+
+    @contextlib.contextmanager
+    def measured_peak(_):
+        yield peak.Peak(lambda: 100.0, lambda: 100.0, lambda: 100.0, 50.0, 2, peak.Registers(256, 12))
+
+    monkeypatch.setattr(peak, "measured_peak", measured_peak)
+    monkeypatch.setattr(cli, "_import", lambda *_: None)
+    chosen = [case for case in cases.generic_cases(quick=True) if " generic " in case.name and case.dtype == np.float64]
+    monkeypatch.setattr(checks, "iter_checks", lambda name, **_: [checks.certify(name, case) for case in chosen])
+    monkeypatch.setattr(processes, "peak_memory", lambda *_: {"bytes": 2e6, "imported": 3e7})
+    monkeypatch.setattr(
+        processes, "first_calls", lambda *_: {"cold": dict.fromkeys(("import", "forward", "backward"), 2)}
+    )
+
+
+@pytest.fixture
+def wrong_backend(tmp_path, monkeypatch):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "wrong_backend.py").write_text(WRONG_BACKEND)
+    (folder / "dummy_backend.py").write_text("from antisymrnn_ref import antisymmetric, asarray, gated, to_numpy\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.usefixtures("comparing")
+def test_compare_the_specification(run, tmp_path):
+    code, out, err = run("compare", *TINY, "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == "compare: 2 contests: 4 timed"
+    assert any(re.match(r"backend absent not run: .*a_package_that_is_not_there", line) for line in lines)
+    assert "numpy: 2 checks: 2 passed, 0 failed, 0 not applicable" in lines
+    assert "FMA peak, float32: 100.0 GFLOP/s with 2 threads, one alone 50.0" in lines
+    for cell in cases.CELLS:
+        assert f"{cell}, T = 5, B = 3, m = 2, n = 4, float32; times in ms" in lines
+    assert len(re.findall(r"^numpy hoisted +\d.* 1/1 +0/0$", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^numpy, everything +\d.* 1 +0 +h0, g on every state, dx: 0\.0 MB more", out, re.M)) == 2
+    assert "Speeds to reach" not in out  # speed is no goal of the specification's
+    document = strictly(tmp_path / "report.json")
+    assert (document["command"], document["accuracy"], document["summary"]["exit_code"]) == ("compare", False, 0)
+    assert document["peak"]["float32"]["gflops"] == 100
+    assert document["conformance"]["numpy"] == {"passed": 2, "failed": 0, "not applicable": 0, "failures": []}
+    assert list(document["not_run"]) == ["absent"]
+    for record in document["contests"]:
+        assert record["shape"] == {"T": 5, "B": 3, "m": 2, "n": 4}
+        for entry in record["contenders"]:
+            assert entry["status"] == "timed"
+            assert all(times["median"] > 0 and times["samples"] == 1 for times in entry["times"].values())
+    assert [entry["name"] for entry in document["memory"]] == ["numpy", "numpy hoisted"] * 2
+
+
+@pytest.mark.usefixtures("comparing", "wrong_backend")
+def test_compare_a_backend_has_ratios_and_targets(run, tmp_path):
+    code, out, _ = run("compare", "dummy_backend", *TINY, "--cell", "gated", "--json", tmp_path / "report.json")
+    assert code == 0
+    assert "f + b / dummy_backend" in out
+    assert re.search(r"^dummy_backend .* 1\.00 +1\.00 +1/1 +0/0$", out, re.MULTILINE)
+    assert re.search(r"^gated +784,128,1,128 +float32 .* 70 % +none +not measured$", out, re.MULTILINE)
+    assert re.search(r"^dummy_backend +gated +float32 +cold +2\.000 +2\.000 +2\.000$", out, re.MULTILINE)
+    document = strictly(tmp_path / "report.json")
+    assert {entry["verdict"] for entry in document["targets"]["dummy_backend"]} == {"not measured"}
+    assert [entry["name"] for entry in document["contests"][0]["contenders"]] == [
+        "dummy_backend", "numpy", "numpy hoisted",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("comparing", "wrong_backend")
+def test_compare_does_not_time_a_backend_that_is_red(run, tmp_path):
+    code, out, _ = run("compare", "wrong_backend", "dummy_backend", *TINY, "--json", tmp_path / "report.json")
+    assert code == 1
+    assert "FAILED wrong_backend: accuracy on antisymmetric generic" in out
+    assert "wrong_backend: 2 checks: 0 passed, 2 failed, 0 not applicable; NOT CONFORMANT, not timed" in out
+    assert out.splitlines()[-1] == "compare: 2 contests: 6 timed; NOT CONFORMANT: wrong_backend"
+    document = strictly(tmp_path / "report.json")
+    assert len(document["conformance"]["wrong_backend"]["failures"]) == 2
+    named = {entry["name"] for record in document["contests"] for entry in record["contenders"]}
+    assert named == {"dummy_backend", "numpy", "numpy hoisted"}
+
+
+@pytest.mark.usefixtures("comparing", "wrong_backend")
+def test_compare_nothing_but_a_red_backend(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(contest, "hold", lambda *_, **__: pytest.fail("it was timed"))
+    code, out, _ = run("compare", "wrong_backend", *TINY, "--json", tmp_path / "report.json")
+    assert code == 1
+    assert out.splitlines()[-1] == "compare: nothing was timed; NOT CONFORMANT: wrong_backend"
+    assert strictly(tmp_path / "report.json")["contests"] == []
+
+
+@pytest.mark.usefixtures("comparing")
+def test_compare_does_not_time_a_wrong_peer(run, monkeypatch):
+    right = peers.numpy_hoisted
+
+    def wrong(case):
+        prepared = right(case)
+        return prepared._replace(results=lambda: {**(got := prepared.results()), "h": -got["h"]})
+
+    monkeypatch.setattr(peers, "numpy_hoisted", wrong)
+    code, out, _ = run("compare", *TINY, "--cell", "gated")
+    assert code == 1
+    assert re.search(r"^numpy hoisted +WRONG: wrong on a small case: h: relative error", out, re.MULTILINE)
+    assert out.splitlines()[-1] == "compare: 1 contests: 1 timed, 1 wrong"
+
+
+@pytest.mark.usefixtures("comparing")
+@pytest.mark.parametrize(("slow", "code"), [(("forward",), 1), (("forward", "both", "everything"), 3)])
+def test_compare_without_a_sample(run, monkeypatch, slow, code):
+    """Some of it never timed is not as expected; nothing timed at all is nothing run."""
+    hold = contest.hold
+
+    def disturbed(*arguments, **options):
+        entries = hold(*arguments, **options)
+        kept = entries if code == 3 else entries[:1]
+        bad = [timing.Sample(1.0, 10.0)]
+        changed = [
+            e._replace(samples={what: bad if what in slow else s for what, s in e.samples.items()}) for e in kept
+        ]
+        return changed + entries[len(kept) :]
+
+    monkeypatch.setattr(contest, "hold", disturbed)
+    got, out, _ = run("compare", *TINY, "--cell", "gated")
+    assert got == code
+    assert "NOT TIMED: the machine was never at its peak: forward in 1 attempts" in out
+    assert "nan" not in out
+
+
+@pytest.mark.usefixtures("comparing")
+def test_compare_by_the_peak_of_the_whole_run(run, monkeypatch):
+    """The peak rises after the first contest: its samples no longer count."""
+    best = [100.0]
+
+    @contextlib.contextmanager
+    def measured_peak(_):
+        yield peak.Peak(lambda: best[0], lambda: best[0], lambda: best[0], 50.0, 2, peak.Registers(256, 12))
+
+    hold = contest.hold
+
+    def rising(plan, *arguments, **options):
+        if plan.cell == "gated":
+            best[0] = 150.0
+        return hold(plan, *arguments, **options)
+
+    monkeypatch.setattr(peak, "measured_peak", measured_peak)
+    monkeypatch.setattr(contest, "hold", rising)
+    code, out, _ = run("compare", *TINY)
+    assert code == 1
+    assert "The machine was faster later than 100.0 GFLOP/s; what still counts:" in out
+    assert out.splitlines()[-1] == "compare: 2 contests: 2 timed, 2 not timed"
+
+
+@pytest.mark.usefixtures("comparing")
+def test_compare_interrupted_keeps_what_was_printed(run, monkeypatch, tmp_path):
+    hold = contest.hold
+
+    def interrupted(plan, *arguments, **options):
+        if plan.cell == "gated":
+            raise KeyboardInterrupt
+        return hold(plan, *arguments, **options)
+
+    monkeypatch.setattr(contest, "hold", interrupted)
+    code, out, err = run("compare", *TINY, "--json", tmp_path / "report.json")
+    assert code == 130
+    assert one_line(err) == "antisymrnn compare: interrupted; no file was written"
+    assert "antisymmetric, T = 5" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("comparing")
+def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
+    def broken(*_):
+        raise processes.ProcessError("exit code 9, it said: nothing")
+
+    monkeypatch.setattr(processes, "peak_memory", broken)
+    code, out, _ = run("compare", *TINY, "--cell", "gated")
+    assert code == 0
+    assert re.search(r"^numpy +gated 5,3,2,4 float32 +exit code 9, it said: nothing$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "words"),
+    [
+        ("torch", ["--peers", "torch"], "torch cannot be imported: pip install 'antisymrnn-ref[peers]'"),
+        ("llvmlite.binding", [], "llvmlite.binding cannot be imported: pip install 'antisymrnn-ref[numba]'"),
+    ],
+)
+def test_compare_without_a_library(run, monkeypatch, missing, arguments, words):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    code, out, err = run("compare", "numpy", *arguments)
+    assert (code, out) == (2, "")
+    assert words in one_line(err)
+
+
+def test_compare_accuracy(run, tmp_path):
+    code, out, err = run("compare", "--accuracy", "--quick", "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == ("compare --quick: accuracy of 2 contenders on 8 cases; all within their tolerances")
+    for array, cells in {"step_size": 2, "V_z": 1}.items():  # of both dtypes, what backends compute and peers do not
+        assert len(re.findall(rf"^numpy +\w+ +float\d\d +{array} ", out, re.MULTILINE)) == 2 * cells
+    assert len(re.findall(r"^numpy hoisted +\w+ +float\d\d +W ", out, re.MULTILINE)) == 4
+    document = strictly(tmp_path / "report.json")
+    assert len(document["accuracies"]) == 16
+    for record in document["accuracies"]:
+        assert record["errors"]
+        for entry in record["errors"].values():
+            assert entry["error"] <= entry["tolerance"]
+            assert entry["units"] == pytest.approx(entry["error"] / entry["specification"])
+
+
+@pytest.mark.usefixtures("wrong_backend")
+def test_compare_accuracy_of_a_wrong_backend(run):
+    code, out, _ = run("compare", "wrong_backend", "--accuracy", "--quick", "--dtype", "float64", "--cell", "gated")
+    assert code == 1
+    assert "FAILED wrong_backend on gated generic T=11 B=4 n=7 m=3 float64\n  h0: relative error 1.0e-09" in out
+    assert re.search(r"^wrong_backend +gated +float64 +h0 +1\.00e-09 +\d{6,}\.\d\d ", out, re.MULTILINE)
+    assert out.splitlines()[-1].endswith("2 cases; WRONG: wrong_backend")
+
+
 # info
 
 
@@ -530,6 +775,16 @@ def test_devices(tmp_path, monkeypatch, script, expected):
     assert environment.devices() == expected
     (tmp_path / "nvidia-smi").unlink()
     assert environment.devices() == ["none: no nvidia-smi on the path"]
+
+
+def test_memory_of_the_machine(monkeypatch):
+    assert environment.memory_bytes() > 1e8
+
+    def unknown(name):
+        raise ValueError(f"unrecognized configuration name {name}")
+
+    monkeypatch.setattr(os, "sysconf", unknown, raising=False)
+    assert environment.memory_bytes() == float("inf")
 
 
 # as a process of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -17,7 +18,7 @@ from antisymrnn_ref.backend import backend_modules, load_backend
 DISTRIBUTIONS = ("antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "threadpoolctl", "typer", "rich")
 """What verify and conform rest on."""
 
-OPTIONAL = ("numba", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
+OPTIONAL = ("numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
 """What backends and peers rest on."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -49,6 +50,14 @@ def machine() -> dict[str, Any]:
         "usable processors": usable,
         "thread variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     }
+
+
+def memory_bytes() -> float:
+    """Physical memory of the machine; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def blas() -> dict[str, Any]:

@@ -104,6 +104,137 @@ def groups_table(records: Sequence[Record]) -> Table:
     return Table("Checks of the contract", columns, rows, alarming)
 
 
+def times_table(contest: Record, beside: Sequence[str]) -> Table:
+    """One row for each contender of a contest; ``beside`` names the backends that the others' times are divided by."""
+    T, B, m, n = (contest["shape"][name] for name in "TBmn")
+    title = f"{contest['cell']}, T = {T}, B = {B}, m = {m}, n = {n}, {contest['dtype']}; times in ms"
+    columns = ["contender", "forward", "quartiles", "of peak", "f + b", "quartiles", "of peak", "GFLOP/s"]
+    for name in beside:
+        columns += [f"forward / {name}", f"f + b / {name}"]
+    columns += ["samples", "rejected", "note"]
+    by_name = {entry["name"]: entry for entry in contest["contenders"]}
+    rows, alarming = [], []
+    for entry in contest["contenders"]:
+        pair = [entry["times"].get(what, {}) for what in ("forward", "both")]
+        cells = [entry["name"]]
+        for times in pair:
+            cells += [_milliseconds(times, "median"), _quartiles(times), _percent(times.get("fraction"))]
+        cells.append(_number(pair[1].get("gflops"), ".1f"))
+        for name in beside:
+            cells += [_ratio(entry, by_name.get(name), what) for what in ("forward", "both")]
+        cells += ["/".join(str(times[key]) for times in pair if times) for key in ("samples", "rejected")]
+        wrong = entry["status"] != "timed"
+        cells.append(f"{entry['status'].upper()}: {entry['detail']}" if wrong else entry["note"])
+        rows.append(tuple(cells))
+        alarming.append(wrong)
+        if "everything" in entry["times"]:
+            rows.append(_everything_row(entry, len(columns), contest["extra_bytes"]))
+            alarming.append(wrong)
+    return Table(title, tuple(columns), rows, alarming)
+
+
+def memory_table(records: Sequence[Record]) -> Table:
+    """One row for each contender and each case whose memory was measured."""
+    columns = ("contender", "case", "forward and backward, MB", "imports alone, MB", "why not")
+    rows = [
+        (r["name"], r["case"], *(_number(r.get(key), ".1f", 1e-6) for key in ("bytes", "imported")), r["detail"])
+        for r in records
+    ]
+    return Table("Peak memory, each in a process of its own", columns, rows, [bool(r["detail"]) for r in records])
+
+
+def first_calls_table(records: Sequence[Record]) -> Table:
+    """One row for each backend, cell and dtype, cold and from a filled cache."""
+    columns = ("backend", "cell", "dtype", "cache", "import, s", "first forward, s", "first backward, s", "why not")
+    rows, alarming = [], []
+    for r in records:
+        for cache in ("cold", "warm"):
+            seconds = tuple(_number(r.get(cache, {}).get(key), ".3f") for key in ("import", "forward", "backward"))
+            rows.append((r["name"], r["cell"], r["dtype"], cache, *seconds, r["detail"]))
+            alarming.append(bool(r["detail"]))
+    return Table("First calls, each in a process of its own", columns, rows, alarming)
+
+
+def targets_table(backend: str, records: Sequence[Record]) -> Table:
+    """One row for each speed to reach: what was asked, what came, met or not."""
+    rows = []
+    for r in records:
+        fraction = not r["against"]
+        against = "the FMA peak" if fraction else " and ".join(r["against"])
+        against = f"the best of {against}" if len(r["against"]) > 1 else against
+        asked = f"{100 * r['at_least']:.0f} %" if fraction else f"{r['at_least']:.1f} times"
+        reached = _percent(r["reached"]) if fraction else _number(r["reached"], ".2f")
+        what = {"forward": "forward", "both": "forward + backward"}[r["what"]]
+        shape = ",".join(str(r["shape"][name]) for name in "TBmn")
+        rows.append((r["cell"], shape, r["dtype"], what, against, asked, reached or "none", r["verdict"]))
+    columns = ("cell", "T,B,m,n", "dtype", "of", "against", "at least", "reached", "verdict")
+    return Table(f"Speeds to reach: {backend}", columns, rows, [r["verdict"] == "not met" for r in records])
+
+
+def units_table(records: Sequence[Record]) -> Table:
+    """Of each contender, cell, dtype and array the case with the largest error in units of the specification's."""
+    columns = ("contender", "cell", "dtype", "array", "error", "in units of the specification's", "case")
+    rows, alarming = [], []
+    worst: dict[tuple[str, ...], tuple[float, float, str, bool]] = {}
+    for record in records:
+        head = (record["name"], record["cell"], record["dtype"])
+        for array, entry in record["errors"].items():
+            wrong = not entry["error"] <= entry["tolerance"]
+            told = (entry["units"], entry["error"], record["case"], wrong)
+            worst[(*head, array)] = max(worst.get((*head, array), told), told)
+        if not record["errors"]:
+            worst[(*head, "none")] = (math.inf, math.inf, f"{record['case']}: {record['detail']}", True)
+    for key, (units, error, case, wrong) in worst.items():
+        rows.append((*key, f"{error:.2e}", f"{units:.2f}", case))
+        alarming.append(wrong)
+    return Table("Largest errors against the certified truth", columns, rows, alarming)
+
+
+def compare_line(contests: Sequence[Record], total: int, red: Sequence[str]) -> str:
+    """How many contests were held, and what was not timed."""
+    entries = [entry for contest in contests for entry in contest["contenders"]]
+    counts = Counter(entry["status"] for entry in entries)
+    tally = ", ".join(f"{counts[status]} {status}" for status in ("timed", "wrong", "not timed") if counts[status])
+    line = f"{_of(len(contests), total)} contests" + (f": {tally}" if entries else "")
+    return line + (f"; NOT CONFORMANT: {', '.join(red)}" if red else "")
+
+
+def _everything_row(entry: Record, width: int, extra_bytes: float) -> tuple[str, ...]:
+    """What an initial state, a cotangent on every state and dL/dx add."""
+    times = entry["times"]["everything"]
+    extra = times["median"] - entry["times"].get("both", {}).get("median", math.nan)
+    note = f"h0, g on every state, dx: {1e-6 * extra_bytes:.1f} MB more"
+    if math.isfinite(extra):
+        note += f" in {1e3 * extra:+.2f} ms" + (f", {1e-9 * extra_bytes / extra:.1f} GB/s" if extra > 0 else "")
+    told = (_milliseconds(times, "median"), _quartiles(times), _percent(times["fraction"]))
+    middle = ("", "", "", *told, _number(times["gflops"], ".1f"))
+    blank = ("",) * (width - len(middle) - 4)
+    return (f"{entry['name']}, everything", *middle, *blank, str(times["samples"]), str(times["rejected"]), note)
+
+
+def _ratio(entry: Record, backend: Record | None, what: str) -> str:
+    """Time of a contender over that of a backend."""
+    pair = [(record or {}).get("times", {}).get(what, {}).get("median", math.nan) for record in (entry, backend)]
+    return _number(pair[0] / pair[1], ".2f")
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None or not math.isfinite(value) else format(scale * value, form)
+
+
+def _milliseconds(times: Record, key: str) -> str:
+    return _number(times.get(key), "#.4g", 1e3)
+
+
+def _quartiles(times: Record) -> str:
+    return " to ".join(filter(None, (_milliseconds(times, key) for key in ("lower", "upper"))))
+
+
+def _percent(value: float | None) -> str:
+    text = _number(value, ".1f", 100.0)
+    return f"{text} %" if text else ""
+
+
 def sections_table(title: str, sections: Mapping[str, Any]) -> Table:
     """One row for each entry of nested mappings and lists."""
 

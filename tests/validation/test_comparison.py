@@ -1,0 +1,672 @@
+"""The comparison: peers are right or not timed, times are medians of gated samples, counts are as stated."""
+
+import importlib.util
+import itertools
+import math
+import platform
+import re
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import antisymrnn_ref
+from antisymrnn_ref.antisymmetric import recurrent_matrix
+from antisymrnn_validation.comparison import agreement, arithmetic, contest, peers, processes, targets, timing
+from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison.contenders import (
+    Contender,
+    backend_contender,
+    everything_case,
+    prepare_backend,
+    timed_case,
+)
+from antisymrnn_validation.comparison.peak import Peak, Registers, usable_processors
+from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
+from antisymrnn_validation.conformance.cases import CELLS
+
+DTYPES = ("float32", "float64")
+TINY = Shape(9, 5, 2, 6)
+STEADY_PEAK = Peak(lambda: 100.0, lambda: 100.0, lambda: 100.0, 50.0, 2, Registers(256, 12))
+
+
+def libraries(name):
+    """What a test of this peer needs; the peers are not in the test extra."""
+    library = name.split()[0]
+    if library in peers.LIBRARIES:
+        pytest.importorskip(library, reason=f"the peer {name} needs {library}: pip install 'antisymrnn-ref[peers]'")
+
+
+def every_peer():
+    return [(cell, peer.name) for cell in CELLS for peer in peers.peers(cell, peers.LIBRARIES)]
+
+
+def peer_named(cell, name):
+    libraries(name)
+    return next(peer for peer in peers.peers(cell, peers.LIBRARIES) if peer.name == name)
+
+
+# peers
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("cell", "name"), every_peer())
+def test_every_peer_is_right(cell, name, dtype):
+    """The small case against certified truth (a layer of PyTorch against its equations), then a timed case."""
+    peer = peer_named(cell, name)
+    small = agreement.check_small(peer, cell, dtype)
+    assert small.status == "passed", small.detail
+    assert len(small.errors) == (5 if peer.layer else 4 if cell == "antisymmetric" else 6)
+    if peer.layer:
+        return
+    case = timed_case(cell, Shape(40, 9, 3, 20), dtype)
+    timed = agreement.check_timed(peer.prepare(case).results, case, agreement.timed_reference(case))
+    assert timed.status == "passed", timed.detail
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_hoisted_loop_equals_the_specification(cell):
+    """To rounding, array by array, from another initial state, and called twice."""
+    case = timed_case(cell, Shape(31, 7, 4, 12), "float64")
+    case = case._replace(h0=everything_case(case).h0)
+    prepared = peers.numpy_hoisted(case)
+    expected = prepare_backend(antisymrnn_ref, case).results()
+    for _ in range(2):
+        got = prepared.results()
+        assert got.keys() == expected.keys()
+        for name, array in got.items():
+            np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-12 * np.abs(expected[name]).max())
+    np.testing.assert_array_equal(prepared.forward(), got["h"])
+
+
+def moved(prepare, name, factor=1 + 1e-3):
+    """A peer that is wrong in one array."""
+
+    def wrong(case):
+        prepared = prepare(case)
+        return prepared._replace(results=lambda: {**(got := prepared.results()), name: factor * got[name]})
+
+    return wrong
+
+
+@pytest.mark.parametrize("name", ["h", "W", "V", "b", "V_z", "b_z"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_wrong_peer_is_caught_by_either_check(name, dtype):
+    peer = Contender("planted", "peer", moved(peers.numpy_hoisted, name), "gated")
+    small = agreement.check_small(peer, "gated", dtype)
+    assert small.status == "failed"
+    assert small.detail.startswith(f"{name}: relative error")
+    case = timed_case("gated", Shape(40, 9, 3, 20), dtype)
+    timed = agreement.check_timed(peer.prepare(case).results, case, agreement.timed_reference(case))
+    assert timed.status == "failed"
+    assert timed.detail.startswith(f"{name}: relative error")
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (lambda got: {name: array for name, array in got.items() if name != "b"}, "expected arrays"),
+        (lambda got: {**got, "h": got["h"][:1]}, "expected arrays"),
+        (lambda got: {**got, "W": np.full_like(got["W"], np.nan)}, "W: relative error inf"),
+        (lambda got: {**got, "W": 0 * got["W"]}, "W: relative error 1.0e+00"),
+        (lambda got: got["no such array"], "raised KeyError"),
+    ],
+)
+def test_missing_misshapen_and_empty_results_are_caught(results, words):
+    def prepare(case):
+        prepared = peers.numpy_hoisted(case)
+        return prepared._replace(results=lambda: results(prepared.results()))
+
+    peer = Contender("planted", "peer", prepare, "antisymmetric")
+    case = timed_case("antisymmetric", TINY, "float64")
+    timed = agreement.check_timed(prepare(case).results, case, agreement.timed_reference(case))
+    for result in (agreement.check_small(peer, "antisymmetric", "float64"), timed):
+        assert result.status == "failed"
+        assert words in result.detail
+
+
+@pytest.mark.parametrize("layer", ["RNN", "GRU"])
+def test_a_wrong_layer_is_caught(layer):
+    truth, tolerances = agreement.layer_reference(layer, "antisymmetric", "float64")
+    assert max(tolerances.values()) < 1e-13
+
+    def check(got):
+        prepared = peers.numpy_hoisted(agreement.small_case("antisymmetric", "float64"))._replace(results=lambda: got)
+        peer = Contender(str(id(got)), "peer", lambda _: prepared, f"nn.{layer}", layer)
+        return agreement.check_small(peer, "antisymmetric", "float64")
+
+    assert check(truth).status == "passed"
+    for name in truth:
+        assert check({**truth, name: truth[name] * (1 + 1e-9)}).detail.startswith(f"{name}: relative error 1.0e-09")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_tolerance_of_a_timed_case_is_small(cell, dtype):
+    """A batch column too few, or a step too few, is far outside."""
+    case = timed_case(cell, Shape(60, 16, 1, 24), dtype)
+    reference = agreement.timed_reference(case)
+    assert max(reference.tolerances.values()) < 2000 * np.finfo(dtype).eps
+    for part in (case._replace(x=case.x[1:]), case._replace(g=case.g * (np.arange(16) > 0)[:, None].astype(dtype))):
+        result = agreement.check_timed(prepare_backend(antisymrnn_ref, part).results, case, reference)
+        assert result.status == "failed"
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_size_of_the_terms_is_that_of_the_sums(cell):
+    """With one step, one sample and one unit, a sum has one term."""
+    case = timed_case(cell, Shape(1, 1, 1, 1), "float64")
+    conditions = agreement._conditions(case, prepare_backend(antisymrnn_ref, case).results())
+    assert {name: value for name, value in conditions.items() if name != "W"} == pytest.approx(
+        dict.fromkeys(conditions.keys() - {"W"}, 1.0)
+    )
+
+
+# counts
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 4, 5), (2, 3, 1, 4), (1, 1, 1, 1)])
+@pytest.mark.parametrize(("cell", "recurrent", "inputs"), [("antisymmetric", 1, 1), ("gated", 1, 2), ("nn.GRU", 3, 3)])
+def test_operations_against_a_count_one_by_one(cell, recurrent, inputs, sizes):
+    shape = T, B, m, n = Shape(*sizes)
+
+    def product(*sizes):
+        return 2 * sum(1 for _ in itertools.product(*map(range, sizes)))
+
+    forward = backward = dx = 0
+    for _ in range(T):
+        for _ in range(recurrent):
+            forward += product(B, n, n)  # M h
+            backward += product(B, n, n) + product(n, n, B)  # Mᵀ δ; dM
+        for _ in range(inputs):
+            forward += product(B, n, m)  # V x
+            backward += product(n, m, B)  # dV
+            dx += product(B, m, n)  # Vᵀ δ
+    assert arithmetic.forward_operations(cell, shape) == forward
+    assert arithmetic.backward_operations(cell, shape) == backward
+    assert arithmetic.backward_operations(cell, shape, input_gradient=True) == backward + dx
+
+
+def test_the_first_shape_has_the_known_count():
+    """3.29 and 9.87 GFLOP, less what m = 1 adds."""
+    shape = contest.SHAPES[0]
+    forward = arithmetic.forward_operations("antisymmetric", shape)
+    both = forward + arithmetic.backward_operations("antisymmetric", shape)
+    assert (forward, both) == (2 * 784 * 128 * 128 * 129, 2 * 784 * 128 * 128 * (3 * 128 + 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extra_bytes_are_those_of_the_arrays(dtype):
+    case = everything_case(timed_case("gated", TINY, dtype))
+    assert arithmetic.extra_bytes(TINY, dtype) == case.h0.nbytes + case.g[:-1].nbytes + case.x.nbytes
+
+
+# timing
+
+
+class Machine:
+    """A clock that only calls and looks advance, and a machine that is slow when it is told to be."""
+
+    def __init__(self, gflops=lambda _: 100.0):
+        self.now, self.looks, self.gflops, self.order, self.rests = 0.0, 0, gflops, [], []
+
+    def clock(self):
+        return self.now
+
+    def look(self):
+        self.looks += 1
+        self.now += 1e-3
+        return self.gflops(self.looks)
+
+    def call(self, name, *seconds):
+        """A call that takes these seconds in turn when it is timed, and settles in one untimed call before."""
+        durations, timed = itertools.cycle(seconds), itertools.cycle((False, True))
+
+        def run():
+            self.order.append(name)
+            self.now += next(durations) if next(timed) else timing.SETTLE_SECONDS
+
+        return run
+
+    def take(self, *contenders):
+        return take_turns(contenders, self.look, lambda: 100.0, clock=self.clock, rest=self.rests.append)
+
+
+def test_contenders_take_turns_and_medians_are_right():
+    machine = Machine()
+    first, second = machine.call("a", 1.0, 2.0, 6.0, 3.0, 4.0), machine.call("b", 0.5)
+    taken = machine.take(Timed("a", first, 5), Timed("b", second, 3))
+    assert machine.order == [name for turn in "abababaa" for name in (turn, turn)]  # once untimed, once timed
+    a, b = (summary(samples, 100.0) for samples in taken)
+    assert a == pytest.approx((3.0, 2.0, 4.0, 5, 0))
+    assert b == pytest.approx((0.5, 0.5, 0.5, 3, 0))
+    assert machine.rests == [timing.REST_SECONDS] * 8
+
+
+def test_a_sample_is_rejected_if_the_machine_is_slow_after_it():
+    # three good looks before the first sample, only bad ones for long enough after it, then all is well
+    machine = Machine(lambda look: 89.0 if 4 <= look <= 20 else 100.0)
+    (samples,) = machine.take(Timed("a", machine.call("a", 7.0, 1.0), 2))
+    assert [sample.gflops for sample in samples] == [89.0, 100.0, 100.0]
+    assert summary(samples, 100.0) == pytest.approx((4.0, 2.5, 5.5, 2, 1))
+
+
+def test_one_look_in_time_after_a_sample_is_enough():
+    for slow, counts in ((5, (1, 0)), (40, (1, 1))):
+        machine = Machine(lambda look, slow=slow: 50.0 if 4 <= look < 4 + slow else 100.0)
+        (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 1))
+        assert summary(samples, 100.0)[3:] == counts
+
+
+def test_a_sample_waits_until_the_machine_is_at_its_peak():
+    machine = Machine(lambda look: 50.0 if look <= 20 or look == 22 else 100.0)
+    (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 1))
+    assert summary(samples, 100.0)[3:] == (1, 0)
+    assert machine.looks == 26  # 20 bad, one good, one bad, three in a row, one after
+
+
+def test_a_machine_that_is_never_at_its_peak_times_nothing():
+    machine = Machine(lambda _: 89.9)
+    (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 3))
+    assert machine.order == []
+    assert len(samples) == timing.ATTEMPTS * 3
+    told = summary(samples, 100.0)
+    assert math.isnan(told.median)
+    assert told[3:] == (0, timing.ATTEMPTS * 3)
+
+
+def test_a_contender_that_is_given_up_does_not_stop_the_others():
+    """After every call of the first, the machine is slow for longer than it may be."""
+    slow_looks = [0]
+
+    def gflops(_):
+        slow_looks[0] -= 1
+        return 10.0 if slow_looks[0] >= 0 else 100.0
+
+    machine = Machine(gflops)
+    first = machine.call("a", 1.0)
+
+    def disturbing():
+        first()
+        slow_looks[0] = 20
+
+    taken = machine.take(Timed("a", disturbing, 2), Timed("b", machine.call("b", 1.0), 4))
+    assert [summary(samples, 100.0)[3:] for samples in taken] == [(0, timing.ATTEMPTS * 2), (4, 0)]
+
+
+def test_samples_stop_counting_when_the_peak_rises():
+    samples = [Sample(1.0, 100.0), Sample(2.0, 95.0), Sample(3.0, 110.0)]
+    assert summary(samples, 100.0)[3:] == (3, 0)
+    assert summary(samples, 110.0)[3:] == (2, 1)
+    assert summary(samples, 130.0)[3:] == (0, 3)
+
+
+def test_a_contender_runs_untimed_until_the_machine_has_settled():
+    machine = Machine()
+    third = timing.SETTLE_SECONDS / 3 + 1e-6
+
+    def call():
+        machine.order.append("a")
+        machine.now += third
+
+    ((sample,),) = machine.take(Timed("a", call, 1))
+    assert machine.order == ["a"] * 4
+    assert sample.seconds == pytest.approx(third)
+
+
+def test_slow_contenders_have_fewer_samples():
+    assert wanted_samples(1e-6, 25) == 25
+    assert wanted_samples(timing.SECONDS / 10, 25) == pytest.approx(10, abs=1)
+    assert wanted_samples(60.0, 25) == timing.FEWEST
+    assert wanted_samples(60.0, 1) == 1
+
+
+def test_collection_is_off_while_samples_are_taken_and_on_again():
+    import gc
+
+    seen, machine = [], Machine()
+    call = machine.call("a", 1.0)
+    machine.take(Timed("a", lambda: (call(), seen.append(gc.isenabled())), 1))
+    assert (seen, gc.isenabled()) == ([False, False], True)
+    with pytest.raises(ZeroDivisionError):
+        Machine().take(Timed("a", lambda: 1 / 0, 1))
+    assert gc.isenabled()
+
+
+# the peak
+
+needs_llvmlite = pytest.mark.skipif(
+    importlib.util.find_spec("llvmlite") is None,
+    reason="the FMA loop needs llvmlite: pip install 'antisymrnn-ref[numba]'",
+)
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_peak_is_measured(dtype, monkeypatch):
+    from antisymrnn_validation.comparison import peak
+
+    monkeypatch.setattr(peak, "SETTLED_SECONDS", 0.05)
+    monkeypatch.setattr(peak, "SEARCH_SECONDS", 0.2)
+    with peak.measured_peak(dtype) as found:
+        assert found.threads == usable_processors()
+        assert 0.5 < found.alone < 1000
+        assert found.best() > 0
+        reached = [found.look() for _ in range(20)]
+        assert found.best() >= max(reached) > 0
+        assert found.best() >= found.steady() >= sorted(reached[:5])[2]
+
+
+@needs_llvmlite
+def test_single_precision_has_twice_the_lanes(monkeypatch):
+    """The counts of operations fit the two loops: the same registers do twice as much in float32."""
+    from antisymrnn_validation.comparison import peak
+
+    monkeypatch.setattr(peak, "SETTLED_SECONDS", 0.1)
+    monkeypatch.setattr(peak, "SEARCH_SECONDS", 0.5)
+    alone = {}
+    for dtype in DTYPES:
+        with peak.measured_peak(dtype, 1) as found:
+            alone[dtype] = max(found.best(), found.alone)
+    assert 1.4 < alone["float32"] / alone["float64"] < 2.8
+
+
+@needs_llvmlite
+def test_a_loop_that_does_not_do_its_steps_is_refused(monkeypatch):
+    from antisymrnn_validation.comparison import peak
+
+    source = peak.loop_source
+    monkeypatch.setattr(
+        peak, "loop_source", lambda *a: source(*a).replace("%done.1 = add i64 %done, 1", "%done.1 = add i64 %done, 2")
+    )
+    with pytest.raises(peak.PeakError, match="expected 1024 in every lane, got"), peak.measured_peak("float32", 1):
+        pass
+
+
+@needs_llvmlite
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for x86-64 processors")
+@pytest.mark.parametrize(
+    ("processor", "registers", "name"),
+    [
+        ("skylake-avx512", Registers(512, 24), "zmm"),
+        ("znver4", Registers(512, 24), "zmm"),
+        ("haswell", Registers(256, 12), "ymm"),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loop_stays_in_registers(processor, registers, name, dtype):
+    """One FMA for each accumulator, on the widest registers, and no memory in the loop."""
+    import llvmlite.binding as llvm
+
+    from antisymrnn_validation.comparison import peak
+
+    peak._compile(dtype, peak.host_registers())  # initialises LLVM
+    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
+    machine = target.create_target_machine(cpu=processor, opt=2)
+    text = machine.emit_assembly(llvm.parse_assembly(peak.loop_source(dtype, registers)))
+    body = text[text.index("run:") :]
+    fused = [line for line in body.splitlines() if "vfmadd" in line]
+    assert len(fused) == registers.accumulators
+    assert all(f"%{name}" in line and "(" not in line for line in fused)
+    loop = body[body.index(fused[0]) : body.index(fused[-1])]
+    assert not re.search(r"\(%r[sb]p\)", loop)
+
+
+# contests
+
+
+def backend_of(forward=None, backward=None):
+    """The specification under another name, with a function replaced."""
+    module = ModuleType("dummy")
+    module.__dict__.update(antisymrnn_ref.__dict__)
+    for cell in CELLS:
+        own = getattr(antisymrnn_ref, cell)
+        setattr(module, cell, SimpleNamespace(forward=forward or own.forward, backward=backward or own.backward))
+    return module
+
+
+PLAN = contest.Plan("antisymmetric", TINY, "float64")
+
+
+def held(backends, plan=PLAN, extra=()):
+    contenders = [*contest.line_up(plan.cell, backends, ()), *extra]
+    entries = contest.hold(plan, contenders, backends, STEADY_PEAK, samples=2)
+    return contest.record(plan, entries, 100.0, 100.0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_contest_times_everything_that_is_right(cell):
+    calls = []
+
+    def forward(*arguments, **options):
+        calls.append(options.get("keep_every", 1))
+        return getattr(antisymrnn_ref, cell).forward(*arguments, **options)
+
+    plan = contest.Plan(cell, TINY, "float32")
+    told = held({"numpy": antisymrnn_ref, "dummy": backend_of(forward, getattr(antisymrnn_ref, cell).backward)}, plan)
+    assert [entry["name"] for entry in told["contenders"]] == ["numpy", "dummy", "numpy hoisted"]
+    assert {entry["status"] for entry in told["contenders"]} == {"timed"}
+    assert set(calls) == {1}
+    assert told["shape"] == {"T": 9, "B": 5, "m": 2, "n": 6}
+    for entry in told["contenders"]:
+        assert set(entry["times"]) == (
+            {"forward", "both", "everything"} if entry["kind"] == "backend" else {"forward", "both"}
+        )
+        for what, times in entry["times"].items():
+            assert times["lower"] <= times["median"] <= times["upper"]
+            assert times["samples"] == 2
+            assert times["gflops"] == pytest.approx(1e-9 * entry["operations"][what] / times["median"])
+            assert times["fraction"] == pytest.approx(times["gflops"] / 100)
+
+
+def test_everything_asks_for_everything():
+    seen = []
+
+    def backward(parameters, x, trajectory, g, **options):
+        gradients = antisymrnn_ref.antisymmetric.backward(parameters, x, trajectory, g, **options)
+        seen.append((options["input_gradient"], g.ndim, bool(trajectory.h[0].any()), gradients.x is not None))
+        return gradients
+
+    held({"dummy": backend_of(backward=backward)})
+    assert set(seen) == {(False, 2, False, False), (True, 3, True, True)}
+
+
+@pytest.mark.parametrize("wrong", ["result", "exception", "later exception"])
+def test_what_is_wrong_is_not_timed_and_the_others_are(wrong):
+    calls = []
+
+    def backward(*arguments, **options):
+        calls.append(options)
+        if wrong == "exception" or (wrong == "later exception" and len(calls) > 2):
+            raise RuntimeError("no\nluck")
+        gradients = antisymrnn_ref.antisymmetric.backward(*arguments, **options)
+        if wrong == "result":
+            gradients = gradients._replace(parameters=gradients.parameters._replace(b=2 * gradients.parameters.b))
+        return gradients
+
+    told = held({"dummy": backend_of(backward=backward), "numpy": antisymrnn_ref})
+    dummy, *others = told["contenders"]
+    assert (dummy["status"], dummy["times"]) == ("wrong", {})
+    expected = {"result": "b: relative error 1.0e+00", "exception": "raised RuntimeError: no luck"}
+    assert expected.get(wrong, "broke off: RuntimeError: no luck") in dummy["detail"]
+    assert {entry["status"] for entry in others} == {"timed"}
+    assert len(calls) == {"result": 1, "exception": 1, "later exception": 3}[wrong]
+
+
+def test_a_wrong_peer_is_not_timed():
+    def prepare(case):
+        prepared = moved(peers.numpy_hoisted, "W")(case)
+        return prepared._replace(both=lambda: pytest.fail("it was timed"))
+
+    told = held({"numpy": antisymrnn_ref}, extra=[Contender("planted", "peer", prepare, "antisymmetric")])
+    planted = told["contenders"][-1]
+    assert (planted["status"], planted["times"]) == ("wrong", {})
+    assert "wrong on a small case: W: relative error" in planted["detail"]
+
+
+def test_a_contender_without_a_sample_is_named():
+    plan = contest.Plan("antisymmetric", TINY, "float64")
+    entry = contest.Entry(
+        backend_contender("dummy", antisymrnn_ref, plan.cell),
+        "",
+        {"forward": [Sample(1.0, 99.0)], "both": [Sample(math.nan, 10.0)] * 3},
+    )
+    (told,) = contest.record(plan, [entry], 200.0, 100.0)["contenders"]
+    assert told["status"] == "not timed"
+    assert told["detail"] == "the machine was never at its peak: both in 3 attempts"
+
+
+def test_plans():
+    default = contest.plans(CELLS, [], [])
+    assert len(default) == 12
+    assert [plan.dtype for plan in default if plan.shape == contest.SHAPES[0]] == ["float32", "float64"] * 2
+    assert contest.plans(["gated"], [TINY, TINY], []) == [contest.Plan("gated", TINY, "float32")]
+    assert len(contest.plans(CELLS, [], ["float64"])) == 10
+    assert contest.plans(["gated"], [], [], quick=True) == [contest.Plan("gated", contest.QUICK_SHAPE, "float32")]
+
+
+# targets
+
+
+def contest_of(cell, shape, dtype, **times):
+    """A record in which contenders have these (forward, both) seconds, and both at 0.8 of the peak."""
+    return {
+        "cell": cell,
+        "shape": shape._asdict(),
+        "dtype": dtype,
+        "contenders": [
+            {
+                "name": name.replace("_", " "),
+                "times": {
+                    what: {"median": seconds, "fraction": 0.8}
+                    for what, seconds in zip(("forward", "both"), pair, strict=True)
+                },
+            }
+            for name, pair in times.items()
+        ],
+    }
+
+
+def test_targets_are_met_or_not_or_not_measured():
+    first = contest_of(
+        "antisymmetric", Shape(784, 128, 1, 128), "float32",
+        mine=(1.0, 2.0), torch_eager=(9.0, 12.0), jax_scan=(8.0, 9.9), numpy_hoisted=(5.0, 6.6),
+    )  # fmt: skip
+    first["contenders"].append({"name": "torch nn.RNN", "times": first["contenders"][1]["times"]})
+    one = contest_of("antisymmetric", Shape(784, 1, 1, 128), "float32", mine=(1.0, 2.0), jax_scan=(1.1, 8.0))
+    told = targets.records("mine", [first, one])
+    assert len(told) == len(targets.TARGETS)
+    verdicts = [(entry["verdict"], entry["reached"]) for entry in told]
+    assert verdicts[0] == ("met", 0.8)
+    assert verdicts[1] == ("not met", pytest.approx(4.95))
+    assert verdicts[2] == ("met", pytest.approx(3.3))
+    assert verdicts[3][0] == "not measured"
+    assert verdicts[6] == ("met", pytest.approx(4.0))
+    assert verdicts[7] == ("not met", pytest.approx(1.1))
+    assert {verdict for verdict, _ in verdicts[8:]} == {"not measured"}
+
+
+def test_the_best_of_some_is_not_the_best_of_all():
+    first = contest_of("antisymmetric", Shape(784, 128, 1, 128), "float32", mine=(1.0, 1.0), torch_eager=(9.0, 9.0))
+    assert targets.records("mine", [first])[1]["verdict"] == "not measured"
+
+
+def test_every_target_can_be_measured_in_a_default_run():
+    plans = contest.plans(CELLS, [], [])
+    for target in targets.TARGETS:
+        assert contest.Plan(target.cell, target.shape, target.dtype) in plans
+        known = {peer.name for peer in peers.peers(target.cell, peers.LIBRARIES)}
+        assert set(target.against) <= known
+
+
+# accuracy
+
+
+def test_accuracy_is_in_units_of_the_specification():
+    (case, *_), cases = (agreement.accuracy_cases(CELLS, DTYPES, quick=quick) for quick in (True, False))
+    assert len(cases) == 16
+    contender = backend_contender("dummy", antisymrnn_ref, case.cell)
+    own = agreement.accuracy_record(contender, antisymrnn_ref, case)
+    assert own["status"] == "passed"
+    assert all(0 <= entry["units"] <= 1 for entry in own["errors"].values())
+    peer = agreement.accuracy_record(peers.peers(case.cell, ())[0], None, case)
+    assert set(peer["errors"]) == {"h", *case.parameters._fields}
+    assert all(entry["units"] < 10 for entry in peer["errors"].values())
+
+
+def test_a_large_error_is_told_in_units():
+    def backward(*arguments, **options):
+        gradients = antisymrnn_ref.antisymmetric.backward(*arguments, **options)
+        return gradients._replace(h0=gradients.h0 * (1 + 1e-9))
+
+    case = agreement.accuracy_cases(["antisymmetric"], ["float64"], quick=True)[0]
+    module = backend_of(backward=backward)
+    told = agreement.accuracy_record(backend_contender("dummy", module, case.cell), module, case)
+    assert told["status"] == "failed"
+    assert told["detail"].startswith("h0: relative error 1.0e-09")
+    entry = told["errors"]["h0"]
+    assert entry["units"] == pytest.approx(1e-9 / entry["specification"], rel=1e-3)
+
+
+# processes
+
+
+def test_memory_of_a_contender_is_that_of_its_arrays():
+    """The hoisted loop holds u, h, s and δ of every step, and the inputs."""
+    T, B, m, n = shape = Shape(400, 64, 1, 128)
+    told = processes.peak_memory("numpy hoisted", "antisymmetric", shape, "float64")
+    arrays = 8 * T * B * (4 * n + m)
+    assert 0.95 * arrays < told["bytes"] < 1.5 * arrays
+    assert told["imported"] > 1e6
+
+
+def test_first_calls_see_an_empty_and_then_a_filled_cache(tmp_path, monkeypatch):
+    source = '''
+"""The specification, slow to compile unless its cache has a file."""
+import os, pathlib, time
+from types import SimpleNamespace
+from antisymrnn_ref import antisymmetric as right, asarray, gated, to_numpy
+
+def forward(*arguments, **options):
+    cached = pathlib.Path(os.environ["NUMBA_CACHE_DIR"], "kernel")
+    if not cached.exists():
+        time.sleep(0.5)
+        cached.touch()
+    return right.forward(*arguments, **options)
+
+antisymmetric = SimpleNamespace(forward=forward, backward=right.backward)
+'''
+    (tmp_path / "compiling_backend.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = processes.first_calls("compiling_backend", "antisymmetric", "float64")
+    assert told["cold"]["forward"] >= 0.5 > told["warm"]["forward"]
+    assert all(set(seconds) == {"import", "forward", "backward"} for seconds in told.values())
+
+
+def test_a_process_that_breaks_off_says_why():
+    with pytest.raises(processes.ProcessError, match="exit code 1, it said: ValueError: backend: expected one of"):
+        processes.first_calls("nunpy", "antisymmetric", "float64")
+
+
+def test_requests_are_answered_in_process_too():
+    request = {"name": "numpy", "cell": "gated", "shape": list(TINY), "dtype": "float32"}
+    assert processes.answer({**request, "what": "imports"})["peak_bytes"] > 1e6
+    assert processes.answer({**request, "what": "one call"})["peak_bytes"] > 1e6
+    assert set(processes.answer({**request, "what": "first calls"})) == {"import", "forward", "backward"}
+
+
+def test_without_the_marks_of_linux_the_resident_set_is_asked_for(monkeypatch):
+    monkeypatch.setattr(processes.Path, "read_text", lambda *_: "")
+    assert processes._peak_bytes() > 1e6
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(processes._peak_bytes())
+
+
+def test_the_timed_case_is_the_papers():
+    case = timed_case("gated", TINY, "float32")
+    assert (case.step_size, case.diffusion, case.h0.any(), case.g.shape) == (0.01, 0.01, False, (5, 6))
+    M = recurrent_matrix(case.parameters.W, 0.01)
+    for cell in CELLS:
+        np.testing.assert_array_equal(timed_case(cell, TINY, "float32").x, timed_case(cell, TINY, "float32").x)
+    np.testing.assert_allclose(peers.recurrent_matrix(case.parameters.W, np.eye(6, dtype="f4"), case), M, rtol=1e-6)

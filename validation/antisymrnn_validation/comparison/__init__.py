@@ -1,0 +1,1 @@
+"""Comparison: accuracy and time of backends and of peers, in one run, on one machine."""

@@ -18,6 +18,7 @@ RING_ROWS = 128
 """Terms of one block of the sums over steps and samples."""
 
 MOST_GROUPS = 64
+"""Groups at most; each has sums of its own, as large as the parameters."""
 
 
 class Plan(NamedTuple):
@@ -99,7 +100,7 @@ class _Pass:
         width = _kernels.pack_recurrent(
             self.step_size, self.address(W), self.diffusion, self.unconstrained, transposed, self.n, out
         )
-        if width != self.width:  # Numba's cache knows the date of _kernels.py alone
+        if width != self.width:  # Numba's cache goes by the text of _kernels.py alone
             raise RuntimeError(
                 f"the kernels on disk have panels of {width}, expected {self.width}; delete Numba's cache"
             )

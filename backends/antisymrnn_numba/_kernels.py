@@ -5,10 +5,11 @@ addresses (``int64``), index it in numbers of the call's dtype and never allocat
 registers; an operation on it is one instruction for each, no product and sum is fused but where ``fma`` or ``fnma``
 stands, and there is no fast-math: NaN propagates and bits repeat.
 
-:func:`product` holds all the arithmetic of the matrices. Every entry of its result is one chain of multiply-adds in
-ascending order of the inner index, from zero, whatever tile computes it: so a sample's states do not depend on the rest
-of the batch. Sums over steps and samples are taken in blocks of ``ring_steps`` steps (dε step by step), last step
-first, in an order that T and B alone decide: so neither ``keep_every`` nor the number of threads changes a bit.
+:func:`product` and :func:`add_outer` hold all the arithmetic of the matrices. Every entry of what they add is one chain
+of multiply-adds in ascending order of the inner index, from zero, whatever tile computes it: so a sample's states do
+not depend on the rest of the batch. Sums over steps and samples are taken in blocks of ``ring_steps`` steps (dε step
+by step), last step first, in an order that T and B alone decide: so neither ``keep_every`` nor the number of threads
+changes a bit.
 
 Everything that is compiled stands in this one file, since its text is all that Numba's cache on disk goes by.
 
@@ -109,7 +110,7 @@ class Call(NamedTuple):
 
 
 class Vector(types.Type):
-    """As many numbers of one dtype as two registers of the target hold: two chains at once hide half the latency."""
+    """As many numbers of one dtype as two registers of the target hold: the width of a tile, and of a panel."""
 
     def __init__(self, scalar: types.Float) -> None:
         self.scalar = scalar
@@ -555,13 +556,13 @@ def _sigmoid(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def tanh(_, x):
-    """tanh, lane by lane; at most 1.4 ulp off."""
+    """tanh, lane by lane; with fused multiply-adds at most 1.4 ulp off."""
     return x(x), lambda context, builder, signature, operands: _tanh(builder, *operands)
 
 
 @intrinsic
 def sigmoid(_, x):
-    """1 / (1 + exp(−x)), lane by lane; at most 2.5 ulp off."""
+    """1 / (1 + exp(−x)), lane by lane; with fused multiply-adds at most 2.5 ulp off."""
     return x(x), lambda context, builder, signature, operands: _sigmoid(builder, *operands)
 
 
@@ -852,7 +853,7 @@ def kept_at(t, T, keep_every):
 
 @register_jitable
 def block_of_panels(rows):
-    """How many panels are activated together: enough for the latency of tanh to hide."""
+    """How many panels are activated together: of few samples many, as one panel of theirs is too little work."""
     return 64 if rows <= 2 else 1
 
 

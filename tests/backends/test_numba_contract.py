@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import multiprocessing
@@ -258,6 +259,7 @@ def test_a_fork_while_another_thread_holds_the_shelf():
             held.set()
             done.wait(60)
 
+    gc.collect()  # an array that died meanwhile would wait for the shelf too
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()

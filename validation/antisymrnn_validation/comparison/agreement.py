@@ -34,6 +34,7 @@ from antisymrnn_validation.conformance.checks import (
     BrokenPromise,
     Result,
     measure,
+    require_within,
     run,
 )
 from antisymrnn_validation.theory.oracles import COMPLEX_STEP
@@ -305,13 +306,7 @@ def _relative(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[str, fl
 
 def _within(errors: dict[str, float], tolerances: dict[str, float]) -> dict[str, ArrayError]:
     told = {name: ArrayError(error, tolerances[name], tolerances[name] / FACTOR) for name, error in errors.items()}
-    wrong = [
-        f"{name}: relative error {entry.error:.1e}, tolerance {entry.tolerance:.1e}"
-        for name, entry in told.items()
-        if not entry.error <= entry.tolerance
-    ]
-    if wrong:
-        raise BrokenPromise("; ".join(wrong), told)
+    require_within(told)
     return told
 
 

@@ -245,6 +245,12 @@ def measure(
         floor = FLOOR * float(np.finfo(case.dtype).eps) * enclosure.condition
         tolerance = max(FACTOR * unit, floor) if enclosure.magnitude else 0.0
         errors[name] = ArrayError(relative_error(arrays[name], enclosure), tolerance, unit)
+    require_within(errors)
+    return errors
+
+
+def require_within(errors: dict[str, ArrayError]) -> None:
+    """Raise :class:`BrokenPromise` if an error exceeds its tolerance, or is NaN."""
     wrong = [
         f"{name}: relative error {e.error:.1e}, tolerance {e.tolerance:.1e}"
         for name, e in errors.items()
@@ -252,7 +258,6 @@ def measure(
     ]
     if wrong:
         raise BrokenPromise("; ".join(wrong), errors)
-    return errors
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,0 +1,218 @@
+"""The only module that talks to CuPy: what the device has, its memory, its kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from antisymrnn_cupy._instances import ITEMSIZE, KERNELS, OPTIONS, Kernel, source
+from antisymrnn_ref import contract
+from antisymrnn_ref.contract import Array, BackendUnavailable
+
+_WHEELS = "pip install 'antisymrnn-ref[cuda12]' or 'antisymrnn-ref[cuda13]', as the driver's CUDA is"
+
+try:
+    import cupy
+except ImportError as error:
+    raise BackendUnavailable(f"backend 'cupy': CuPy cannot be imported ({error}); install it: {_WHEELS}") from error
+
+LEAST_CAPABILITY = (8, 0)
+CLUSTER_CAPABILITY = (9, 0)
+
+
+class Device(NamedTuple):
+    """What the kernels are chosen by.
+
+    Attributes
+    ----------
+    number : int
+        As CUDA counts.
+    capability : (int, int)
+        Compute capability.
+    multiprocessors : int
+    shared_bytes : int
+        Shared memory that a block can ask for.
+    """
+
+    number: int
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_bytes: int
+
+
+def current() -> Device:
+    """The device that CuPy works on now.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is none, or it is too old.
+    """
+    try:
+        number = int(cupy.cuda.runtime.getDevice())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendUnavailable(
+            f"backend 'cupy': no CUDA device can be used ({error}); it needs an NVIDIA GPU and a driver of CUDA 12 or 13"
+        ) from error
+    return _describe(number)
+
+
+@functools.cache
+def _describe(number: int) -> Device:
+    device = cupy.cuda.Device(number)
+    digits = str(device.compute_capability)
+    capability = int(digits[:-1]), int(digits[-1])
+    if capability < LEAST_CAPABILITY:
+        raise BackendUnavailable(
+            f"backend 'cupy': expected compute capability {_dotted(LEAST_CAPABILITY)} or higher, device {number} has "
+            f"{_dotted(capability)}; use a newer GPU, or the Numba backend"
+        )
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (ImportError, RuntimeError) as error:
+        raise BackendUnavailable(f"backend 'cupy': NVRTC is missing ({error}); install it: {_WHEELS}") from error
+    attributes = device.attributes
+    return Device(number, capability, attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+ArrayType: type[Any] = cupy.ndarray
+
+
+def asarray(array: Any, dtype: Any) -> Array:
+    """Convert to a CuPy array of a dtype of the contract, on the current device.
+
+    Parameters
+    ----------
+    array : array_like or cupy.ndarray
+        Real numbers of any shape.
+    dtype : dtype
+        float32 or float64; rounding to it is what the caller asks for here, and only here.
+
+    Returns
+    -------
+    cupy.ndarray
+        C-contiguous, in memory of its own. An array of PyTorch or JAX on the device needs no copy at all:
+        ``cupy.from_dlpack`` gives what the passes take.
+
+    Raises
+    ------
+    TypeError
+        For another dtype, or for complex numbers, objects or text.
+    """
+    if (
+        isinstance(array, ArrayType)
+        and array.dtype in contract.DTYPES
+        and dtype is not None
+        and np.dtype(dtype) in contract.DTYPES
+    ):
+        return cupy.array(array, dtype=dtype, order="C", copy=True)
+    return cupy.array(contract.asarray(array, dtype))
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """Convert back: a new ``numpy.ndarray`` with the same values, when the current stream has made them.
+
+    Raises
+    ------
+    TypeError
+        If ``array`` is not a ``cupy.ndarray``.
+    """
+    if type(array) is not ArrayType:
+        contract.to_numpy(array)  # raises for what is not NumPy's
+        raise TypeError("array: expected cupy.ndarray, got numpy.ndarray")
+    host: np.ndarray[Any, Any] = cupy.asnumpy(array)
+    return host
+
+
+def empty(shape: tuple[int, ...], dtype: Any, *, zeros: bool = False) -> Array:
+    """An array, uninitialised unless ``zeros``.
+
+    Raises
+    ------
+    MemoryError
+        With the bytes wanted and free.
+    """
+    try:
+        return (cupy.zeros if zeros else cupy.empty)(shape, dtype)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        wanted = math.prod(shape) * np.dtype(dtype).itemsize
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        kept = cupy.get_default_memory_pool().free_bytes()
+        raise MemoryError(
+            f"expected {wanted} bytes of device memory, {free} are free and {kept} kept by CuPy's pool; "
+            "use a larger keep_every or a smaller batch"
+        ) from error
+
+
+def contiguous(array: Array) -> Array:
+    """The array, or a copy if it is not C-contiguous."""
+    return cupy.ascontiguousarray(array)
+
+
+def address(array: Array) -> int:
+    """Where an array begins on the device."""
+    return int(array.data.ptr)
+
+
+def check_device(arrays: Iterable[tuple[str, Array]], device: Device) -> None:
+    """Refuse an array of another device: a kernel would read it slowly or not at all."""
+    for name, array in arrays:
+        if array.device != cupy.cuda.Device(device.number):
+            raise ValueError(
+                f"{name}: expected an array on device {device.number}, the current one, got one on {array.device}"
+            )
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    return cupy.RawModule(code=source(name), options=OPTIONS[:2])
+
+
+@functools.cache
+def _function(name: str, _: Device) -> tuple[Kernel, Any]:
+    """A kernel, compiled for a device: CuPy keeps the result on disk."""
+    module, kernel = KERNELS[name]
+    compiled = _module(module).get_function(name)
+    if compiled.local_size_bytes:
+        raise RuntimeError(f"{name}: expected no local memory, the compiler took {compiled.local_size_bytes} bytes")
+    return kernel, compiled
+
+
+def resident_blocks(name: str, device: Device, shared_bytes: int) -> int:
+    """Blocks of a kernel that run at the same time on one multiprocessor."""
+    kernel, compiled = _function(name, device)
+    _allow(compiled, shared_bytes)
+    return int(
+        cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(compiled.kernel.ptr, kernel.threads, shared_bytes)
+    )
+
+
+def launch(name: str, device: Device, grid: tuple[int, int, int], shared_bytes: int = 0, **fields: Any) -> None:
+    """Run a kernel on CuPy's current stream; fields that are not named are 0."""
+    kernel, compiled = _function(name, device)
+    call = np.zeros((), kernel.layout)
+    for field, value in fields.items():
+        call[field] = value
+    arguments = (ctypes.c_void_p * 1)(call.ctypes.data)
+    shared_bytes = shared_bytes or kernel.shared * ITEMSIZE[kernel.dtype]
+    _allow(compiled, shared_bytes)
+    stream = cupy.cuda.get_current_stream().ptr
+    what = (compiled.kernel.ptr, *grid, kernel.threads, 1, 1, shared_bytes, stream, ctypes.addressof(arguments))
+    if kernel.cooperative:
+        cupy.cuda.driver.launchCooperativeKernel(*what)
+    else:
+        cupy.cuda.driver.launchKernel(*what, 0)
+
+
+def _allow(compiled: Any, shared_bytes: int) -> None:
+    if shared_bytes > 48 * 1024:  # more has to be asked for
+        compiled.max_dynamic_shared_size_bytes = shared_bytes

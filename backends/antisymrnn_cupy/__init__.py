@@ -29,7 +29,8 @@ def describe() -> list[str]:
     lines = []
     for dtype in REAL:
         for instance in (i for i in INSTANCES if i.dtype == dtype):
-            blocks = "one block" if instance.cluster == 1 else f"a cluster of {instance.cluster} blocks, capability 9.0"
+            one = instance.cluster == 1
+            blocks = "one block" if one else f"from compute capability 9.0 a cluster of {instance.cluster} blocks"
             lines.append(f"{dtype}, n <= {instance.N}: {blocks} of {instance.threads} threads for some samples")
-        lines.append(f"{dtype}, any other n: a cooperative grid for all samples")
+        lines.append(f"{dtype}, any other n, or too little shared memory: a cooperative grid for all samples")
     return lines

@@ -57,7 +57,7 @@ def current() -> Device:
         number = int(cupy.cuda.runtime.getDevice())
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise BackendUnavailable(
-            f"backend 'cupy': no CUDA device can be used ({error}); it needs an NVIDIA GPU and a driver of CUDA 12 or 13"
+            f"backend 'cupy': no CUDA device can be used ({error}); it needs an NVIDIA GPU and a driver for CUDA"
         ) from error
     return _describe(number)
 

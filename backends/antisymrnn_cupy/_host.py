@@ -32,6 +32,9 @@ MOST_NUMBERS = 2**32
 MOST_STEPS = 2**30
 """Steps of the longest sequence."""
 
+TILE = 32
+"""Samples and units of a tile of the kernels for any n, as in ``_kernels.cu``."""
+
 ALIGNMENT = 64
 """Numbers between the beginnings of two arrays of a workspace, at least."""
 
@@ -68,6 +71,15 @@ def choose(n: int, dtype: str, device: _device.Device, *, backward: bool, gated:
         if instance.dtype == dtype and n <= instance.N and runs and shared <= device.shared_bytes:
             return instance
     return None
+
+
+class Launch(NamedTuple):
+    """How a pass over steps is spread; the kernels of any n take no ``columns`` and say their shared memory."""
+
+    kernel: str
+    blocks: int
+    shared_bytes: int
+    columns: int
 
 
 class _Workspace:
@@ -126,7 +138,7 @@ class _Pass:
             raise ValueError(f"x: expected T <= 2**30 = {MOST_STEPS}, got {self.T}; split the sequence")
         self.cell = "gated" if self.gated else "antisymmetric"
         self.arrays = {name: _device.contiguous(array) for name, array in given.items()}
-        self.workspace = _Workspace(self.dtype)
+        self.workspace, self.launches = _Workspace(self.dtype), dict[str, Launch]()
         self.workspace.plan("M", self.n**2)
         self.few = self.m <= FEW_INPUTS and self.choose(backward=False) is not None
 
@@ -149,12 +161,13 @@ class _Pass:
         """A grid of 256 threads a block for so many numbers."""
         return min(-(-count // 256), 32 * self.device.multiprocessors), 1, 1
 
-    def plan_steps(self, steps: int) -> None:
-        """Memory of V x + b, where it is not computed within the steps, and of what a grid exchanges."""
+    def plan_steps(self, steps: int, *directions: str) -> None:
+        """Plan the launches over steps, and memory of V x + b and of what a grid exchanges, where it is needed."""
         if not self.few:
             for name in ("u", "u_z")[: 1 + self.gated]:
                 self.workspace.plan(name, steps * self.B * self.n)
-        if None in (self.choose(backward=False), self.choose(backward=True)):
+        self.launches = {direction: self.plan_launch(direction) for direction in directions}
+        if not all(launch.columns for launch in self.launches.values()):
             self.workspace.plan("vectors", 2 * self.B * self.n)
             self.workspace.plan("counter", 8 // self.dtype.itemsize, zeros=True)
 
@@ -188,30 +201,33 @@ class _Pass:
             }
             self.multiply(rows, self.n, self.m, **operands, A_p=self.m, A_r=1, B_r=1, B_q=self.m)
 
-    def steps(self, direction: str, **fields: Any) -> None:
-        """The steps of one launch."""
+    def plan_launch(self, direction: str) -> Launch:
+        """The kernel of a pass, and over how many blocks it is spread."""
         backward = direction == "backward"
-        instance = self.choose(backward=backward)
-        suffix = f"{self.dtype}_any" if instance is None else instance.name
-        kernel = f"{direction}_{self.cell}_{suffix}"
-        sizes = {"B": self.B, "n": self.n, "m": self.m, "step_size": self.step_size, "h_every": 1}
-        told = {**sizes, "M": self.at("M"), **fields}
+        instance, kernel = self.choose(backward=backward), f"{direction}_{self.cell}_"
         if instance is None:
+            kernel += f"{self.dtype}_any"
             resident = _device.resident_blocks(kernel, self.device, 0) * self.device.multiprocessors
-            tiles = -(-self.B // 32) * -(-self.n // 32)
             if not resident:
                 raise RuntimeError(f"{kernel}: expected a grid whose blocks run at the same time, the device runs none")
-            told |= {"vectors": self.at("vectors"), "counter": self.at("counter")}
-            _device.launch(kernel, self.device, (min(tiles, resident), 1, 1), **told)
-            return
+            tiles = -(-self.B // TILE) * -(-self.n // TILE)
+            return Launch(kernel, min(tiles, resident), 0, 0)
+        kernel += instance.name
         sized = {"backward": backward, "gated": self.gated, "m": self.m}
         one, two = (instance.shared_bytes(columns, **sized) for columns in (1, 2))
         fit = 1 + (self.device.shared_bytes - one) // (two - one)
-        resident = max(1, _device.resident_blocks(kernel, self.device, one) * self.device.multiprocessors)
-        columns = max(1, min(fit, -(-self.B // max(1, resident // instance.cluster))))
-        blocks = -(-self.B // columns) * instance.cluster
-        shared_bytes = instance.shared_bytes(columns, **sized)
-        _device.launch(kernel, self.device, (blocks, 1, 1), shared_bytes, columns=columns, **told)
+        resident = _device.resident_blocks(kernel, self.device, one) * self.device.multiprocessors // instance.cluster
+        columns = min(fit, -(-self.B // max(1, resident)))
+        return Launch(
+            kernel, -(-self.B // columns) * instance.cluster, instance.shared_bytes(columns, **sized), columns
+        )
+
+    def steps(self, direction: str, **fields: Any) -> None:
+        """The steps of one launch."""
+        kernel, blocks, shared_bytes, columns = self.launches[direction]
+        sizes = {"B": self.B, "n": self.n, "m": self.m, "columns": columns, "step_size": self.step_size, "h_every": 1}
+        places = {"M": self.at("M"), "vectors": self.at("vectors"), "counter": self.at("counter")}
+        _device.launch(kernel, self.device, (blocks, 1, 1), shared_bytes, **{**sizes, **places, **fields})
 
     def forward_steps(self, first: int, last: int, **fields: Any) -> None:
         """Forward over some steps, from V x + b of these or from x."""
@@ -237,7 +253,7 @@ def forward(
         h[0] = h0
         return h, s, z
     most = T if call.few else max(1, WINDOW_ROWS // B)  # V x + b of so many steps at a time
-    call.plan_steps(min(most, T))
+    call.plan_steps(min(most, T), "forward")
     call.workspace.plan("carry", B * n)
     call.workspace.take()
     call.arrays |= {name: array for name, array in (("h", h), ("s", s), ("z", z)) if array is not None}
@@ -331,7 +347,10 @@ def _plan_backward(call: _Pass, cut: list[Window]) -> None:
             plan(name, longest * B * n)
         plan("M_forward", n * n)
         plan("carry", B * n)
-    call.plan_steps(again if call.keep_every > 1 else 0)
+    if call.keep_every > 1:
+        call.plan_steps(again, "forward", "backward")
+    else:
+        call.plan_steps(0, "backward")
     call.workspace.take()
 
 

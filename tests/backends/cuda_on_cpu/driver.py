@@ -56,7 +56,7 @@ class OutOfMemoryError(MemoryError):
     """CuPy's."""
 
 
-class _Device:
+class Device:
     def __init__(self, card: Card, number: int = 0) -> None:
         self.id, self.compute_capability = number, card.capability
         self.attributes = {
@@ -65,7 +65,10 @@ class _Device:
         }
 
     def __eq__(self, other: object) -> bool:
-        return other == "cpu" or getattr(other, "id", None) == self.id
+        return isinstance(other, str) or getattr(other, "id", None) == self.id  # NumPy's arrays are on "cpu"
+
+    def __repr__(self) -> str:
+        return f"device {self.id}"
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -137,7 +140,7 @@ class Driver:
         cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
         cupy.RawModule = lambda **_: SimpleNamespace(get_function=self._function)
         cupy.cuda = SimpleNamespace(
-            Device=lambda number=0: _Device(self.card, number),
+            Device=lambda number=0: Device(self.card, number),
             get_current_stream=lambda: SimpleNamespace(ptr=self.stream),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
@@ -159,7 +162,7 @@ class Driver:
 
 
 @contextlib.contextmanager
-def _alone(cupy: ModuleType | None) -> Iterator[None]:
+def alone(cupy: ModuleType | None) -> Iterator[None]:
     """Import the backend anew, with this CuPy, and put everything back."""
     mine = [name for name in sys.modules if name.split(".")[0] in ("cupy", "antisymrnn_cupy")]
     saved = {name: sys.modules.pop(name) for name in mine}
@@ -172,9 +175,9 @@ def _alone(cupy: ModuleType | None) -> Iterator[None]:
         sys.modules.update(saved)
 
 
-def load(driver: Driver) -> Any:
+def load(driver: Driver, cupy: ModuleType | None = None) -> Any:
     """The backend on a stand-in: a module of its own, beside the real one if there is any."""
-    with _alone(driver.cupy()):
+    with alone(cupy or driver.cupy()):
         package = importlib.import_module("antisymrnn_cupy")
         backend: Any = ModuleType("antisymrnn_cupy_on_cpu")
         for name in ("_device", "_host", "_instances"):

@@ -1,11 +1,14 @@
-"""tanh and the sigmoid of the Numba backend, in ulp against double precision, mpmath or ball arithmetic.
+"""tanh and the sigmoid of the backends, in ulp against double precision or ball arithmetic.
 
-``python tests/backends/test_numba_activations.py`` goes through every float32.
+``python tests/backends/test_activations.py`` goes through every float32 of the Numba backend's. The CuPy backend's are
+the same formulas, run here on the CPU; the device also takes float32 denormals for zero.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -17,7 +20,10 @@ ALLOWED = {"tanh": 1.4, "sigmoid": 2.5}
 FUNCTIONS = {"tanh": 0, "sigmoid": 1}
 
 
-def activate(name: str, x: np.ndarray) -> np.ndarray:
+Activate: TypeAlias = Callable[[str, np.ndarray], np.ndarray]
+
+
+def of_numba(name: str, x: np.ndarray) -> np.ndarray:
     """The kernels' own function of every entry, (N,)."""
     panel = 2 * _kernels.TARGET.vector_bytes // x.itemsize
     given = np.zeros(-(-len(x) // panel) * panel, x.dtype)
@@ -28,7 +34,22 @@ def activate(name: str, x: np.ndarray) -> np.ndarray:
     return out[: len(x)]
 
 
-def errors32(name: str, x: np.ndarray) -> np.ndarray:
+@pytest.fixture(params=["numba", "cupy"])
+def activate(request, on_cpu) -> Activate:
+    if request.param == "numba":
+        return of_numba
+    _, backend = on_cpu()
+
+    def of_cupy(name: str, x: np.ndarray) -> np.ndarray:
+        device, out, blocks = backend._device.current(), np.empty_like(x), -(-len(x) // 2**14)
+        told = {"parts": x.ctypes.data, "totals": out.ctypes.data, "count": len(x), "sign": 1 - 2 * FUNCTIONS[name]}
+        backend._device.launch(f"activate_{x.dtype}", device, (blocks, 1, 1), **told)
+        return out
+
+    return of_cupy
+
+
+def errors32(activate: Activate, name: str, x: np.ndarray) -> np.ndarray:
     """Errors in ulp of float32, against float64: its own error is below 1e-6 of such an ulp where it is not exact."""
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
@@ -59,15 +80,15 @@ def joints(dtype: type) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_error_over_float32(name):
+def test_error_over_float32(name, activate):
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, 2**32, 2**21, dtype=np.uint32).view(np.float32)
     x = np.concatenate([drawn[np.isfinite(drawn)], generator.uniform(-20, 20, 2**21).astype(np.float32)])
-    assert errors32(name, x).max() <= ALLOWED[name]
+    assert errors32(activate, name, x).max() <= ALLOWED[name]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_error_over_float64_against_balls(name):
+def test_error_over_float64_against_balls(name, activate):
     generator = np.random.default_rng(1)
     x = np.concatenate(
         [
@@ -88,7 +109,7 @@ def test_error_over_float64_against_balls(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_exact_values(dtype):
+def test_exact_values(dtype, activate):
     tiny = np.finfo(dtype).smallest_subnormal
     x = np.array([0.0, -0.0, np.inf, -np.inf, tiny, -tiny, 1e30, -1e30, np.finfo(dtype).max], dtype)
     tanh = np.array([0.0, -0.0, 1, -1, tiny, -tiny, 1, -1, 1], dtype)
@@ -100,7 +121,7 @@ def test_exact_values(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_odd_bounded_and_monotone_at_the_joints(dtype):
+def test_odd_bounded_and_monotone_at_the_joints(dtype, activate):
     generator = np.random.default_rng(2)
     x = generator.uniform(-30, 30, 2**16).astype(dtype)
     assert activate("tanh", -x).tobytes() == (-activate("tanh", x)).tobytes()
@@ -118,7 +139,7 @@ def main() -> int:
         worst, where = 0.0, 0.0
         for start in (*range(0, 0x7F800000, 2**22), *range(0x80000000, 0xFF800000, 2**22)):
             x = every_float32(start, min(start + 2**22, 0x7F800000 if start < 0x80000000 else 0xFF800000))
-            errors = errors32(name, x)
+            errors = errors32(of_numba, name, x)
             if errors.max() > worst:
                 worst, where = float(errors.max()), float(x[errors.argmax()])
         print(f"{name}: at most {worst:.4f} ulp, at {where!r}, over 4278190080 float32")

@@ -1,0 +1,308 @@
+"""The CuPy backend above the driver: what it refuses, which kernels it takes, how much memory and how many launches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from antisymrnn_cupy import describe
+from antisymrnn_cupy._instances import INSTANCES, KERNELS
+from antisymrnn_ref import load_backend
+from antisymrnn_ref.contract import BackendUnavailable
+from antisymrnn_validation.conformance.cases import Case, random_case
+from antisymrnn_validation.conformance.checks import run
+from cuda_on_cpu import driver as stand_in
+from cuda_on_cpu.driver import Card
+
+
+def case_of(T: int = 6, B: int = 4, n: int = 9, m: int = 2, cell: str = "antisymmetric") -> Case:
+    return random_case(cell, T, B, n, m, step_size=0.3, diffusion=0.2, seed=1, dtype=np.dtype("float32"))
+
+
+def forward(backend, case, **options):
+    module = getattr(backend, case.cell)
+    return module.forward(case.parameters, case.x, case.h0, **case.arguments, **options)
+
+
+def backward(backend, case, trajectory, **options):
+    module = getattr(backend, case.cell)
+    return module.backward(case.parameters, case.x, trajectory, case.g, **case.arguments, **options)
+
+
+# ---- where it cannot run
+
+
+def unavailable(cupy: ModuleType | None) -> str:
+    """The message with this CuPy."""
+    with stand_in.alone(cupy), pytest.raises(BackendUnavailable) as raised:
+        load_backend("cupy")
+    return str(raised.value)
+
+
+def test_without_cupy_the_wheel_is_named():
+    message = unavailable(None)
+    assert message.startswith("backend 'cupy': CuPy cannot be imported (")
+    assert "pip install 'antisymrnn-ref[cuda12]' or 'antisymrnn-ref[cuda13]'" in message
+
+
+def no_device() -> int:
+    raise stand_in.CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+
+def no_nvrtc() -> tuple[int, int]:
+    raise RuntimeError('Failure finding "libnvrtc.so"')
+
+
+def test_without_a_device_the_driver_is_named(on_cpu):
+    cupy = on_cpu()[0].cupy()
+    cupy.cuda.runtime.getDevice = no_device
+    message = unavailable(cupy)
+    assert "no CUDA device can be used (cudaErrorNoDevice" in message
+    assert message.endswith("it needs an NVIDIA GPU and a driver for CUDA")
+
+
+def test_without_nvrtc_the_wheel_is_named(on_cpu):
+    cupy = on_cpu()[0].cupy()
+    cupy.cuda.nvrtc.getVersion = no_nvrtc
+    assert "NVRTC is missing (Failure finding" in unavailable(cupy)
+
+
+def test_an_old_device_is_refused(tmp_path):
+    message = unavailable(stand_in.Driver(Card(capability="75"), tmp_path).cupy())
+    assert "expected compute capability 8.0 or higher, device 0 has 7.5" in message
+
+
+def test_importing_it_imports_nothing_heavy():
+    program = (
+        "import sys; sys.modules['cupy'] = None; import antisymrnn_cupy as backend; print(len(backend.describe()))\n"
+        "print(sorted({'numba', 'scipy', 'torch', 'jax', 'antisymrnn_cupy._device'} & set(sys.modules)))"
+    )
+    path = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    answer = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True, check=True)
+    assert answer.stdout.split("\n")[:2] == [str(len(describe())), "[]"]
+
+
+def test_it_has_no_other_names():
+    import antisymrnn_cupy
+
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = antisymrnn_cupy.nothing
+
+
+# ---- what it refuses
+
+
+def test_host_arrays_are_refused_with_the_hint(on_cpu):
+    driver, _ = on_cpu()
+    cupy = driver.cupy()
+    cupy.ndarray = type("ndarray", (), {"__module__": "cupy"})
+    backend, case = stand_in.load(driver, cupy), case_of()
+    hint = "W: expected cupy.ndarray, got numpy.ndarray; convert it with the backend's asarray"
+    with pytest.raises(TypeError, match=hint):
+        forward(backend, case)
+    with pytest.raises(TypeError, match=hint):
+        backward(backend, case, None)
+    with pytest.raises(TypeError, match=r"array: expected cupy.ndarray, got numpy.ndarray"):
+        backend.to_numpy(case.x)
+
+
+def test_arrays_of_another_device_are_refused(on_cpu):
+    _, backend = on_cpu()
+    there = SimpleNamespace(device=stand_in.Device(Card(), 1))
+    with pytest.raises(ValueError, match="x: expected an array on device 0, the current one, got one on device 1"):
+        backend._device.check_device([("x", there)], backend._device.current())
+
+
+def virtual(*shape: int) -> np.ndarray:
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def test_too_many_numbers_are_refused_before_any_launch(on_cpu):
+    driver, backend = on_cpu()
+    small = case_of()
+    many = small._replace(x=virtual(2**14, 2**15, 2), h0=virtual(2**15, 9))
+    with pytest.raises(
+        ValueError, match=r"x: expected \(T \+ 1\) B max\(n, m\) <= 2\*\*32 = 4294967296, got 4832133120"
+    ):
+        forward(backend, many)
+    tiny = case_of(B=1, n=1, m=1)._replace(x=virtual(2**31, 1, 1))
+    with pytest.raises(ValueError, match=r"x: expected T <= 2\*\*30"):
+        forward(backend, tiny)
+    assert driver.launches == []
+    assert driver.allocated == 0
+
+
+def test_too_little_memory_is_said_in_bytes_and_loses_nothing(on_cpu):
+    driver, backend = on_cpu()
+    case = case_of(T=50)
+    expected = backend.to_numpy(forward(backend, case).h)
+    driver.launches.clear()
+    driver.card = Card(memory=2000)
+    message = r"expected 7344 bytes of device memory, 2000 are free and 0 kept by CuPy's pool; use a larger keep_every"
+    with pytest.raises(MemoryError, match=message):
+        forward(backend, case)
+    assert driver.launches == []
+    driver.card = Card()
+    assert forward(backend, case).h.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_grid_that_cannot_run_at_once_is_refused_before_any_launch(on_cpu, direction):
+    driver, backend = on_cpu()
+    case = case_of()
+    backend._host.INSTANCES = ()
+    trajectory = forward(backend, case)
+    driver.card = Card(resident=0)
+    driver.launches.clear()
+    with pytest.raises(RuntimeError, match="expected a grid whose blocks run at the same time"):
+        forward(backend, case) if direction == "forward" else backward(backend, case, trajectory)
+    assert driver.launches == []
+
+
+def test_a_kernel_that_spills_is_refused(on_cpu):
+    driver, _ = on_cpu()
+    cupy = driver.cupy()
+    compiled = SimpleNamespace(local_size_bytes=8)
+    cupy.RawModule = lambda **_: SimpleNamespace(get_function=lambda _: compiled)
+    with pytest.raises(RuntimeError, match="expected no local memory, the compiler took 8 bytes"):
+        forward(stand_in.load(driver, cupy), case_of())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"s": None}, TypeError, "trajectory.s: expected an array of float32, got None"),
+        ({"z": np.zeros((6, 4, 9))}, TypeError, "trajectory.z: expected an array of float32, got float64"),
+        ({"s": np.zeros((5, 4, 9), np.float32)}, ValueError, r"trajectory.s: expected \(6, 4, 9\), got \(5, 4, 9\)"),
+    ],
+)
+def test_a_trajectory_that_lost_its_stash_is_refused(on_cpu, change, error, message):
+    driver, backend = on_cpu()
+    case = case_of(cell="gated")
+    trajectory = forward(backend, case)
+    driver.launches.clear()
+    with pytest.raises(error, match=message):
+        backward(backend, case, trajectory._replace(**change))
+    assert driver.launches == []
+
+
+# ---- which kernels
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "card", "N"),
+    [
+        (1, "float32", Card(), 32),
+        (128, "float32", Card(), 128),
+        (129, "float32", Card(), 192),
+        (257, "float32", Card(), 384),
+        (257, "float32", Card(capability="80"), None),
+        (512, "float64", Card(), 512),
+        (161, "float64", Card(capability="89"), None),
+        (256, "float32", Card(capability="86", shared_bytes=99 * 1024), None),
+        (513, "float32", Card(), None),
+    ],
+)
+def test_the_table_decides(on_cpu, n, dtype, card, N):
+    _, backend = on_cpu(card)
+    device = backend._device.current()
+    chosen = backend._host.choose(n, dtype, device, backward=True, gated=True, m=1)
+    assert (chosen and chosen.N) == N
+    assert chosen is None or chosen in INSTANCES
+
+
+def test_the_table_is_told_without_a_device():
+    lines = describe()
+    assert "float32, n <= 128: one block of 128 threads for some samples" in lines
+    cluster = "from compute capability 9.0 a cluster of 8 blocks of 256 threads for some samples"
+    assert f"float32, n <= 512: {cluster}" in lines
+    assert "float64, any other n, or too little shared memory: a cooperative grid for all samples" in lines
+    assert len(lines) == len(INSTANCES) + 2
+
+
+# ---- how
+
+
+def test_every_launch_is_on_the_callers_stream(on_cpu):
+    driver, backend = on_cpu()
+    driver.stream = 7
+    case = case_of(m=5)
+    run(backend, case, keep_every=2)
+    assert {launch.stream for launch in driver.launches} == {7}
+
+
+def test_launches_and_memory_do_not_grow_with_the_steps(on_cpu):
+    driver, backend = on_cpu()
+    counts = []
+    for T in (3, 30):
+        driver.launches.clear()
+        driver.allocated = 0
+        run(backend, case_of(T=T, cell="gated"))
+        counts.append((len(driver.launches), driver.allocated))
+    assert counts[0] == counts[1]
+    assert [launch.name for launch in driver.launches][:2] == ["recurrent_matrix_float32", "forward_gated_float32_32"]
+
+
+def test_shared_memory_is_what_the_columns_need(on_cpu):
+    driver, backend = on_cpu(Card(multiprocessors=1, resident=1, shared_bytes=20 * 1024))
+    run(backend, case_of(B=150, n=32, cell="gated"))
+    for launch in driver.launches:
+        _, kernel = KERNELS[launch.name]
+        assert launch.shared_bytes <= 20 * 1024
+        assert launch.block == (kernel.threads, 1, 1)
+        if kernel.argument == "Steps":  # as many samples as fit, and no block without one
+            columns = launch.told["columns"]
+            assert 1 < columns < 150
+            assert (launch.grid[0] - 1) * columns < 150 <= launch.grid[0] * columns
+
+
+def test_windows_begin_at_a_slice_just_behind_a_kept_state(on_cpu):
+    _, backend = on_cpu()
+    host = backend._host
+    for T, B, keep_every in (
+        (784, 128, 1),
+        (784, 128, 28),
+        (10**6, 1, 1000),
+        (5000, 300, 1700),
+        (3, 10**6, 2),
+        (0, 4, 1),
+    ):
+        cut = list(host.windows(T, B, keep_every))
+        steps = host.slice_steps(B)
+        assert [w.last for w in cut[1:]] == [w.first for w in cut[:-1]]
+        assert not cut or (cut[0].last, cut[-1].first) == (T, 0)
+        for window in cut:
+            assert window.first % steps == 0
+            assert window.start % keep_every == 0
+            assert 0 <= window.first - window.start < max(keep_every, steps)
+            assert (window.last - window.first) * B <= max(
+                host.WINDOW_ROWS, keep_every * B
+            ) + keep_every * B + steps * B
+    assert len(list(host.windows(784, 128, 1))) == 1
+
+
+def test_a_million_steps_take_little_memory(on_cpu):
+    _, backend = on_cpu()
+    host, taken = backend._host, []
+    backend._device.empty = lambda shape, dtype, **_: taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    call = SimpleNamespace(
+        B=1, n=128, m=1, gated=False, keep_every=1000, workspace=host._Workspace(np.dtype("float32")),
+        plan_steps=lambda *_: None,
+    )  # fmt: skip
+    host._plan_backward(call, list(host.windows(10**6, 1, 1000)))
+    assert sum(taken) < 400e6
+
+
+def test_asarray_and_to_numpy(on_cpu):
+    _, backend = on_cpu()
+    given = np.arange(6.0).reshape(2, 3).T
+    converted = backend.asarray(given, np.float32)
+    assert converted.flags.c_contiguous
+    assert backend.asarray(converted, np.float64).dtype == np.float64
+    with pytest.raises(TypeError, match="dtype: expected float32 or float64, got int64"):
+        backend.asarray(converted, int)
+    assert backend.to_numpy(converted) is not converted

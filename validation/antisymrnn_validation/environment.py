@@ -76,12 +76,15 @@ def blas() -> dict[str, Any]:
     return {"built with": built, "thread pools": pools}
 
 
-def devices() -> list[str]:
-    """NVIDIA devices as their driver lists them; an entry that begins with ``none`` says why there is none."""
+def devices(fields: str = "name,memory.total,driver_version") -> list[str]:
+    """NVIDIA devices as their driver lists them; an entry that begins with ``none`` says why there is none.
+
+    ``fields`` are those of ``nvidia-smi --query-gpu``.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return ["none: no nvidia-smi on the path"]
-    query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    query = [command, f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -4,7 +4,8 @@ A small case has a certified truth and ``conformance.checks.measure``'s toleranc
 its stand-in for the truth is the specification in float64, and the tolerance follows the same rule: FACTOR times what
 the specification in float32 is off from it (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
 of the sum of the terms. PyTorch's own layers are not the paper's cell: they are held, on the small case, against their
-documented equations in float64 and complex step.
+documented equations in float64 and complex step; on a device ``nn.RNN`` also on the timed case, because cuDNN takes
+other kernels for other sizes.
 
 ``accuracy`` gives the errors themselves, in units of the specification's own.
 """
@@ -112,13 +113,7 @@ def timed_reference(case: Case) -> Reference:
     rounded, exact = _specification(single), _specification(_as(single, np.float64))
     truth = exact if case.dtype == np.float32 else _specification(case)
     conditions = _conditions(_as(case, np.float64), truth)
-    roundoff, single_roundoff = (float(np.finfo(dtype).eps) for dtype in (case.dtype, np.float32))
-    errors = _relative(rounded, exact)
-    shared = max(errors[name] / conditions[name] for name in errors if name != "h")
-    tolerances = {}
-    for name, condition in conditions.items():
-        unit = (errors["h"] if name == "h" else shared * condition) * roundoff / single_roundoff
-        tolerances[name] = max(FACTOR * unit, FLOOR * roundoff * condition)
+    tolerances = _tolerances(_relative(rounded, exact), conditions, case.dtype)
     return Reference(truth, tolerances)
 
 
@@ -212,6 +207,16 @@ def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
     return Reference(truth, {name: max(FACTOR * max(errors[name] for errors in runs), floor) for name in truth})
 
 
+def layer_timed_reference(case: Case) -> Reference:
+    """The equations of ``nn.RNN`` in float64 on a timed case, and what may differ, as ``timed_reference`` has it."""
+    given = {**layer_parameters("RNN", case), "x": case.x, "h0": case.h0, "g": case.g}
+    single = {name: array.astype(np.float32) for name, array in given.items()}
+    rounded, _ = _rnn(single)
+    exact, conditions = _rnn({name: array.astype(np.float64) for name, array in single.items()})
+    truth = exact if case.dtype == np.float32 else _rnn(given)[0]
+    return Reference(truth, _tolerances(_relative(rounded, exact), conditions, case.dtype))
+
+
 def layer_last_state(layer: str, parameters: dict[str, Array], x: Array, h0: Array) -> Array:
     """Last state of PyTorch's layer by the equations of its documentation, for any dtype that NumPy can multiply.
 
@@ -247,6 +252,41 @@ def _layer_truth(layer: str, given: dict[str, Array], g: Array) -> dict[str, Arr
             stepped[index] += 1j * COMPLEX_STEP
             truth[name][index] = (g * np.imag(last_state(parameters | {name: stepped}))).sum() / COMPLEX_STEP
     return truth
+
+
+def _rnn(given: dict[str, Array]) -> tuple[dict[str, Array], dict[str, float]]:
+    """Last state and gradients of ``nn.RNN`` by backpropagation, and the conditions of the gradients."""
+    W, U, b, c = (given[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    h = [given["h0"]]
+    for x_t in given["x"]:
+        h.append(np.tanh(x_t @ W.T + b + (h[-1] @ U.T + c)))
+    sums = [np.zeros_like(array) for array in (W, U, b)]
+    sizes = [np.zeros_like(array) for array in (W, U, b)]
+    adjoint = given["g"]
+    for t in reversed(range(len(given["x"]))):
+        delta = (1 - h[t + 1] ** 2) * adjoint
+        for found, of in ((sums, lambda array: array), (sizes, np.abs)):
+            found[0] += of(delta).T @ of(given["x"][t])
+            found[1] += of(delta).T @ of(h[t])
+            found[2] += of(delta).sum(axis=0)
+        adjoint = delta @ U
+    names = [f"{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    told = {
+        name: max(1.0, float(np.max(size)) / largest) if (largest := float(np.max(np.abs(total)))) else 1.0
+        for name, total, size in zip(names, (*sums, sums[2]), (*sizes, sizes[2]), strict=True)
+    }
+    return {"h": h[-1], **dict(zip(names, (*sums, sums[2]), strict=True))}, {"h": 1.0, **told}
+
+
+def _tolerances(errors: dict[str, float], conditions: dict[str, float], dtype: Any) -> dict[str, float]:
+    """What may differ in a dtype, by the rule of ``measure``, from errors in float32; the sums share one reference."""
+    roundoff, single_roundoff = (float(np.finfo(each).eps) for each in (dtype, np.float32))
+    shared = max(errors[name] / conditions[name] for name in errors if name != "h")
+    tolerances = {}
+    for name, condition in conditions.items():
+        unit = (errors["h"] if name == "h" else shared * condition) * roundoff / single_roundoff
+        tolerances[name] = max(FACTOR * unit, FLOOR * roundoff * condition)
+    return tolerances
 
 
 def _as(case: Case, dtype: Any) -> Case:

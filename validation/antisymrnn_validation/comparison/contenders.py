@@ -77,10 +77,13 @@ def everything_case(case: Case) -> Case:
     return case._replace(name=f"{case.name}, everything", h0=h0, g=g)
 
 
-def prepare_backend(backend: ModuleType, case: Case, *, input_gradient: bool = False) -> Prepared:
+def prepare_backend(
+    backend: ModuleType, case: Case, *, input_gradient: bool = False, keep_every: int = 1, wait: bool = True
+) -> Prepared:
     """A backend made ready: every state kept, no dL/dx unless asked for.
 
-    A call ends with a few numbers brought to the host, which waits for a device.
+    A call ends with a few numbers brought to the host, which waits for a device; without ``wait`` it may return before
+    the work is done, for whoever times with events on the device.
     """
     module = getattr(backend, case.cell)
 
@@ -91,14 +94,16 @@ def prepare_backend(backend: ModuleType, case: Case, *, input_gradient: bool = F
     x, h0, g = map(convert, (case.x, case.h0, case.g))
 
     def forward() -> Any:
-        trajectory = module.forward(parameters, x, h0, **case.arguments)
-        backend.to_numpy(trajectory.h[-1])
+        trajectory = module.forward(parameters, x, h0, keep_every=keep_every, **case.arguments)
+        if wait:
+            backend.to_numpy(trajectory.h[-1])
         return trajectory
 
     def both() -> Any:
-        trajectory = module.forward(parameters, x, h0, **case.arguments)
+        trajectory = module.forward(parameters, x, h0, keep_every=keep_every, **case.arguments)
         gradients = module.backward(parameters, x, trajectory, g, input_gradient=input_gradient, **case.arguments)
-        backend.to_numpy(gradients.diffusion)
+        if wait:
+            backend.to_numpy(gradients.diffusion)
         return trajectory, gradients
 
     def results() -> dict[str, Array]:

@@ -7,6 +7,8 @@
 - ``torch nn.RNN``, beside the ungated cell, and ``torch nn.GRU``, beside the gated one: PyTorch's own layers.
   ``nn.RNN`` has the arithmetic of the ungated cell but is another cell; ``nn.GRU`` is another cell with three recurrent
   products a step.
+- ``torch compile``, on a device: the same loop, ``COMPILED_STEPS`` of them at a time compiled by ``torch.compile``.
+- ``flashrnn``, on a device: the Elman cell of FlashRNN, which is ``nn.RNN``'s with one bias.
 - ``jax scan``: ``jax.jit`` of ``lax.scan``, compiled before it is timed.
 
 Every peer hoists V x + b, and forward returns the last state alone. The libraries are imported when a peer is prepared.
@@ -15,7 +17,7 @@ Every peer hoists V x + b, and forward returns the last state alone. The librari
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,9 @@ from antisymrnn_validation.conformance.cases import Case
 
 LIBRARIES = ("torch", "jax")
 """What ``--peers`` takes."""
+
+COMPILED_STEPS = 28
+"""So many steps ``torch.compile`` gets at a time: it unrolls them, and all 784 would take it minutes."""
 
 
 def peers(cell: str, libraries: Sequence[str]) -> list[Contender]:
@@ -110,21 +115,28 @@ def numpy_hoisted(case: Case) -> Prepared:
     return Prepared(forward, both, results)
 
 
-def torch_eager(case: Case) -> Prepared:
+def torch_eager(case: Case, device: str = "cpu") -> Prepared:
     """The loop in PyTorch, with its automatic gradients."""
+    return _torch_loop(case, device, lambda advance: advance, max(1, len(case.x)))
+
+
+def torch_compiled(case: Case, device: str, compiler: Callable[[Any], Any] | None = None) -> Prepared:
+    """The same loop, COMPILED_STEPS at a time compiled by ``torch.compile`` or another compiler."""
+    import torch
+
+    return _torch_loop(case, device, compiler or functools.partial(torch.compile, dynamic=False), COMPILED_STEPS)
+
+
+def _torch_loop(case: Case, device: str, compiler: Callable[[Any], Any], steps: int) -> Prepared:
     import torch
 
     T, B, m = case.x.shape
-    parameters = [torch.tensor(leaf).requires_grad_() for leaf in case.parameters]
-    x, h0, g = (torch.tensor(array) for array in (case.x.reshape(T * B, m), case.h0, case.g))
+    parameters = [torch.tensor(leaf, device=device).requires_grad_() for leaf in case.parameters]
+    x, h0, g = (torch.tensor(array, device=device) for array in (case.x.reshape(T * B, m), case.h0, case.g))
     n, step_size = h0.shape[1], float(case.dtype.type(case.step_size))
-    identity = torch.eye(n, dtype=h0.dtype)
+    identity = torch.eye(n, dtype=h0.dtype, device=device)
 
-    def last_state() -> Any:
-        W, *affine = parameters
-        M_transposed = recurrent_matrix(W, identity, case).T
-        u = [torch.addmm(b, x, V.T).view(T, B, n).unbind(0) for V, b in zip(affine[::2], affine[1::2], strict=True)]
-        h = h0
+    def advance(h: Any, M_transposed: Any, u: Sequence[Sequence[Any]]) -> Any:
         if len(u) == 1:
             for u_t in u[0]:
                 h = torch.add(h, torch.tanh(torch.addmm(u_t, h, M_transposed)), alpha=step_size)
@@ -134,23 +146,66 @@ def torch_eager(case: Case) -> Prepared:
             h = torch.addcmul(h, torch.sigmoid(product + u_z), torch.tanh(product + u_t), value=step_size)
         return h
 
+    compiled = compiler(advance)
+
+    def last_state() -> Any:
+        W, *affine = parameters
+        M_transposed = recurrent_matrix(W, identity, case).T
+        u = [torch.addmm(b, x, V.T).view(T, B, n).unbind(0) for V, b in zip(affine[::2], affine[1::2], strict=True)]
+        h = h0
+        for start in range(0, T, steps):
+            h = compiled(h, M_transposed, [each[start : start + steps] for each in u])
+        return h
+
     return _differentiated(last_state, parameters, g, case.parameters._fields)
 
 
-def torch_layer(layer: str, case: Case) -> Prepared:
-    """PyTorch's ``nn.RNN`` (tanh) or ``nn.GRU`` of the sizes of a case, with :func:`layer_parameters`."""
+def torch_layer(layer: str, case: Case, device: str = "cpu", tf32: bool = False) -> Prepared:
+    """PyTorch's ``nn.RNN`` (tanh) or ``nn.GRU`` of the sizes of a case, with :func:`layer_parameters`.
+
+    ``tf32`` says whether cuDNN may round the factors of float32 products; elsewhere it changes nothing.
+    """
     import torch
 
-    x, h0, g = (torch.tensor(array) for array in (case.x, case.h0, case.g))
+    x, h0, g = (torch.tensor(array, device=device) for array in (case.x, case.h0, case.g))
     n, m = h0.shape[1], x.shape[2]
-    module = getattr(torch.nn, layer)(m, n, dtype=x.dtype)
+    module = getattr(torch.nn, layer)(m, n, dtype=x.dtype, device=device)
     with torch.no_grad():
         for name, array in layer_parameters(layer, case).items():
             getattr(module, name).copy_(torch.tensor(array))
     names, parameters = zip(*module.named_parameters(), strict=True)
 
     def last_state() -> Any:
+        torch.backends.cudnn.allow_tf32 = tf32  # one setting for the process: contenders take turns
         return module(x, h0[None])[1][0]
+
+    return _differentiated(last_state, parameters, g, names)
+
+
+def flash_rnn(case: Case, device: str = "cuda") -> Prepared:
+    """The Elman cell of FlashRNN: ``nn.RNN``'s, with the products V x and both biases before it.
+
+    Its fused kernels multiply float32 as TF32.
+    """
+    import torch
+    from flashrnn import flashrnn
+
+    names, arrays = zip(*layer_parameters("RNN", case).items(), strict=True)
+    parameters = [torch.tensor(array, device=device).requires_grad_() for array in arrays]
+    x, h0, g = (torch.tensor(array, device=device) for array in (case.x, case.h0, case.g))
+    T, B, _ = x.shape
+    n = h0.shape[1]
+
+    def last_state() -> Any:
+        W, U, b, c = parameters
+        u = (x @ W.T).transpose(0, 1).reshape(B, T, 1, 1, n)
+        bias = (b + c).reshape(1, 1, n)
+        dtype = str(x.dtype).removeprefix("torch.")
+        states, _ = flashrnn(
+            u, U.reshape(1, 1, n, n), bias, states=h0.reshape(1, B, 1, 1, n), function="elman", backend="cuda_fused",
+            dtype=dtype,
+        )  # fmt: skip
+        return states[0][:, -1].reshape(B, n)
 
     return _differentiated(last_state, parameters, g, names)
 
@@ -175,6 +230,7 @@ def jax_scan(case: Case) -> Prepared:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # else float64 silently becomes float32
+    jax.config.update("jax_default_matmul_precision", "highest")  # else float32 is TF32 on a GPU
     T, B, m = case.x.shape
     n, step_size = case.h0.shape[1], case.dtype.type(case.step_size)
     identity = np.eye(n, dtype=case.dtype)
@@ -234,6 +290,6 @@ def _differentiated(last_state: Any, parameters: Sequence[Any], g: Any, names: S
     def results() -> dict[str, Array]:
         h, gradients = both()
         arrays = {"h": h, **dict(zip(names, gradients, strict=True))}
-        return {name: array.detach().numpy().copy() for name, array in arrays.items()}
+        return {name: array.detach().cpu().numpy().copy() for name, array in arrays.items()}
 
     return Prepared(forward, both, results)

@@ -1,0 +1,820 @@
+"""The session on a device, driven without one: a fake clock, the specification as the backend, contenders of NumPy."""
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import antisymrnn_ref
+from antisymrnn_validation import environment
+from antisymrnn_validation.comparison import (
+    agreement,
+    ceilings,
+    device,
+    device_contest,
+    device_report,
+    peers,
+    sanitizer,
+    targets,
+)
+from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison.contenders import Contender, timed_case
+from antisymrnn_validation.comparison.contest import Plan
+from antisymrnn_validation.comparison.device_contest import Budget, Entrant, host_clock, line_up
+from antisymrnn_validation.conformance.cases import CELLS
+from antisymrnn_validation.conformance.checks import Check, Result
+
+TINY = Shape(9, 5, 1, 6)
+PLANS = [Plan("antisymmetric", TINY, "float32"), Plan("gated", TINY, "float64")]
+ABSENT = {"torch": "no torch here", "jax": "JAX sees no GPU", "flashrnn": ""}
+has_torch = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not has_torch, reason="the peers need torch: pip install 'antisymrnn-ref[peers]'")
+
+
+class Clock:
+    """Seconds that go by only when it is read or told, so that every run is the same."""
+
+    def __init__(self, tick=2.0**-13):
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self):
+        self.now += self.tick
+        return self.now
+
+
+def check(status="passed", run=None):
+    return Check("a promise", "a case", run or (lambda _: Result("a promise", "a case", status, "said so")))
+
+
+def machine(clock, name="NVIDIA H200", measured=lambda: {"float32": 1e4, "float64": 5e3, "copy": 4000.0}):
+    return device.Machine({"name": name, "driver_version": "1.2"}, host_clock(clock), measured)
+
+
+def entered(clock, *more):
+    """Entrants of a cell: the backend, the NumPy loop, and what ``more`` makes of the cell."""
+
+    def entrants(cell, backend):
+        timer = host_clock(clock)
+        found = line_up(cell, "numpy", backend, timer, ABSENT | {"flashrnn": "absent"})
+        return [
+            *found,
+            Entrant(Contender("hoisted", "peer", peers.numpy_hoisted, cell), timer),
+            *(m(cell) for m in more),
+        ]
+
+    return entrants
+
+
+def run(tmp_path, clock=None, *, seconds=1e3, every=None, entrants=None, chosen=PLANS, samples=3, card="NVIDIA H200"):
+    clock = clock or Clock()
+    path = tmp_path / "device.json"
+    code = device.measured(
+        "numpy", antisymrnn_ref, machine(clock, card), Budget(clock, seconds), path, True,
+        libraries=lambda: ABSENT, chosen=chosen, every=[check()] if every is None else every,
+        entrants=entrants or entered(clock), samples=samples,
+    )  # fmt: skip
+    return code, json.loads(path.read_text(), parse_constant=lambda token: pytest.fail(token))
+
+
+def named(document, name, contest=0):
+    return next(entry for entry in document["contests"][contest]["contenders"] if entry["name"] == name)
+
+
+@pytest.fixture(autouse=True)
+def no_sanitizer(monkeypatch):
+    """Whether or not this machine has one."""
+    monkeypatch.setattr(device, "sanitizers", functools.partial(sanitizer.sanitizers, which=lambda _: None))
+
+
+# a session
+
+
+def test_a_session_measures_everything(tmp_path, capsys):
+    code, told = run(tmp_path)
+    assert (code, told["summary"]["exit_code"], told["interrupted"], told["left_out"]) == (0, 0, False, [])
+    assert told["conformance"]["line"] == "1 checks: 1 passed, 0 failed, 0 not applicable"
+    assert [(r["tool"], r["status"]) for r in told["sanitizers"]] == [("memcheck", "not run"), ("racecheck", "not run")]
+    assert told["missing_peers"] == {"torch": "no torch here", "jax": "JAX sees no GPU"}
+    assert [contest["cell"] for contest in told["contests"]] == list(CELLS)
+    for k, plan in enumerate(PLANS):
+        own, peer = named(told, "numpy", k), named(told, "hoisted", k)
+        assert (own["status"], peer["status"]) == ("timed", "timed")
+        assert (set(own["times"]), set(peer["times"])) == ({"forward", "inference", "both"}, {"forward", "both"})
+        assert set(own["errors"]) == {"h", *timed_case(*plan).parameters._fields}
+        for times in own["times"].values():
+            assert times["lower"] <= times["median"] <= times["upper"]
+            assert (times["samples"], times["calls"]) == (3, 9)  # nine ticks of the clock are more than a millisecond
+            assert times["median"] == pytest.approx(Clock().tick / 9)
+            assert times["us_per_step"] == pytest.approx(1e6 * times["median"] / 9)
+            assert times["gflops"] == pytest.approx(times["fraction"] * told["ceilings"][plan.dtype])
+    text = capsys.readouterr().out
+    assert "peer missing, torch: no torch here" in text
+    assert "memcheck: not run: no compute-sanitizer on the path" in text
+    assert text.splitlines()[-1].startswith("device: conformance 1 checks: 1 passed")
+    assert told["card"]["name"] == "NVIDIA H200"
+    assert {"versions", "machine"} <= set(told["environment"])
+
+
+def test_the_markdown_is_dated_and_complete(tmp_path, capsys):
+    wrong = lambda cell: Entrant(Contender("bad | one", "peer", moved, cell), host_clock(Clock()))  # noqa: E731
+    clock = Clock()
+    _, told = run(tmp_path, clock, entrants=entered(clock, wrong))
+    text = device_report.markdown(told)
+    assert text in capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].startswith(
+        f"{told['date'][:10]}; NVIDIA H200 (driver_version 1.2). FMA peak 10.0 TFLOP/s in float32"
+    )
+    assert "copy 4000 GB/s" in lines[0]
+    assert lines[2].startswith(
+        "| cell, n, B | numpy: forward | inference | f + b | of peak, forward / f + b | hoisted |"
+    )
+    assert "bad \\| one" in lines[2]
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) == 2 + len(PLANS) + 2 + len(targets.DEVICE_TARGETS)
+    assert lines[4].startswith("| ungated 6, 5 float32 | ")
+    assert lines[4].endswith(" | wrong |")
+    assert any(line.startswith("bad | one: wrong on the small case: V: relative") for line in lines)
+    assert any(line.endswith("(antisymmetric n = 6, B = 5, float32).") for line in lines)
+
+
+def moved(case):
+    """A peer whose dV is wrong, which fails the test when it is timed."""
+    prepared = peers.numpy_hoisted(case)
+
+    def results():
+        got = prepared.results()
+        return {**got, "V": 1.001 * got["V"]}
+
+    fail = lambda: pytest.fail("it was timed")  # noqa: E731
+    return prepared._replace(results=results, forward=fail, both=fail)
+
+
+def test_a_wrong_peer_is_not_timed(tmp_path):
+    clock = Clock()
+    code, told = run(
+        tmp_path, clock,
+        entrants=entered(clock, lambda cell: Entrant(Contender("bad", "peer", moved, cell), host_clock(clock))),
+    )  # fmt: skip
+    assert code == 1
+    bad = named(told, "bad")
+    assert (bad["status"], bad["times"]) == ("wrong", {})
+    assert bad["detail"].startswith("wrong on the small case: V: relative error 1.0e-03")
+    assert named(told, "hoisted")["status"] == named(told, "numpy")["status"] == "timed"
+
+
+def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed(tmp_path):
+    clock = Clock()
+
+    def prepare(case):
+        return moved(case) if case.x.shape == (9, 5, 1) else peers.numpy_hoisted(case)
+
+    bad = lambda cell: Entrant(Contender("bad", "peer", prepare, cell), host_clock(clock))  # noqa: E731
+    code, told = run(tmp_path, clock, entrants=entered(clock, bad), chosen=PLANS[:1])
+    assert (code, named(told, "bad")["status"], named(told, "bad")["times"]) == (1, "wrong", {})
+    assert named(told, "bad")["detail"].startswith("wrong on the timed case: V: relative error 1.0e-03")
+    assert named(told, "bad")["errors"]["V"]["error"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_backend_that_fails_a_check_is_not_timed_but_its_peers_are(tmp_path, capsys):
+    code, told = run(tmp_path, every=[check(), check("failed")])
+    assert code == 1
+    assert [entry["name"] for entry in told["contests"][0]["contenders"]] == ["hoisted"]
+    assert "said so" in capsys.readouterr().out
+    assert [failed["detail"] for failed in told["conformance"]["failures"]] == ["said so"]
+
+
+def test_a_backend_without_a_check_that_passed_did_not_run(tmp_path):
+    assert run(tmp_path, every=[check("not applicable")])[0] == 3
+
+
+def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch):
+    right = antisymrnn_ref.antisymmetric.forward
+
+    def forward(parameters, x, h0, *, keep_every=1, **options):
+        trajectory = right(parameters, x, h0, keep_every=keep_every, **options)
+        if keep_every > 1:
+            trajectory.h[-1] += 1e-7
+        return trajectory
+
+    monkeypatch.setattr(antisymrnn_ref.antisymmetric, "forward", forward)
+    code, told = run(tmp_path, chosen=PLANS[:1])
+    assert code == 1
+    assert (named(told, "numpy")["status"], named(told, "numpy")["detail"]) == (
+        "wrong", "wrong: the last state has other bits if it is kept alone",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "status"), [(1e-3, "timed"), (0.5, "wrong"), (math.nan, "wrong")])
+def test_reduced_precision_is_timed_and_marked_unless_it_is_grossly_off(tmp_path, error, status):
+    def prepare(case):
+        prepared = peers.numpy_hoisted(case)
+        return prepared._replace(results=lambda: {**(got := prepared.results()), "W": (1 + error) * got["W"]})
+
+    clock = Clock()
+    reduced = lambda cell: Entrant(Contender("TF32", "peer", prepare, cell), host_clock(clock), inexact=True)  # noqa: E731
+    code, told = run(tmp_path, clock, entrants=entered(clock, reduced), chosen=PLANS[:1])
+    entry = named(told, "TF32")
+    assert (entry["status"], code) == (status, 0 if status == "timed" else 1)
+    if status == "timed":
+        assert "TF32: largest relative error 0.001, tolerance " in device_report.markdown(told)
+        assert entry["note"].startswith("NOT float32-exact: W: relative error 1.0e-03")
+        assert entry["errors"]["W"]["error"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_contenders_take_turns_and_a_fast_one_settles_first():
+    clock, order = Clock(0.0), []
+
+    def entrant(name, seconds):
+        def prepare(case):
+            prepared = peers.numpy_hoisted(case)
+
+            def called(what):
+                clock.now += seconds
+                order.append(f"{name} {what}")
+
+            return prepared._replace(forward=lambda: called("f"), both=lambda: called("b"))
+
+        return Entrant(Contender(name, "peer", prepare, "antisymmetric"), host_clock(clock), small=False)
+
+    entrants = [entrant("fast", 0.4e-3), entrant("slow", 20e-3)]
+    record, interrupted = device_contest.hold(PLANS[0], entrants, 1.0, Budget(clock, 100.0), samples=2)
+    turn = ["fast f"] * 4 + ["fast b"] * 4 + ["slow f", "slow b"]  # once untimed, three calls timed; the slow one once
+    assert order[-2 * len(turn) :] == turn * 2
+    assert not interrupted
+    for entry, seconds in zip(record["contenders"], (0.4e-3, 20e-3), strict=True):
+        for times in entry["times"].values():
+            assert [times[key] for key in ("median", "lower", "upper")] == pytest.approx([seconds] * 3)
+
+
+def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path):
+    calls = itertools.count()
+
+    def prepare(case):
+        prepared = peers.numpy_hoisted(case)
+
+        def both():
+            if next(calls) > 30:
+                raise MemoryError("no\nmore")
+            return prepared.both()
+
+        return prepared._replace(both=both, results=prepared.results)
+
+    clock = Clock()
+    entrants = entered(clock, lambda cell: Entrant(Contender("weak", "peer", prepare, cell), host_clock(clock)))
+    code, told = run(tmp_path, clock, entrants=entrants, chosen=PLANS[:1])
+    weak = named(told, "weak")
+    assert (code, weak["status"], weak["times"]) == (1, "wrong", {})
+    assert weak["detail"] == "broke off in both: MemoryError: no more"
+    assert named(told, "hoisted")["status"] == "timed"
+
+
+# time
+
+
+def test_when_the_time_is_used_up_the_rest_is_named(tmp_path, capsys):
+    clock = Clock()
+
+    def slow(cell):
+        def prepare(case):
+            clock.now += 30
+            return peers.numpy_hoisted(case)
+
+        return Entrant(Contender("slow", "peer", prepare, cell), host_clock(clock))
+
+    code, told = run(tmp_path, clock, seconds=65, entrants=entered(clock, slow))
+    assert code == 0
+    assert len(told["contests"]) == 1
+    assert told["left_out"] == [
+        {"cell": "gated", "shape": TINY._asdict(), "dtype": "float64", "why": "the time was used up"}
+    ]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "1 of 2 contests" in last
+    assert last.endswith("LEFT OUT, the time was used up: gated n = 6, B = 5, float64")
+
+
+def test_a_contest_that_is_cut_short_keeps_its_samples(tmp_path):
+    clock = Clock()
+
+    def prepare(case):
+        prepared, calls = peers.numpy_hoisted(case), itertools.count()
+
+        def forward():
+            clock.now += 10 if next(calls) else 0
+            return prepared.forward()
+
+        return prepared._replace(forward=forward)
+
+    slow = lambda cell: Entrant(Contender("slow", "peer", prepare, cell), host_clock(clock))  # noqa: E731
+    code, told = run(tmp_path, clock, seconds=56, entrants=entered(clock, slow), chosen=PLANS[:1], samples=15)
+    assert code == 0
+    entry = named(told, "slow")
+    assert entry["status"] == "cut short"
+    assert entry["detail"].startswith("samples of 15: forward ")
+    assert 0 < entry["times"]["forward"]["samples"] < 15
+    verdicts = targets.device_records("numpy", "NVIDIA H200", told["contests"])
+    assert {record["verdict"] for record in verdicts} == {"not measured"}
+
+
+def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "CONFORMANCE_SECONDS", 25.0)
+    clock = Clock()
+
+    def slow(_):
+        clock.now += 10
+        return Result("a promise", "a case", "passed")
+
+    code, told = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
+    assert (code, told["conformance"]["line"]) == (3, "3 of 9 checks: 3 passed, 0 failed, 0 not applicable")
+
+
+def test_a_contender_that_needs_more_than_is_left_is_not_tried(tmp_path):
+    clock = Clock()
+    late = lambda cell: Entrant(  # noqa: E731
+        Contender("late", "peer", lambda _: pytest.fail("it was tried"), cell), host_clock(clock), needs=100.0
+    )
+    code, told = run(tmp_path, clock, seconds=90, entrants=entered(clock, late), chosen=PLANS[:1])
+    assert (code, named(told, "late")["status"]) == (0, "not timed")
+    assert named(told, "late")["detail"] == "less than 100 s were left"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
+@pytest.mark.parametrize("where", ["prepare", "first call"])
+def test_a_contender_that_takes_too_long_is_stopped(tmp_path, where):
+    clock = Clock()
+
+    def sleep():
+        with contextlib.suppress(Exception):  # what a library may do
+            time.sleep(5)
+
+    def prepare(case):
+        if where == "prepare":
+            sleep()
+        return peers.numpy_hoisted(case)._replace(forward=sleep)
+
+    endless = lambda cell: Entrant(  # noqa: E731
+        Contender("endless", "peer", prepare, cell), host_clock(clock), small=False, patience=0.2
+    )
+    code, told = run(tmp_path, clock, entrants=entered(clock, endless), chosen=PLANS[:1])
+    assert (code, named(told, "endless")["status"]) == (0, "not timed")
+    assert named(told, "endless")["detail"] == "its checks and first calls took too long"
+    assert named(told, "numpy")["status"] == "timed"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("when", ["conformance", "checks", "samples", "later"])
+def test_an_interrupt_keeps_what_was_measured(tmp_path, when):
+    clock, calls = Clock(), itertools.count()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def sampled(case):
+        prepared = peers.numpy_hoisted(case)
+        return prepared._replace(forward=lambda: interrupt() if next(calls) > 25 else prepared.forward())
+
+    prepare = {"checks": interrupt, "samples": sampled}.get(when, peers.numpy_hoisted)
+    every = [check(), check(run=interrupt)] if when == "conformance" else [check()]
+
+    def entrants(cell, backend):
+        prepared = interrupt if when == "later" and cell == "gated" else prepare
+        return entered(clock, lambda cell: Entrant(Contender("last", "peer", prepared, cell), host_clock(clock)))(
+            cell, backend
+        )
+
+    code, told = run(tmp_path, clock, every=every, entrants=entrants)
+    assert (code, told["interrupted"], told["summary"]["exit_code"]) == (130, True, 130)
+    assert told["summary"]["line"].startswith("INTERRUPTED; conformance 1 ")
+    held = {"conformance": 0, "checks": 1, "samples": 1, "later": 2}[when]
+    assert len(told["contests"]) == held
+    assert len(told["left_out"]) == 2 - held
+    assert all(entry["why"] == "interrupted" for entry in told["left_out"])
+    if when == "checks":
+        assert (named(told, "last")["status"], named(told, "last")["detail"]) == ("not timed", "interrupted")
+    if when == "samples":
+        assert named(told, "hoisted")["times"]["forward"]["samples"] >= 1
+    if when == "later":
+        assert named(told, "last")["status"] == "timed"
+
+
+def test_termination_writes_what_was_measured(tmp_path):
+    def terminate(_):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    code, told = run(tmp_path, every=[check(run=terminate)])
+    assert (code, told["interrupted"]) == (130, True)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_file_is_written_after_every_contest(tmp_path):
+    clock, seen = Clock(), []
+
+    def entrants(cell, backend):
+        def prepare(case):
+            seen.append(json.loads((tmp_path / "device.json").read_text()))
+            return peers.numpy_hoisted(case)
+
+        look = Entrant(Contender("look", "peer", prepare, cell), host_clock(clock), small=False)
+        return [*entered(clock)(cell, backend), look]
+
+    run(tmp_path, clock, entrants=entrants)
+    assert [len(document["contests"]) for document in seen] == [0, 1]
+    assert all(document["summary"]["line"].startswith("unfinished: ") for document in seen)
+
+
+# plans and entrants
+
+
+def test_plans():
+    chosen = device_contest.plans()
+    assert len(chosen) == len(set(chosen)) == 5 * 4 * 2 + 5 * 2
+    assert {plan.shape.B for plan in chosen if plan.cell == "gated"} == {128}
+    assert {(plan.shape.T, plan.shape.m) for plan in chosen} == {(784, 1)}
+    asked = {Plan(target.cell, target.shape, target.dtype) for target in targets.DEVICE_TARGETS}
+    assert set(chosen[:4]) == asked
+    assert len(device_contest.plans(quick=True)) == 4
+
+
+def test_line_up():
+    every = dict.fromkeys(ABSENT, "")
+    ungated, gated = (line_up(cell, "cupy", antisymrnn_ref, host_clock(), every) for cell in CELLS)
+    single, double = (Plan("antisymmetric", Shape(784, 128, 1, 128), dtype) for dtype in ("float32", "float64"))
+    other = Plan("antisymmetric", Shape(784, 16, 1, 128), "float32")
+
+    def names(entrants, plan):
+        return [entrant.contender.name for entrant in entrants if entrant.takes(plan)]
+
+    exact = ["cupy", "torch eager", "torch nn.RNN, TF32 off"]
+    assert names(ungated, double) == [*exact, "jax scan"]
+    assert names(ungated, other) == [*exact, "torch nn.RNN, TF32 on", "FlashRNN, TF32", "jax scan"]
+    assert names(ungated, single) == [
+        *exact, "torch nn.RNN, TF32 on", "torch compile", "FlashRNN, TF32", "jax scan",
+    ]  # fmt: skip
+    assert names(gated, single) == ["cupy", "torch eager", "jax scan"]
+    assert {e.contender.name for e in ungated if e.inexact} == {"torch nn.RNN, TF32 on", "FlashRNN, TF32"}
+    assert {e.contender.name for e in ungated if e.timer == "host clock"} == {"jax scan"}
+    assert line_up("gated", "cupy", None, host_clock(), ABSENT) == []
+    known = set(names(ungated, single))
+    assert {target.against for target in targets.DEVICE_TARGETS} <= known | {""}
+
+
+def test_libraries_that_cannot_be_used_are_named(monkeypatch):
+    modules = {
+        "torch": SimpleNamespace(__version__="9", cuda=SimpleNamespace(is_available=lambda: False)),
+        "jax": SimpleNamespace(__version__="8", devices=lambda: [SimpleNamespace(platform="cpu")]),
+    }
+    monkeypatch.setattr(device_contest.importlib, "import_module", lambda name: modules[name])
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    told = device_contest.usable_libraries()
+    assert told["torch"] == "PyTorch 9 sees no GPU"
+    assert told["jax"] == "JAX 8 sees no GPU, only cpu"
+    assert told["flashrnn"].startswith("KeyError")
+    modules["torch"].cuda.is_available = lambda: True
+    modules["jax"].devices = lambda: [SimpleNamespace(platform="gpu")]
+    modules["flashrnn"] = SimpleNamespace()
+    assert device_contest.usable_libraries() == dict.fromkeys(told, "")
+
+
+@needs_torch
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_peers_of_a_device_are_right(cell):
+    """On the processor, where PyTorch computes the same; the compiler is replaced by one that changes nothing."""
+    plan = Plan(cell, Shape(2 * peers.COMPILED_STEPS, 3, 1, 5), "float32")
+    every = {"torch": "", "jax": "absent", "flashrnn": "absent"}
+    entrants = line_up(cell, "numpy", antisymrnn_ref, host_clock(), every, device="cpu")
+    steps = []
+
+    def compiler(advance):
+        return lambda h, M, u: (steps.append(len(u[0])), advance(h, M, u))[1]
+
+    compiled = functools.partial(peers.torch_compiled, device="cpu", compiler=compiler)
+    entrants = [
+        entrant._replace(contender=entrant.contender._replace(prepare=compiled)) if not entrant.small else entrant
+        for entrant in entrants
+    ]
+    record, _ = device_contest.hold(plan, entrants, 1.0, Budget(time.monotonic, time.monotonic() + 600), samples=1)
+    told = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
+    assert set(told.values()) == {("timed", "")}
+    if cell == "antisymmetric":
+        assert set(steps) == {peers.COMPILED_STEPS}
+        notes = {entry["name"]: entry["note"] for entry in record["contenders"]}
+        assert notes["torch nn.RNN, TF32 off"] == "another cell: nn.RNN"
+        assert notes["torch nn.RNN, TF32 on"] == "another cell: nn.RNN; within the tolerance here"
+
+
+def test_the_equations_of_the_layer_by_two_ways():
+    """Backpropagation on the small case against complex step."""
+    case = agreement.small_case("antisymmetric", "float64")
+    by_steps = agreement.layer_reference("RNN", "antisymmetric", "float64").arrays
+    found = agreement.layer_timed_reference(case)
+    assert found.arrays.keys() == by_steps.keys() == found.tolerances.keys()
+    for name, array in found.arrays.items():
+        np.testing.assert_allclose(array, by_steps[name], rtol=0, atol=1e-14 * np.abs(by_steps[name]).max())
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-4), ("float64", 1e-12)])
+def test_the_tolerance_of_a_timed_layer_is_small(dtype, allowed):
+    case = timed_case("antisymmetric", Shape(60, 16, 1, 24), dtype)
+    found = agreement.layer_timed_reference(case)
+    assert 0 < max(found.tolerances.values()) < allowed
+    for name, array in found.arrays.items():
+        assert agreement.check_timed(lambda: found.arrays, case, found).status == "passed"
+        got = {**found.arrays, name: array * (1 + 3 * found.tolerances[name])}
+        assert agreement.check_timed(lambda got=got: got, case, found).status == "failed"
+
+
+# events and ceilings
+
+
+class Cuda:
+    """Enough of CuPy for the timer and the ceilings: a clock in place of a device, NumPy in place of arrays."""
+
+    def __init__(self, clock, counted=1):
+        outer = self
+        self.log = []
+
+        class Event:
+            def record(self):
+                self.at = clock()
+                outer.log.append("record")
+
+            def synchronize(self):
+                outer.log.append("synchronize")
+
+        self.cuda = SimpleNamespace(Event=Event, get_elapsed_time=lambda start, stop: 1e3 * (stop.at - start.at))
+        self.zeros, self.arange, self.zeros_like, self.copyto = np.zeros, np.arange, np.zeros_like, np.copyto
+
+        def kernel(source, name):
+            assert f"void {name}(" in source
+            assert "REAL" not in source
+            assert "ACCUMULATORS" not in source
+
+            def launch(grid, block, arguments):
+                out, factor, term, steps = arguments
+                assert len(out) == grid[0] * block[0]
+                assert factor.dtype == term.dtype == out.dtype
+                out[...] = counted * ceilings.ACCUMULATORS * steps
+
+            return launch
+
+        self.RawKernel = kernel
+
+
+def test_events_enclose_the_calls():
+    clock = Clock(0.0)
+    cupy = Cuda(clock)
+    elapsed = device_contest.cuda_events(cupy)
+
+    def call():
+        clock.now += 0.25
+        cupy.log.append("call")
+
+    assert elapsed(call, 3) == pytest.approx(0.75)
+    assert cupy.log == ["record", "call", "call", "call", "record", "synchronize"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fma_loop_is_counted_and_checked(dtype):
+    assert ceilings.ACCUMULATORS * ceilings.STEPS < 2**24
+    clock = Clock()
+    timer = device_contest.cuda_events(Cuda(clock))
+    operations = 2 * ceilings.ACCUMULATORS * ceilings.STEPS * ceilings.BLOCKS * 3 * ceilings.THREADS
+    gflops = ceilings.fma_gflops(Cuda(clock), timer, dtype, 3)
+    assert gflops == pytest.approx(1e-9 * operations / clock.tick)
+    with pytest.raises(ceilings.CeilingError, match="expected 262144 from every thread, got 524288"):
+        ceilings.fma_gflops(Cuda(clock, counted=2), timer, dtype, 3)
+
+
+def test_the_copy_is_counted_and_checked():
+    clock = Clock()
+    cupy = Cuda(clock)
+    timer = device_contest.cuda_events(cupy)
+    assert ceilings.copy_gigabytes(cupy, timer, 8000) == pytest.approx(2e-9 * 8000 / clock.tick)
+    cupy.copyto = lambda *_: None
+    with pytest.raises(ceilings.CeilingError):
+        ceilings.copy_gigabytes(cupy, timer, 8000)
+
+
+def test_without_ceilings_there_are_times_without_fractions():
+    clock = Clock()
+
+    def broken():
+        raise ceilings.CeilingError("no")
+
+    document = device_report.new_document("numpy", {"name": "x"}, {}, quick=True)
+    device.session(
+        "numpy", antisymrnn_ref, machine(clock, measured=broken), entered(clock), [check()], PLANS[:1], list,
+        Budget(clock, 1e3), document, samples=1,
+    )  # fmt: skip
+    assert document["ceilings_missing"] == "CeilingError: no"
+    assert math.isnan(named(document, "numpy")["times"]["both"]["fraction"])
+    assert device_report.finished(document, PLANS[:1])[1] == 0
+
+
+# sanitizers
+
+
+MEMCHECK = "========= COMPUTE-SANITIZER\n{done}========= ERROR SUMMARY: {count} error{s}\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "words"),
+    [
+        (MEMCHECK.format(done="small run done: 40 calls\n", count=0, s="s"), "clean", "40 calls; ERROR SUMMARY: 0"),
+        (
+            "small run done: 40 calls\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n",
+            "clean",
+            "40 calls; RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+        ),
+        (
+            "========= Invalid __global__ read of size 4 bytes\n"
+            + MEMCHECK.format(done="small run done: 40 calls\n", count=1, s=""),
+            "found",
+            "ERROR SUMMARY: 1 error ========= Invalid __global__ read",
+        ),
+        (MEMCHECK.format(done="", count=2, s="s"), "found", "ERROR SUMMARY: 2 errors"),
+        (MEMCHECK.format(done="Segmentation fault\n", count=0, s="s"), "not run", "Segmentation fault"),
+        ("Device not supported", "not run", "Device not supported"),
+        ("", "not run", "nothing"),
+    ],
+)
+def test_what_a_sanitizer_says(output, status, words):
+    told = sanitizer.sanitizer_verdict(output)
+    assert told["status"] == status
+    assert words in told["detail"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_sanitizers_run_beside_and_end_with_the_context(tmp_path, monkeypatch):
+    script = tmp_path / "compute-sanitizer"
+    script.write_text(
+        '#!/bin/sh\n[ "$2" = racecheck ] && exec sleep 60\n'
+        f'echo "$@" >{tmp_path}/arguments\necho "small run done: 1 calls"\necho "= ERROR SUMMARY: 0 errors"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "PATIENCE_SECONDS", 0.5)
+    start = time.monotonic()
+    with sanitizer.sanitizers("numpy", time.monotonic, which=lambda _: str(script)) as watched:
+        memory, race = watched()
+    assert time.monotonic() - start < 20
+    assert (memory["tool"], memory["status"]) == ("memcheck", "clean")
+    assert (race["tool"], race["status"], race["detail"]) == ("racecheck", "not run", "not finished in 0 s")
+    arguments = (tmp_path / "arguments").read_text().split()
+    assert arguments == ["--tool", "memcheck", sys.executable, "-m", sanitizer.__name__, "numpy"]
+
+
+def test_something_found_makes_the_exit_code_one():
+    document = device_report.new_document("numpy", {"name": "x"}, {}, quick=True)
+    document["sanitizers"] = [{"tool": "memcheck", "status": "found", "detail": "ERROR SUMMARY: 1 error"}]
+    line, code = device_report.finished(document, [])
+    assert code == 1
+    assert line.endswith("FOUND SOMETHING: memcheck")
+
+
+def test_the_small_run_is_run(capsys):
+    sanitizer.small_run("numpy")
+    assert capsys.readouterr().out == "small run done: 40 calls\n"
+
+
+# targets
+
+
+def contest_of(n, dtype, status="timed", **times):
+    """A record in which contenders have these (forward, both) µs per step."""
+    return {
+        "cell": "antisymmetric",
+        "shape": Shape(784, 128, 1, n)._asdict(),
+        "dtype": dtype,
+        "contenders": [
+            {
+                "name": {"eager": "torch eager", "layer": "torch nn.RNN, TF32 off"}.get(name, name),
+                "status": status,
+                "detail": "",
+                "times": {
+                    what: {"median": 784e-6 * value, "us_per_step": value}
+                    for what, value in zip(("forward", "both"), pair, strict=True)
+                },
+            }
+            for name, pair in times.items()
+        ],
+    }
+
+
+def test_targets_are_met_or_not_or_not_measured():
+    contests = [
+        contest_of(128, "float32", cupy=(0.25, 0.5), eager=(20, 31), layer=(0.8, 1.9)),
+        contest_of(256, "float32", cupy=(0.71, 2.0)),
+        contest_of(128, "float64", "cut short", cupy=(0.5, 1.0)),
+    ]
+    told = targets.device_records("cupy", "NVIDIA H200", contests)
+    assert [record["verdict"] for record in told] == [
+        "met", "not met", "not measured", "not measured", "not met", "met",
+    ]  # fmt: skip
+    assert told[0]["stretch_verdict"] == "0.2 not met"
+    assert told[2]["why"] == "no such contest was held"
+    assert (told[3]["why"], told[3]["reached"]) == ("cupy: too few samples", 0.5)
+    assert told[4]["reached"] == pytest.approx(3.8)
+    assert told[5]["reached"] == pytest.approx(62)
+
+
+def test_another_card_is_told_but_not_measured():
+    told = targets.device_records("cupy", "NVIDIA H100 80GB HBM3", [contest_of(128, "float32", cupy=(0.1, 0.2))])
+    assert {record["verdict"] for record in told} == {"not measured"}
+    assert (told[0]["reached"], told[0]["why"]) == (0.1, "this is NVIDIA H100 80GB HBM3, not an H200")
+    assert told[0]["stretch_verdict"] == "0.2 not measured"
+    assert told[4]["why"] == "torch nn.RNN, TF32 off: not there"
+
+
+def test_the_stretch_is_met():
+    told = targets.device_records("cupy", "NVIDIA H200", [contest_of(128, "float32", cupy=(0.19, 0.2))])
+    assert (told[0]["verdict"], told[0]["stretch_verdict"]) == ("met", "0.2 met")
+
+
+# the command
+
+
+def test_without_cupy_nothing_runs(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert device.main([]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("device: nothing ran: import of cupy halted")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("count", [0, None])
+def test_without_a_gpu_nothing_runs(count, monkeypatch, capsys):
+    def ask():
+        if count is None:
+            raise RuntimeError("driver too\nold")
+        return count
+
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=ask)))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert device.main([]) == 3
+    expected = "RuntimeError: driver too old" if count is None else "CuPy finds no GPU"
+    assert capsys.readouterr().err == f"device: nothing ran: {expected}\n"
+
+
+def test_a_path_that_cannot_be_written_is_usage(tmp_path, capsys):
+    assert device.main(["--json", str(tmp_path / "absent" / "file.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        device.main(["--slow"])
+
+
+def test_the_module_can_be_run():
+    told = subprocess.run(
+        [sys.executable, "-m", device.__name__, "--help"], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_the_card_is_described(monkeypatch):
+    monkeypatch.setattr(device, "devices", lambda _: ["none: no nvidia-smi on the path"])
+    clock = Clock()
+    cupy = Cuda(clock)
+    cupy.__version__ = "14"
+    cupy.cuda.Device = lambda: SimpleNamespace(id=0)
+    cupy.cuda.runtime = SimpleNamespace(
+        getDeviceProperties=lambda _: {"name": b"NVIDIA H200", "multiProcessorCount": 2},
+        runtimeGetVersion=lambda: 13000,
+    )
+    freed = []
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=lambda: freed.append(True))
+    found = device.gpu(cupy)
+    assert found.card["name"] == "NVIDIA H200"
+    assert found.card["nvidia-smi"] == "none: no nvidia-smi on the path"
+    monkeypatch.setattr(ceilings, "COPIED_BYTES", 8000)
+    monkeypatch.setattr(device, "devices", lambda fields: [", ".join("1" for _ in fields.split(","))])
+    assert device.gpu(cupy).card["driver_version"] == "1"
+    monkeypatch.setitem(
+        sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: freed.append(1)))
+    )
+    found.release()
+    assert freed == [True, 1]
+
+
+def test_the_driver_is_asked_for_other_fields(monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda _: "nvidia-smi")
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[1])
+        return SimpleNamespace(stdout="1980 MHz\n", returncode=0, stderr="")
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    assert environment.devices("clocks.sm") == ["1980 MHz"]
+    assert asked == ["--query-gpu=clocks.sm"]

@@ -1,0 +1,340 @@
+"""Everything that is to be measured on a GPU, in one call: ``python -m antisymrnn_validation.comparison.device``.
+
+In this order: conformance of the CuPy backend, with ``compute-sanitizer`` in child processes beside it; the ceilings of
+the card; contests against peers on the same card, the most important shapes first; the speeds to reach. All of it keeps
+to a budget of time. What was left out is named, and the JSON file is written again after every contest.
+
+Exit codes: 0 all that is compared is right; 1 something is wrong; 2 usage; 3 nothing ran; 130 interrupted, with
+everything written that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import importlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from antisymrnn_ref import load_backend
+
+try:
+    from antisymrnn_validation import report
+    from antisymrnn_validation.comparison import ceilings
+    from antisymrnn_validation.comparison.ceilings import Timer
+    from antisymrnn_validation.comparison.contest import Plan
+    from antisymrnn_validation.comparison.device_contest import (
+        SAMPLES,
+        Budget,
+        Entrant,
+        TooLong,
+        cuda_events,
+        hold,
+        limited,
+        line_up,
+        plans,
+        usable_libraries,
+    )
+    from antisymrnn_validation.comparison.device_report import (
+        NOTHING_RAN,
+        USAGE,
+        finished,
+        markdown,
+        new_document,
+        targets_table,
+        times_table,
+        write,
+    )
+    from antisymrnn_validation.comparison.sanitizer import sanitizers
+    from antisymrnn_validation.conformance import checks
+    from antisymrnn_validation.conformance.cases import CELLS
+    from antisymrnn_validation.conformance.checks import Check
+    from antisymrnn_validation.environment import devices, reason
+    from antisymrnn_validation.report import Record
+except ModuleNotFoundError as missing:
+    if (missing.name or "antisymrnn").startswith("antisymrnn"):
+        raise
+    print(f"device: the package {missing.name} is missing: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
+    sys.exit(2)
+
+BUDGET_SECONDS = 520.0
+"""All but the last writing, of the nine minutes that a call may take."""
+
+CONFORMANCE_SECONDS = 240.0
+CONTEST_SECONDS = 10.0
+"""No contest begins with less than this left."""
+
+
+class Machine(NamedTuple):
+    """The device that is measured.
+
+    Attributes
+    ----------
+    card : dict
+        What is known of it; ``name`` at least.
+    elapsed : Timer
+        Events on the stream of the backend.
+    ceilings : callable
+        FMA loop in GFLOP/s by dtype, and ``copy`` in GB/s.
+    release : callable
+        Gives memory that nobody uses back to the device.
+    """
+
+    card: dict[str, Any]
+    elapsed: Timer
+    ceilings: Callable[[], dict[str, float]]
+    release: Callable[[], Any] = lambda: None
+
+
+def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told: list[Record]) -> None:
+    """Add the records of the conformance checks to ``told``, of as many as fit the budget."""
+    with contextlib.suppress(TooLong):
+        for check in every:
+            if budget.left() <= 0:
+                break
+            with limited(budget.left()):
+                result = check.run(backend)
+            errors = {name: entry._asdict() for name, entry in result.errors.items()}
+            told.append({"backend": backend.__name__, **result._asdict(), "errors": errors})
+
+
+def conformance_record(told: Sequence[Record], total: int) -> Record:
+    """Counts and failures of the conformance checks that ran."""
+    counts = report.status_counts(told)
+    return {
+        "line": report.conform_line(told, total),
+        "total": total,
+        **{status: counts[status] for status in ("passed", "failed", "not applicable")},
+        "failures": [record for record in told if report.contradicts(record)],
+    }
+
+
+def session(
+    name: str,
+    backend: ModuleType,
+    machine: Machine,
+    entrants: Callable[[str, ModuleType | None], Sequence[Entrant]],
+    every: Sequence[Check],
+    chosen: Sequence[Plan],
+    watched: Callable[[], list[Record]],
+    budget: Budget,
+    document: Record,
+    *,
+    samples: int = SAMPLES,
+    begin: Callable[[str], Any] = lambda _: None,
+    save: Callable[[], Any] = lambda: None,
+) -> None:
+    """Measure everything; ``document`` holds at any moment what there is, also if an interrupt ends it.
+
+    Parameters
+    ----------
+    name : str
+    backend : module
+    machine : Machine
+    entrants : callable
+        Those of a cell; takes the cell, and the backend or None if it must not be timed.
+    every : sequence of Check
+    chosen : sequence of Plan
+    watched : callable
+        What the sanitizers found.
+    budget : Budget
+    document : dict
+    samples : int
+    begin, save : callable
+        Called when something begins, and when something more is known.
+    """
+    limit = min(budget.end, budget.clock() + CONFORMANCE_SECONDS)
+    begin(f"conformance, {len(every)} checks")
+    records: list[Record] = []
+    try:
+        run_checks(backend, every, budget._replace(end=limit), records)
+    finally:
+        told = document["conformance"] = conformance_record(records, len(every))
+    print(f"{name}: {told['line']}", flush=True)
+    for failed in told["failures"]:
+        print(report.failure(failed))
+    right = backend if told["passed"] and not told["failed"] else None
+    begin("sanitizers")
+    document["sanitizers"] = watched()
+    for record in document["sanitizers"]:
+        print(f"{record['tool']}: {record['status']}: {record['detail']}", flush=True)
+    begin("ceilings")
+    try:
+        document["ceilings"] = machine.ceilings()
+    except Exception as error:  # noqa: BLE001  times mean something without them
+        document["ceilings_missing"] = reason(error)
+    save()
+    line_ups = {cell: entrants(cell, right) for cell in CELLS}
+    for plan in chosen:
+        if budget.left() < CONTEST_SECONDS:
+            break
+        entered = [entrant for entrant in line_ups[plan.cell] if entrant.takes(plan)]
+        peak = document["ceilings"].get(plan.dtype, math.nan)
+        record, interrupted = hold(plan, entered, peak, budget, samples=samples, begin=begin)
+        document["contests"].append(record)
+        report.show(times_table(record))
+        sys.stdout.flush()
+        if interrupted:
+            raise KeyboardInterrupt
+        machine.release()
+        save()
+
+
+def gpu(cupy: Any) -> Machine:
+    """The current GPU, through CuPy."""
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    found = properties["name"]
+    card: dict[str, Any] = {
+        "name": found.decode() if isinstance(found, bytes) else str(found),
+        "multiprocessors": int(properties["multiProcessorCount"]),
+        "CUDA runtime": int(cupy.cuda.runtime.runtimeGetVersion()),
+        "CuPy": str(cupy.__version__),
+    }
+    fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+    answer = devices(fields)[0]
+    if answer.startswith("none"):
+        card["nvidia-smi"] = answer
+    else:
+        card |= dict(zip(fields.split(","), (part.strip() for part in answer.split(",")), strict=False))
+    elapsed = cuda_events(cupy)
+
+    def measured() -> dict[str, float]:
+        told = {
+            dtype: ceilings.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"])
+            for dtype in ("float32", "float64")
+        }
+        busy = devices("clocks.sm")[0]
+        if not busy.startswith("none"):
+            card["clocks.sm after the FMA loop"] = busy
+        return told | {"copy": ceilings.copy_gigabytes(cupy, elapsed)}
+
+    def release() -> None:
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.cuda.empty_cache()
+
+    return Machine(card, elapsed, measured, release)
+
+
+def found_gpu() -> tuple[Any, str]:
+    """CuPy, and why there is nothing to measure on; empty if there is a GPU."""
+    try:
+        cupy = importlib.import_module("cupy")
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # noqa: BLE001  CuPy missing or broken, no driver, no device
+        return None, reason(error)
+    return cupy, "" if count else "CuPy finds no GPU"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; the exit code."""
+    start = time.monotonic()
+    parser = argparse.ArgumentParser("device", description="Check and time the CuPy backend on this GPU.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE as strict JSON")
+    parser.add_argument("--quick", action="store_true", help="fewer checks, n = B = 128 alone")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.json:
+            report.check_writable(asked.json)
+    except report.ReportError as error:
+        print(f"device: {error}", file=sys.stderr)
+        return USAGE
+    cupy, why_not = found_gpu()
+    try:
+        backend = load_backend("cupy") if not why_not else None
+    except Exception as error:  # noqa: BLE001  whatever it is, there is nothing to measure
+        backend, why_not = None, reason(error)
+    if backend is None:
+        print(f"device: nothing ran: {why_not}", file=sys.stderr)
+        return NOTHING_RAN
+    return measured("cupy", backend, gpu(cupy), Budget(time.monotonic, start + BUDGET_SECONDS), asked.json, asked.quick)
+
+
+def measured(
+    name: str,
+    backend: ModuleType,
+    machine: Machine,
+    budget: Budget,
+    path: Path | None,
+    quick: bool,
+    *,
+    libraries: Callable[[], Mapping[str, str]] = usable_libraries,
+    chosen: Sequence[Plan] | None = None,
+    every: Sequence[Check] | None = None,
+    entrants: Callable[[str, ModuleType | None], Sequence[Entrant]] | None = None,
+    samples: int = SAMPLES,
+) -> int:
+    """A session from beginning to end: measured, shown, written; the exit code."""
+    chosen = plans(quick=quick) if chosen is None else chosen
+    start = budget.clock()
+    document = new_document(name, machine.card, {}, quick=quick)
+
+    def save() -> None:
+        document["card"] = dict(machine.card)
+        line, code = finished(document, chosen)
+        write(path, document, f"unfinished: {line}", code, budget.clock() - start)
+
+    with _terminated_as_interrupted():
+        try:
+            found = libraries()
+            document["missing_peers"] = {library: why for library, why in found.items() if why}
+            for library, why in document["missing_peers"].items():
+                print(f"peer missing, {library}: {why}")
+            checked = checks.iter_checks(name, quick=quick) if every is None else every
+            lined = entrants or functools.partial(_lined_up, name, machine.elapsed, found)
+            with sanitizers(name, budget.clock) as watched:
+                session(
+                    name, backend, machine, lined, checked, chosen, watched, budget, document,
+                    samples=samples, begin=lambda what: _tell(budget.clock() - start, what), save=save,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            document["interrupted"] = True
+    document["card"] = dict(machine.card)
+    line, code = finished(document, chosen)
+    report.show(targets_table(document["targets"]))
+    print(markdown(document), end="\n\n")
+    print(f"device: {line}", flush=True)
+    write(path, document, line, code, budget.clock() - start)
+    return code
+
+
+def _tell(seconds: float, what: str) -> None:
+    """What begins now, for whoever watches; the results have stdout."""
+    print(f"{seconds:5.0f} s  {what}", file=sys.stderr, flush=True)
+
+
+def _lined_up(
+    name: str, elapsed: Timer, libraries: Mapping[str, str], cell: str, backend: ModuleType | None
+) -> list[Entrant]:
+    return line_up(cell, name, backend, elapsed, libraries)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Whoever ends the process by SIGTERM gets what was measured too."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ __device__ __forceinline__ void async_wait() {
 #if __CUDA_ARCH__ >= 900
 // Wait for every thread of the cluster; what was written before is seen behind it.
 __device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 __device__ __forceinline__ unsigned peer_address(void* own_address, int rank) {

@@ -153,6 +153,11 @@ def empty(shape: tuple[int, ...], dtype: Any, *, zeros: bool = False) -> Array:
         ) from error
 
 
+def copy(to: Array, array: Array) -> None:
+    """Write the entries of one array to another of the same shape and dtype."""
+    cupy.copyto(to, array)
+
+
 def contiguous(array: Array) -> Array:
     """The array, or a copy if it is not C-contiguous."""
     return cupy.ascontiguousarray(array)

@@ -250,7 +250,7 @@ def forward(
     s = _device.empty((T, B, n), dtype) if stashed else None
     z = _device.empty((T, B, n), dtype) if stashed and call.gated else None
     if T == 0:
-        h[0] = h0
+        _device.copy(h[0], h0)
         return h, s, z
     most = T if call.few else max(1, WINDOW_ROWS // B)  # V x + b of so many steps at a time
     call.plan_steps(min(most, T), "forward")
@@ -295,7 +295,7 @@ def backward(
     leaves = type(parameters)(*(_device.empty(leaf.shape, dtype, zeros=True) for leaf in parameters))
     dx = _device.empty(x.shape, dtype) if input_gradient else None
     dh0, dstep_size, ddiffusion = (_device.empty(shape, dtype) for shape in ((B, n), (), ()))
-    dh0[...] = g[T] if g.ndim == 3 else g
+    _device.copy(dh0, g[T] if g.ndim == 3 else g)
     results = {f"d{name}": leaf for name, leaf in leaves._asdict().items()}
     call.arrays |= results | {"adjoint": dh0, "dstep_size": dstep_size, "ddiffusion": ddiffusion}
     if dx is not None:

@@ -757,6 +757,14 @@ def test_info(run, tmp_path):
         assert re.search(f"^{section} ", out, re.MULTILINE)
 
 
+def test_the_tables_of_kernels_need_no_device(monkeypatch):
+    known = {"numpy": "antisymrnn_ref", "cupy": "antisymrnn_cupy", "absent": "a_package_that_is_not_there"}
+    monkeypatch.setattr(environment, "backend_modules", lambda: known)
+    tables = environment.kernel_tables()
+    assert list(tables) == ["cupy"]
+    assert any("float32, n <= 128: one block of 128 threads" in line for line in tables["cupy"])
+
+
 @pytest.mark.parametrize(
     ("script", "expected"),
     [

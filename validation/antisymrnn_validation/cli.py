@@ -238,7 +238,8 @@ def compare(
 def info(json: Json = None) -> int:
     """Show versions, devices and backends.
 
-    Versions, machine, BLAS and threads, devices, and for each backend ok or the reason it cannot run.
+    Versions, machine, BLAS and threads, devices, for each backend ok or the reason it cannot run, and the tables by
+    which backends choose their kernels.
     """
     _check_writable(json)
     from antisymrnn_validation import environment
@@ -248,6 +249,7 @@ def info(json: Json = None) -> int:
         **environment.environment(),
         "devices": environment.devices(),
         "backends": {name: "ok" if isinstance(entry, ModuleType) else entry for name, entry in found.items()},
+        "kernels": environment.kernel_tables(),
     }
     report.show(report.sections_table("This installation", sections))
     if json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import platform
@@ -104,6 +105,18 @@ def installed_backends() -> dict[str, ModuleType | str]:
             found[name] = load_backend(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a third party's module may fail in any way; the reason is shown
             found[name] = reason(error).removeprefix(f"backend {name!r}: ")
+    return found
+
+
+def kernel_tables() -> dict[str, list[str]]:
+    """By which table each known backend chooses its kernels, where its module has ``describe()``, able to run or not."""
+    found = {}
+    for name, path in backend_modules().items():
+        try:
+            lines = importlib.import_module(path).describe()
+        except (Exception, SystemExit):  # noqa: BLE001  no table or no module: the reason is elsewhere
+            continue
+        found[name] = [str(line) for line in lines]
     return found
 
 

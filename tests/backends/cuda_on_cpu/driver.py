@@ -136,6 +136,7 @@ class Driver:
         cupy.zeros = lambda shape, dtype: self.empty(shape, dtype, 0)
         cupy.array = lambda array, dtype=None, order="C", copy=True: np.array(array, dtype, order=order, copy=copy)
         cupy.asnumpy = np.copy
+        cupy.copyto = np.copyto
         cupy.ascontiguousarray = np.ascontiguousarray
         cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
         cupy.RawModule = lambda **_: SimpleNamespace(get_function=self._function)

@@ -109,12 +109,12 @@ def installed_backends() -> dict[str, ModuleType | str]:
 
 
 def kernel_tables() -> dict[str, list[str]]:
-    """By which table each known backend chooses its kernels, where its module has ``describe()``, able to run or not."""
+    """By which table each known backend chooses its kernels, if its module has ``describe()``, able to run or not."""
     found = {}
     for name, path in backend_modules().items():
         try:
             lines = importlib.import_module(path).describe()
-        except (Exception, SystemExit):  # noqa: BLE001  no table or no module: the reason is elsewhere
+        except (Exception, SystemExit):  # noqa: BLE001  no table, or no module
             continue
         found[name] = [str(line) for line in lines]
     return found

@@ -180,7 +180,7 @@ def _of_any_n(dtype: str) -> list[Kernel]:
 
 def _beside_the_steps(dtype: str) -> list[Kernel]:
     kernels = [
-        ("multiply", "Product", 128, 2 * 16 * (64 + 4)),
+        ("multiply", "Product", 32 * ITEMSIZE[dtype], 2 * 16 * (64 + 4)),
         ("recurrent_matrix", "Matrices", 256, 0),
         ("matrix_gradient", "Matrices", 256, 0),
         ("add_slices", "Sums", 256, 0),

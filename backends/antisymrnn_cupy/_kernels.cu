@@ -616,8 +616,8 @@ struct Tile {
             }
             __syncthreads();
             if (begin + SUM < last) look(begin + SUM);
-            const int terms = last - begin < SUM ? static_cast<int>(last - begin) : SUM;
-            for (int r = 0; r < terms; ++r) {
+#pragma unroll 4
+            for (int r = 0; r < SUM; ++r) {  // terms beyond the last are 0 · 0
                 real a[MINE], b[COLUMNS];
 #pragma unroll
                 for (int p = 0; p < MINE; ++p) a[p] = A[r * STRIDE + first_row() + p];
@@ -635,7 +635,7 @@ struct Tile {
 };
 
 template <typename real>
-using Large = Tile<real, 64, 8, 4>;
+using Large = Tile<real, 64, 8, 16 / sizeof(real)>;
 template <typename real>
 using Small = Tile<real, 32, 4, 2>;
 
@@ -646,7 +646,7 @@ __device__ __forceinline__ void multiply(const Product<real>& call) {
     const long long first = blockIdx.z * call.slice;
     const long long last = first + call.slice < call.R ? first + call.slice : call.R;
     real* out = call.out + blockIdx.z * call.P * call.Q;
-    constexpr int MINE = 8, COLUMNS = 4;
+    constexpr int MINE = 8, COLUMNS = 16 / sizeof(real);
     real sums[MINE][COLUMNS];
 #pragma unroll
     for (int p = 0; p < MINE; ++p) {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from antisymrnn_cupy._instances import ITEMSIZE, KERNELS, OPTIONS, Kernel, source
+from antisymrnn_cupy._instances import KERNELS, OPTIONS, Kernel, source
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, BackendUnavailable
 
@@ -187,14 +188,19 @@ def _function(name: str, _: Device) -> tuple[Kernel, Any]:
     """A kernel, compiled for a device: CuPy keeps the result on disk."""
     module, kernel = KERNELS[name]
     compiled = _module(module).get_function(name)
-    if compiled.local_size_bytes:
-        raise RuntimeError(f"{name}: expected no local memory, the compiler took {compiled.local_size_bytes} bytes")
+    if compiled.local_size_bytes:  # another compiler than CI's
+        warnings.warn(
+            f"{name}: expected no local memory, this NVRTC took {compiled.local_size_bytes} bytes; right, but slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return kernel, compiled
 
 
-def resident_blocks(name: str, device: Device, shared_bytes: int) -> int:
+def resident_blocks(name: str, device: Device, shared_bytes: int = 0) -> int:
     """Blocks of a kernel that run at the same time on one multiprocessor."""
     kernel, compiled = _function(name, device)
+    shared_bytes = shared_bytes or kernel.shared_bytes
     _allow(compiled, shared_bytes)
     return int(
         cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(compiled.kernel.ptr, kernel.threads, shared_bytes)
@@ -208,7 +214,7 @@ def launch(name: str, device: Device, grid: tuple[int, int, int], shared_bytes: 
     for field, value in fields.items():
         call[field] = value
     arguments = (ctypes.c_void_p * 1)(call.ctypes.data)
-    shared_bytes = shared_bytes or kernel.shared * ITEMSIZE[kernel.dtype]
+    shared_bytes = shared_bytes or kernel.shared_bytes
     _allow(compiled, shared_bytes)
     stream = cupy.cuda.get_current_stream().ptr
     what = (compiled.kernel.ptr, *grid, kernel.threads, 1, 1, shared_bytes, stream, ctypes.addressof(arguments))

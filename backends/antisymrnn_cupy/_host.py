@@ -207,7 +207,7 @@ class _Pass:
         instance, kernel = self.choose(backward=backward), f"{direction}_{self.cell}_"
         if instance is None:
             kernel += f"{self.dtype}_any"
-            resident = _device.resident_blocks(kernel, self.device, 0) * self.device.multiprocessors
+            resident = _device.resident_blocks(kernel, self.device) * self.device.multiprocessors
             if not resident:
                 raise RuntimeError(f"{kernel}: expected a grid whose blocks run at the same time, the device runs none")
             tiles = -(-self.B // TILE) * -(-self.n // TILE)

@@ -129,6 +129,11 @@ class Kernel(NamedTuple):
     cooperative: bool = False
 
     @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block; 0 where an :class:`Instance` says it."""
+        return self.shared * ITEMSIZE[self.dtype]
+
+    @property
     def parameter(self) -> str:
         """C++ type of its argument."""
         return f"{self.argument}<{REAL[self.dtype]}>"

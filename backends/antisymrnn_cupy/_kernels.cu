@@ -405,14 +405,14 @@ __device__ __forceinline__ void forward_steps(const Steps<typename L::real>& cal
         }
         ahead = call.h_every, h += Bn;
     }
-    int every = static_cast<int>(call.h_every <= steps ? call.h_every : steps + 1);
+    const int every = static_cast<int>(call.h_every <= steps ? call.h_every : steps + 1);
     int kept = static_cast<int>(ahead <= steps ? ahead : steps + 1);
     const long long skipped = call.s_first - call.first;
     int stashes = call.s == nullptr || skipped > steps ? steps : static_cast<int>(skipped > 0 ? skipped : 0);
     const long long stashed = (skipped < 0 ? -skipped : 0) * Bn + mine;
     real *s = call.s + stashed, *z = call.z + stashed;
 
-    keep(every), keep(kept), keep(stashes);
+    keep(kept), keep(stashes);
 
     for (int i = 0; i < L::DEPTH - 1; ++i) fetch();
     async_wait<L::DEPTH - 2>();

@@ -20,7 +20,7 @@ from antisymrnn_cupy._instances import INSTANCES, ITEMSIZE, KERNELS, MODULES, OP
 from antisymrnn_validation.conformance.cases import CELLS
 from compile_gate import CompileError, Wanted
 
-HERE = importlib.resources.files("antisymrnn_cupy")
+HERE = importlib.resources.files("antisymrnn_cupy")  # as installed: the wheel must have the kernels
 TEXT, DEVICE, HOST = (HERE.joinpath(name).read_text("utf-8") for name in ("_kernels.cu", "_device.cuh", "_host.py"))
 JOBS = [
     (arch, module)
@@ -94,7 +94,7 @@ PLANTED = {  # statements of a kernel with a float* called out, threads, shared 
                              32, 227 * 1024 - 35, "expected at most 232448 bytes of shared memory, got 232449"),
     "dynamic shared memory": ("out[0] = 0;", 32, 227 * 1024 + 1, "expected at most 232448 bytes of shared memory"),
     "a function": ("out[0] = helper(out[1]);", 32, 0, "kernels: expected .*helper.* in the log"),
-    "a warning": ("int unused;", 32, 0, "warnings: .*unused"),
+    "a warning": ("int unused;", 32, 0, "warnings:.*unused"),
     "a sum of atomics": ("atomicAdd(out, out[1]);", 32, 0, r"(atom|red)\.global\.add\.f32: expected no atomic"),
     "a sum by exchange": (CAS, 32, 0, r"atom\.\S*cas\.b32: expected no atomic"),
     "tensor cores": (MMA, 32, 0, r"mma\.sync\S*: expected no tensor cores"),
@@ -119,7 +119,7 @@ def test_planted_errors_are_found(name):
         assert found == []
     else:
         assert any(re.search(expected, complaint, re.DOTALL) for complaint in found), found
-        assert len(found) == 1 or name in ("a spill",), found
+        assert len(found) == 1 + (name == "a spill"), found  # which needs a stack
 
 
 @needs_nvrtc
@@ -132,7 +132,7 @@ def test_missing_and_unexpected_kernels_are_found(names):
 
 @needs_nvrtc
 def test_nothing_is_fused_unasked():
-    assert "-fmad=false" in OPTIONS
+    assert "-fmad=false" in OPTIONS[:2]  # the others are CuPy's
     body = "out[0] = out[1] * out[2] + out[3];"
     plain, asked = of_one_kernel(body, 32), of_one_kernel("out[0] = fma(out[1], out[2], out[3]);", 32)
     arithmetic = {"mul.rn.ftz.f32", "add.rn.ftz.f32", "fma.rn.ftz.f32"}
@@ -166,16 +166,18 @@ def test_registers_of_a_block(registers, threads, expected):
 # ---- the text and the tables
 
 
+DECLARATION = re.compile(r"\s*(?:const )?(real|unsigned long long|long long)\b(.*)", re.DOTALL)
+DECLARATOR = re.compile(r"\s*(\*?) *(\w+)\s*")
+
+
 def fields(text: str, struct: str) -> list[tuple[str, str]]:
     """Names and kinds of a struct's fields: address, whole number, or number of the dtype."""
     (body,) = re.findall(rf"template <typename real>\nstruct {struct} {{(.*?)\n}};", text, re.DOTALL)
     found = []
     for declaration in re.sub(r"//.*", "", body).split(";")[:-1]:
-        base, declarators = re.fullmatch(
-            r"\s*(?:const )?(real|unsigned long long|long long)\b(.*)", declaration, re.DOTALL
-        ).groups()
+        base, declarators = DECLARATION.fullmatch(declaration).groups()
         for declarator in declarators.split(","):
-            star, name = re.fullmatch(r"\s*(\*?) *(\w+)\s*", declarator).groups()
+            star, name = DECLARATOR.fullmatch(declarator).groups()
             found.append((name, "address" if star else base))
     return found
 
@@ -193,12 +195,22 @@ def disagreements(text: str) -> list[str]:
     return said
 
 
+KINDS = """
+template <class T> constexpr char kind = 0;
+template <class T> constexpr char kind<T*> = 'u';
+template <> constexpr char kind<long long> = 'i';
+template <> constexpr char kind<float> = 'f';
+template <> constexpr char kind<double> = 'f';
+"""
+
+
 def claims() -> str:
     """The tables as assertions for the compiler."""
     facts = []
     for kernel in {kernel.parameter: kernel for _, kernel in KERNELS.values()}.values():
         facts.append(f"sizeof({kernel.parameter}) == {kernel.layout.itemsize}")
-        for name, (_, offset) in kernel.layout.fields.items():
+        for name, (kind, offset) in kernel.layout.fields.items():
+            facts.append(f"kind<decltype({kernel.parameter}::{name})> == '{kind.kind}'")
             facts.append(f"__INTADDR__(&(({kernel.parameter}*)0)->{name}) == {offset}")  # NVRTC has no offsetof
     for dtype, N, cluster, lanes, held in INSTANCES:
         layout = f"Layout<{REAL[dtype]}, {N}, {cluster}, {lanes}, {held}>"
@@ -210,7 +222,7 @@ def claims() -> str:
         for tile, name in (("Large", f"multiply_{dtype}"), ("Small", f"forward_gated_{dtype}_any")):
             _, kernel = KERNELS[name]
             facts += [f"{tile}<{real}>::THREADS == {kernel.threads}", f"{tile}<{real}>::SHARED == {kernel.shared}"]
-    return "".join(f'static_assert({fact}, "");\n' for fact in [*facts, f"ROWS == {_instances.ROWS}"])
+    return KINDS + "".join(f'static_assert({fact}, "");\n' for fact in [*facts, f"ROWS == {_instances.ROWS}"])
 
 
 SLIPS = [
@@ -244,11 +256,6 @@ def test_planted_disagreements_are_found(old, new):
             compile_gate.compile(DEVICE + edited + claims(), "sm_90", OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["_kernels.cu", "_device.cuh"])
-def test_the_kernels_are_installed(name):
-    assert HERE.joinpath(name).is_file()
-
-
 # ---- equations
 
 
@@ -276,3 +283,8 @@ def test_kernels_and_host_carry_every_tag_of_both_cells():
     assert of_the_host == {"B6", "GB7"}  # one product
     assert tags(kernel_comments(TEXT)) == expected - of_the_host
     assert tags(re.findall("//.*", TEXT)) == expected - of_the_host  # none stands elsewhere
+
+
+def test_only_tags_at_the_end_of_a_line_of_code_count():
+    code = "    a = b;  // (B2) (GB3)\n    // (F1)\n    c = d;  // by (F4)\n    e = f;  // (F3), as (F2)\n"
+    assert tags(kernel_comments(code)) == {"B2", "GB3"}

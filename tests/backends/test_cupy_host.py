@@ -163,12 +163,15 @@ def test_a_grid_that_cannot_run_at_once_is_refused_before_any_launch(on_cpu, dir
     assert driver.launches == []
 
 
-def test_a_kernel_that_spills_is_refused(on_cpu):
+def test_a_compiler_that_spills_is_told_of(on_cpu):
     driver, _ = on_cpu()
     cupy = driver.cupy()
-    compiled = SimpleNamespace(local_size_bytes=8)
-    cupy.RawModule = lambda **_: SimpleNamespace(get_function=lambda _: compiled)
-    with pytest.raises(RuntimeError, match="expected no local memory, the compiler took 8 bytes"):
+
+    def spilled(name: str) -> SimpleNamespace:
+        return SimpleNamespace(kernel=SimpleNamespace(ptr=name), local_size_bytes=8)
+
+    cupy.RawModule = lambda **_: SimpleNamespace(get_function=spilled)
+    with pytest.warns(RuntimeWarning, match="expected no local memory, this NVRTC took 8 bytes; right, but slower"):
         forward(stand_in.load(driver, cupy), case_of())
 
 

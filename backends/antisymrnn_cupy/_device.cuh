@@ -42,17 +42,23 @@ __device__ __forceinline__ void peer_store(double* own_address, int rank, double
 }
 #endif
 
-// Wait for every thread of a cooperative launch. The counter is zero before the launch.
+// Wait for every thread of a cooperative launch. The counter's two words, blocks that wait and barriers passed, are zero
+// before the first launch that uses it; the next may have another grid.
 __device__ __forceinline__ void grid_barrier(unsigned long long* counter) {
     __syncthreads();
     if (threadIdx.x == 0) {
+        unsigned long long before, passed;
+        asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(before) : "l"(counter + 1) : "memory");
         __threadfence();
-        const unsigned long long blocks = gridDim.x, arrived = atomicAdd(counter, 1ull);
-        const unsigned long long all = (arrived / blocks + 1) * blocks;
-        unsigned long long seen;
-        do {
-            asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(counter) : "memory");
-        } while (seen < all);
+        if (atomicAdd(counter, 1ull) == gridDim.x - 1) {
+            atomicExch(counter, 0ull);
+            __threadfence();
+            atomicAdd(counter + 1, 1ull);
+        } else {
+            do {
+                asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(passed) : "l"(counter + 1) : "memory");
+            } while (passed == before);
+        }
         __threadfence();
     }
     __syncthreads();

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,8 @@ def current() -> Device:
         raise BackendUnavailable(
             f"backend 'cupy': no CUDA device can be used ({error}); it needs an NVIDIA GPU and a driver for CUDA"
         ) from error
+    if not cupy.cuda.driver.ctxGetCurrent():
+        cupy.cuda.runtime.free(0)  # a thread that has not worked on the device yet has no context to launch in
     return _describe(number)
 
 
@@ -134,6 +137,19 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     return host
 
 
+@contextlib.contextmanager
+def _saying_what_is_free(nbytes: int) -> Iterator[None]:
+    try:
+        yield
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        kept = cupy.get_default_memory_pool().free_bytes()
+        raise MemoryError(
+            f"expected {nbytes} bytes of device memory, {free} are free and {kept} kept by CuPy's pool; "
+            "use a larger keep_every or a smaller batch"
+        ) from error
+
+
 def empty(shape: tuple[int, ...], dtype: Any, *, zeros: bool = False) -> Array:
     """An array, uninitialised unless ``zeros``.
 
@@ -142,16 +158,8 @@ def empty(shape: tuple[int, ...], dtype: Any, *, zeros: bool = False) -> Array:
     MemoryError
         With the bytes wanted and free.
     """
-    try:
+    with _saying_what_is_free(math.prod(shape) * np.dtype(dtype).itemsize):
         return (cupy.zeros if zeros else cupy.empty)(shape, dtype)
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        wanted = math.prod(shape) * np.dtype(dtype).itemsize
-        free, _ = cupy.cuda.runtime.memGetInfo()
-        kept = cupy.get_default_memory_pool().free_bytes()
-        raise MemoryError(
-            f"expected {wanted} bytes of device memory, {free} are free and {kept} kept by CuPy's pool; "
-            "use a larger keep_every or a smaller batch"
-        ) from error
 
 
 def copy(to: Array, array: Array) -> None:
@@ -161,7 +169,8 @@ def copy(to: Array, array: Array) -> None:
 
 def contiguous(array: Array) -> Array:
     """The array, or a copy if it is not C-contiguous."""
-    return cupy.ascontiguousarray(array)
+    with _saying_what_is_free(array.nbytes):
+        return cupy.ascontiguousarray(array)
 
 
 def address(array: Array) -> int:
@@ -184,10 +193,11 @@ def _module(name: str) -> Any:
 
 
 @functools.cache
-def _function(name: str, _: Device) -> tuple[Kernel, Any]:
+def _function(name: str, device: Device) -> tuple[Kernel, Any]:
     """A kernel, compiled for a device: CuPy keeps the result on disk."""
     module, kernel = KERNELS[name]
     compiled = _module(module).get_function(name)
+    compiled.max_dynamic_shared_size_bytes = device.shared_bytes  # more than 48 KB have to be asked for
     if compiled.local_size_bytes:  # another compiler than CI's
         warnings.warn(
             f"{name}: expected no local memory, this NVRTC took {compiled.local_size_bytes} bytes; right, but slower",
@@ -200,11 +210,8 @@ def _function(name: str, _: Device) -> tuple[Kernel, Any]:
 def resident_blocks(name: str, device: Device, shared_bytes: int = 0) -> int:
     """Blocks of a kernel that run at the same time on one multiprocessor."""
     kernel, compiled = _function(name, device)
-    shared_bytes = shared_bytes or kernel.shared_bytes
-    _allow(compiled, shared_bytes)
-    return int(
-        cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(compiled.kernel.ptr, kernel.threads, shared_bytes)
-    )
+    what = compiled.kernel.ptr, kernel.threads, shared_bytes or kernel.shared_bytes
+    return int(cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(*what))
 
 
 def launch(name: str, device: Device, grid: tuple[int, int, int], shared_bytes: int = 0, **fields: Any) -> None:
@@ -214,16 +221,9 @@ def launch(name: str, device: Device, grid: tuple[int, int, int], shared_bytes: 
     for field, value in fields.items():
         call[field] = value
     arguments = (ctypes.c_void_p * 1)(call.ctypes.data)
-    shared_bytes = shared_bytes or kernel.shared_bytes
-    _allow(compiled, shared_bytes)
-    stream = cupy.cuda.get_current_stream().ptr
-    what = (compiled.kernel.ptr, *grid, kernel.threads, 1, 1, shared_bytes, stream, ctypes.addressof(arguments))
+    sizes = *grid, kernel.threads, 1, 1, shared_bytes or kernel.shared_bytes
+    what = compiled.kernel.ptr, *sizes, cupy.cuda.get_current_stream().ptr, ctypes.addressof(arguments)
     if kernel.cooperative:
         cupy.cuda.driver.launchCooperativeKernel(*what)
     else:
         cupy.cuda.driver.launchKernel(*what, 0)
-
-
-def _allow(compiled: Any, shared_bytes: int) -> None:
-    if shared_bytes > 48 * 1024:  # more has to be asked for
-        compiled.max_dynamic_shared_size_bytes = shared_bytes

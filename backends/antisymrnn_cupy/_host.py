@@ -26,11 +26,11 @@ WINDOW_ROWS = 2**17
 PARTS = 2**24
 """Numbers that the slices of a sum take at most before they are added."""
 
-MOST_NUMBERS = 2**32
-"""Numbers of the largest array."""
+MOST_STEPS, MOST_INPUTS = 2**30, 2**22 - 2
+"""T and m at most, for which kernels count in 32 bits and grids are large enough."""
 
-MOST_STEPS = 2**30
-"""Steps of the longest sequence."""
+MOST_SLICES = 2**16 - 1
+"""Slices of one launch, as CUDA limits grids."""
 
 TILE = 32
 """Samples and units of a tile of the kernels for any n, as in ``_kernels.cu``."""
@@ -129,17 +129,12 @@ class _Pass:
         self.keep_every = min(int(keep_every), max(self.T, 1))
         given = {**parameters._asdict(), "x": x, **others}
         _device.check_device(given.items(), self.device)
-        largest = (self.T + 1) * self.B * max(self.n, self.m)
-        if largest > MOST_NUMBERS:
-            raise ValueError(
-                f"x: expected (T + 1) B max(n, m) <= 2**32 = {MOST_NUMBERS}, got {largest}; split the batch"
-            )
-        if self.T > MOST_STEPS:
-            raise ValueError(f"x: expected T <= 2**30 = {MOST_STEPS}, got {self.T}; split the sequence")
+        for symbol, size, most in (("T", self.T, MOST_STEPS), ("m", self.m, MOST_INPUTS)):
+            if size > most:
+                raise ValueError(f"x: expected {symbol} <= {most}, got {size}")
         self.cell = "gated" if self.gated else "antisymmetric"
         self.arrays = {name: _device.contiguous(array) for name, array in given.items()}
         self.workspace, self.launches = _Workspace(self.dtype), dict[str, Launch]()
-        self.workspace.plan("M", self.n**2)
         self.few = self.m <= FEW_INPUTS and self.choose(backward=False) is not None
 
     def choose(self, *, backward: bool) -> Instance | None:
@@ -162,25 +157,27 @@ class _Pass:
         return min(-(-count // 256), 32 * self.device.multiprocessors), 1, 1
 
     def plan_steps(self, steps: int, *directions: str) -> None:
-        """Plan the launches over steps, and memory of V x + b and of what a grid exchanges, where it is needed."""
+        """Plan the launches over steps, and the memory of their M, of V x + b and of what a grid exchanges."""
         if not self.few:
             for name in ("u", "u_z")[: 1 + self.gated]:
                 self.workspace.plan(name, steps * self.B * self.n)
         self.launches = {direction: self.plan_launch(direction) for direction in directions}
+        for direction in directions:
+            self.workspace.plan(f"M_{direction}", self.n**2)
         if not all(launch.columns for launch in self.launches.values()):
             self.workspace.plan("vectors", 2 * self.B * self.n)
-            self.workspace.plan("counter", 8 // self.dtype.itemsize, zeros=True)
+            self.workspace.plan("counter", 16 // self.dtype.itemsize, zeros=True)
 
-    def recurrent_matrix(self, *, transposed: bool) -> None:
-        """M or Mᵀ to the workspace."""
+    def recurrent_matrix(self, direction: str) -> None:
+        """M of a direction, Mᵀ for backward, to the workspace."""
         self.launch(
             "recurrent_matrix",
             self.over(self.n**2),
             W=self.at("W"),
-            M=self.at("M"),
+            M=self.at(f"M_{direction}"),
             n=self.n,
             unconstrained=self.unconstrained,
-            transposed=transposed,
+            transposed=direction == "backward",
             diffusion=self.diffusion,
         )
 
@@ -226,7 +223,7 @@ class _Pass:
         """The steps of one launch."""
         kernel, blocks, shared_bytes, columns = self.launches[direction]
         sizes = {"B": self.B, "n": self.n, "m": self.m, "columns": columns, "step_size": self.step_size, "h_every": 1}
-        places = {"M": self.at("M"), "vectors": self.at("vectors"), "counter": self.at("counter")}
+        places = {"M": self.at(f"M_{direction}"), "vectors": self.at("vectors"), "counter": self.at("counter")}
         _device.launch(kernel, self.device, (blocks, 1, 1), shared_bytes, **{**sizes, **places, **fields})
 
     def forward_steps(self, first: int, last: int, **fields: Any) -> None:
@@ -254,14 +251,15 @@ def forward(
         return h, s, z
     most = T if call.few else max(1, WINDOW_ROWS // B)  # V x + b of so many steps at a time
     call.plan_steps(min(most, T), "forward")
-    call.workspace.plan("carry", B * n)
+    call.workspace.plan("carry", 2 * B * n)
     call.workspace.take()
     call.arrays |= {name: array for name, array in (("h", h), ("s", s), ("z", z)) if array is not None}
-    call.recurrent_matrix(transposed=False)
+    call.recurrent_matrix("forward")
     begin = call.at("h0")
-    for first in range(0, T, most):
+    for window, first in enumerate(range(0, T, most)):
         last = min(first + most, T)
-        end = call.at("h", (len(h) - 1) * B * n) if last == T else call.at("carry")
+        # not over the state that it begins with: another block may not have read it yet
+        end = call.at("h", (len(h) - 1) * B * n) if last == T else call.at("carry", window % 2 * B * n)
         call.forward_steps(
             first,
             last,
@@ -302,7 +300,8 @@ def backward(
         call.arrays["dx"] = dx
     cut = list(windows(T, B, call.keep_every))
     _plan_backward(call, cut)
-    call.recurrent_matrix(transposed=True)
+    for direction in call.launches:
+        call.recurrent_matrix(direction)
     for window in cut:
         _backward_window(call, window, g.ndim == 3)
     matrices = {"G": call.at("G"), "dW": call.at("dW"), "n": n, "unconstrained": call.unconstrained}
@@ -327,7 +326,7 @@ def _check_stash(call: _Pass) -> None:
 
 
 def _slices_at_once(call: _Pass, Q: int, slices: int) -> int:
-    return max(1, min(slices, PARTS // (call.n * Q)))
+    return max(1, min(slices, MOST_SLICES, PARTS // (call.n * Q)))
 
 
 def _plan_backward(call: _Pass, cut: list[Window]) -> None:
@@ -345,9 +344,7 @@ def _plan_backward(call: _Pass, cut: list[Window]) -> None:
         plan("recomputed_h", (longest + 1) * B * n)
         for name in ("recomputed_s", "recomputed_z")[: 1 + call.gated]:
             plan(name, longest * B * n)
-        plan("M_forward", n * n)
         plan("carry", B * n)
-    if call.keep_every > 1:
         call.plan_steps(again, "forward", "backward")
     else:
         call.plan_steps(0, "backward")
@@ -361,7 +358,6 @@ def _backward_window(call: _Pass, window: Window, g_states: bool) -> None:
     if call.keep_every > 1:
         s, z, s_first = call.at("recomputed_s"), call.at("recomputed_z"), first
         h = call.at("recomputed_h")
-        call.recurrent_matrix(transposed=False)
         call.forward_steps(
             start,
             last,
@@ -373,7 +369,6 @@ def _backward_window(call: _Pass, window: Window, g_states: bool) -> None:
             z=z,
             s_first=s_first,
         )
-        call.recurrent_matrix(transposed=True)
     else:
         h, s, z, s_first = call.at("h", first * Bn), call.at("s"), call.at("z"), 0
     delta, delta_z = call.at("delta"), call.at("delta_z")

@@ -26,7 +26,7 @@ struct Steps {           // what a launch over the steps first … last − 1 is
     real* terms;         // (B, n), sums of the terms of dε so far
     real *delta, *delta_z; // (last − first, B, n)
     real* vectors;       // (2, B, n), what the blocks of one grid exchange
-    unsigned long long* counter; // their barrier's
+    unsigned long long* counter; // (2,), their barrier's
     long long h_first, h_every, s_first, first, last, B, n, m, columns;
     real step_size;
 };
@@ -571,7 +571,7 @@ struct Product {  // out[z] (P, Q) = start + Σ_r A(p, r) B(r, q) over the r of 
 
 constexpr int SUM = 16;  // terms that are in shared memory at a time
 
-// Sums of a tile of TILE × TILE entries that 8 × COLUMNS entries of fall to each thread, r ascending.
+// Sums of a tile of TILE × TILE entries, of which MINE × COLUMNS fall to each thread, r ascending.
 template <typename real, int TILE, int MINE, int COLUMNS>
 struct Tile {
     static constexpr int ACROSS = TILE / COLUMNS, THREADS = TILE / MINE * ACROSS, STRIDE = TILE + 4;

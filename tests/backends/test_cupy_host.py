@@ -121,19 +121,23 @@ def virtual(*shape: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def test_too_many_numbers_are_refused_before_any_launch(on_cpu):
+def test_more_than_a_kernel_can_count_is_refused_before_any_launch(on_cpu):
     driver, backend = on_cpu()
-    small = case_of()
-    many = small._replace(x=virtual(2**14, 2**15, 2), h0=virtual(2**15, 9))
-    with pytest.raises(
-        ValueError, match=r"x: expected \(T \+ 1\) B max\(n, m\) <= 2\*\*32 = 4294967296, got 4832133120"
-    ):
-        forward(backend, many)
-    tiny = case_of(B=1, n=1, m=1)._replace(x=virtual(2**31, 1, 1))
-    with pytest.raises(ValueError, match=r"x: expected T <= 2\*\*30"):
-        forward(backend, tiny)
+    tiny = case_of(B=1, n=1, m=1)
+    with pytest.raises(ValueError, match="x: expected T <= 1073741824, got 2147483648"):
+        forward(backend, tiny._replace(x=virtual(2**31, 1, 1)))
+    wide = tiny._replace(parameters=tiny.parameters._replace(V=virtual(1, 2**23)), x=virtual(6, 1, 2**23))
+    with pytest.raises(ValueError, match="x: expected m <= 4194302, got 8388608"):
+        forward(backend, wide)
     assert driver.launches == []
     assert driver.allocated == 0
+
+
+def test_grids_stay_within_what_cuda_allows(on_cpu):
+    _, backend = on_cpu()
+    host = backend._host
+    call = SimpleNamespace(B=1, n=2, m=1)
+    assert host._slices_at_once(call, 2, 10**6) == 65535
 
 
 def test_too_little_memory_is_said_in_bytes_and_loses_nothing(on_cpu):
@@ -167,8 +171,12 @@ def test_a_compiler_that_spills_is_told_of(on_cpu):
     driver, _ = on_cpu()
     cupy = driver.cupy()
 
+    get_function = cupy.RawModule().get_function
+
     def spilled(name: str) -> SimpleNamespace:
-        return SimpleNamespace(kernel=SimpleNamespace(ptr=name), local_size_bytes=8)
+        compiled = get_function(name)
+        compiled.local_size_bytes = 8
+        return compiled
 
     cupy.RawModule = lambda **_: SimpleNamespace(get_function=spilled)
     with pytest.warns(RuntimeWarning, match="expected no local memory, this NVRTC took 8 bytes; right, but slower"):

@@ -119,6 +119,17 @@ def test_a_longer_sequence_begins_with_the_shorter(on_cpu, way):
         assert run(backend, short)["h"].tobytes() == h[: T + 1].tobytes()
 
 
+@pytest.mark.parametrize("window_steps", [1, 2, 3])
+def test_states_are_carried_from_window_to_window(on_cpu, window_steps):
+    _, backend = on_cpu()
+    backend._host.INSTANCES = ()
+    case = case_of("gated", 5, 3, 70, 2, "float64")
+    whole = bits(run(backend, case, keep_every=2))
+    backend._host.WINDOW_ROWS = 3 * window_steps
+    assert bits(run(backend, case, keep_every=2)) == whole
+    measure(run(backend, case), case, beside_specification=True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_not_a_number_stays_in_its_sample(loaded, dtype):
     _, backend = loaded

@@ -90,6 +90,7 @@ class Driver:
         self.launches: list[Launch] = []
         self.seed = self.stream = self.allocated = 0
         self.libraries: dict[str, emulator.Library] = {}
+        self.functions: dict[str, Any] = {}
         self.instances: Any = None
 
     def library(self, module: str) -> emulator.Library:
@@ -108,7 +109,10 @@ class Driver:
         call = ctypes.string_at(place, dtype.itemsize)
         self.launches.append(Launch(name, grid, block, shared_bytes, stream, call, dtype))
         assert cooperative == kernel.cooperative
-        assert shared_bytes <= self.card.shared_bytes
+        assert shared_bytes <= max(48 * 1024, self.functions[name].max_dynamic_shared_size_bytes)
+        assert 0 < grid[0] < 2**31
+        assert min(grid[1:]) > 0
+        assert max(grid[1:]) < 2**16
         self.library(module).launch(
             name,
             grid,
@@ -148,9 +152,11 @@ class Driver:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 getDevice=lambda: 0,
+                free=lambda _: None,
                 memGetInfo=lambda: (self.card.memory, self.card.memory),
             ),
             driver=SimpleNamespace(
+                ctxGetCurrent=lambda: 1,
                 launchKernel=lambda name, *rest: self.launch(name, rest[:7], rest[7], rest[8], False),
                 launchCooperativeKernel=lambda name, *rest: self.launch(name, rest[:7], rest[7], rest[8], True),
                 occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: self.card.resident,
@@ -159,7 +165,10 @@ class Driver:
         return cupy  # type: ignore[no-any-return]
 
     def _function(self, name: str) -> Any:
-        return SimpleNamespace(kernel=SimpleNamespace(ptr=name), local_size_bytes=0, max_dynamic_shared_size_bytes=0)
+        self.functions[name] = SimpleNamespace(
+            kernel=SimpleNamespace(ptr=name), local_size_bytes=0, max_dynamic_shared_size_bytes=0
+        )
+        return self.functions[name]
 
 
 @contextlib.contextmanager

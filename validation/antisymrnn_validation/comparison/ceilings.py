@@ -1,8 +1,8 @@
 """What a GPU can do at most, measured: fused multiply-adds in registers, and a copy in its own memory.
 
 The FMA loop is a kernel of our own: every thread steps ``ACCUMULATORS`` independent sums, each by one fused
-multiply-add with a factor and a term that the compiler does not know, so that it can drop none of them. Both are one,
-hence every sum counts its steps, and the total that each thread writes is checked.
+multiply-add with a factor and a term that the compiler does not know. Both are one, and every sum begins elsewhere, so
+that it can neither drop nor merge any; each counts its steps, and the total that each thread writes is checked.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Timer = Callable[[Callable[[], Any], int], float]
 ACCUMULATORS, STEPS = 16, 16384
 """Their product is below 2²⁴: float32 counts it exactly."""
 
+TOTAL = ACCUMULATORS * STEPS + ACCUMULATORS * (ACCUMULATORS - 1) // 2
+"""Of the sums of a thread, which begin with 0, 1, 2, …"""
+
 THREADS, BLOCKS = 256, 8
 """Of a block, and of every multiprocessor: as many threads as it can hold."""
 
@@ -29,7 +32,7 @@ SOURCE = """
 extern "C" __global__ void fused(REAL *out, REAL factor, REAL term, int steps) {
     REAL sums[ACCUMULATORS];
 #pragma unroll
-    for (int k = 0; k < ACCUMULATORS; k++) sums[k] = 0;
+    for (int k = 0; k < ACCUMULATORS; k++) sums[k] = k;
     for (int step = 0; step < steps; step++) {
 #pragma unroll
         for (int k = 0; k < ACCUMULATORS; k++) sums[k] = fma(sums[k], factor, term);
@@ -78,11 +81,9 @@ def fma_gflops(cupy: Any, elapsed: Timer, dtype: str, multiprocessors: int) -> f
 
     elapsed(call, 1)
     seconds = min(elapsed(call, 1) for _ in range(LOOKS))
-    wrong = out != ACCUMULATORS * STEPS
+    wrong = out != TOTAL
     if bool(wrong.any()):
-        raise CeilingError(
-            f"FMA loop, {dtype}: expected {ACCUMULATORS * STEPS} from every thread, got {float(out[wrong][0])}"
-        )
+        raise CeilingError(f"FMA loop, {dtype}: expected {TOTAL} from every thread, got {float(out[wrong][0])}")
     return 2e-9 * ACCUMULATORS * STEPS * len(out) / seconds
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import functools
 import gc
 import importlib
@@ -28,8 +29,10 @@ from antisymrnn_ref import load_backend
 
 try:
     from antisymrnn_validation import report
-    from antisymrnn_validation.comparison import ceilings
+    from antisymrnn_validation.comparison import agreement, ceilings
+    from antisymrnn_validation.comparison.arithmetic import Shape
     from antisymrnn_validation.comparison.ceilings import Timer
+    from antisymrnn_validation.comparison.contenders import prepare_backend, timed_case
     from antisymrnn_validation.comparison.contest import Plan
     from antisymrnn_validation.comparison.device_contest import (
         SAMPLES,
@@ -56,7 +59,7 @@ try:
     from antisymrnn_validation.comparison.sanitizer import sanitizers
     from antisymrnn_validation.conformance import checks
     from antisymrnn_validation.conformance.cases import CELLS
-    from antisymrnn_validation.conformance.checks import Check
+    from antisymrnn_validation.conformance.checks import Check, Result
     from antisymrnn_validation.environment import devices, reason
     from antisymrnn_validation.report import Record
 except ModuleNotFoundError as missing:
@@ -68,9 +71,15 @@ except ModuleNotFoundError as missing:
 BUDGET_SECONDS = 520.0
 """All but the last writing, of the nine minutes that a call may take."""
 
+HANGING_SECONDS = 30.0
+"""So long after the budget the process ends, whatever the device does."""
+
 CONFORMANCE_SECONDS = 240.0
 CONTEST_SECONDS = 10.0
 """No contest begins with less than this left."""
+
+
+DTYPES = ("float32", "float64")
 
 
 class Machine(NamedTuple):
@@ -92,6 +101,24 @@ class Machine(NamedTuple):
     elapsed: Timer
     ceilings: Callable[[], dict[str, float]]
     release: Callable[[], Any] = lambda: None
+
+
+def wide_checks() -> list[Check]:
+    """More units than the conformance cases have, for kernels that only these reach, against the specification."""
+
+    def check(cell: str, shape: Shape, dtype: str, keep_every: int) -> Check:
+        case = timed_case(cell, shape, dtype)
+
+        def run(backend: ModuleType) -> Result:
+            prepared = prepare_backend(backend, case, keep_every=keep_every)
+            return agreement.check_timed(prepared.results, case, agreement.timed_reference(case))
+
+        return Check("wide", f"{case.name} keep_every={keep_every}", run)
+
+    shapes = [Shape(8, 24, 2, 300), Shape(8, 24, 6, 512), Shape(8, 24, 2, 600)]
+    every = [(cell, shape, dtype, k) for cell in CELLS for shape in shapes for dtype in DTYPES for k in (1, 3)]
+    crowded = [(cell, Shape(4, 1024, 2, 1024), "float32", 2) for cell in CELLS]  # more tiles than run at once
+    return [check(*arguments) for arguments in (*every, *crowded)]
 
 
 def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told: list[Record]) -> None:
@@ -161,11 +188,13 @@ def session(
     print(f"{name}: {told['line']}", flush=True)
     for failed in told["failures"]:
         print(report.failure(failed))
+    save()
     right = backend if told["passed"] and not told["failed"] else None
     begin("sanitizers")
     document["sanitizers"] = watched()
     for record in document["sanitizers"]:
         print(f"{record['tool']}: {record['status']}: {record['detail']}", flush=True)
+    save()
     begin("ceilings")
     try:
         document["ceilings"] = machine.ceilings()
@@ -207,10 +236,7 @@ def gpu(cupy: Any) -> Machine:
     elapsed = cuda_events(cupy)
 
     def measured() -> dict[str, float]:
-        told = {
-            dtype: ceilings.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"])
-            for dtype in ("float32", "float64")
-        }
+        told = {dtype: ceilings.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"]) for dtype in DTYPES}
         busy = devices("clocks.sm")[0]
         if not busy.startswith("none"):
             card["clocks.sm after the FMA loop"] = busy
@@ -256,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if backend is None:
         print(f"device: nothing ran: {why_not}", file=sys.stderr)
         return NOTHING_RAN
+    # a kernel that hangs would hold this thread for ever; what was measured before is written by then
+    faulthandler.dump_traceback_later(BUDGET_SECONDS + HANGING_SECONDS, exit=True)
     return measured("cupy", backend, gpu(cupy), Budget(time.monotonic, start + BUDGET_SECONDS), asked.json, asked.quick)
 
 
@@ -289,7 +317,7 @@ def measured(
             document["missing_peers"] = {library: why for library, why in found.items() if why}
             for library, why in document["missing_peers"].items():
                 print(f"peer missing, {library}: {why}")
-            checked = checks.iter_checks(name, quick=quick) if every is None else every
+            checked = [*checks.iter_checks(name, quick=quick), *wide_checks()] if every is None else every
             lined = entrants or functools.partial(_lined_up, name, machine.elapsed, found)
             with sanitizers(name, budget.clock) as watched:
                 session(

@@ -38,10 +38,10 @@ def small_run(name: str) -> None:
         cupy.cuda.set_allocator(None)  # from a pool, an array's end would not be a block's end
     calls = 0
     for cell in CELLS:
-        for n in (5, 64, 128, 256, 512):
+        for n, m in ((5, 6), (64, 2), (128, 6), (256, 2), (300, 2), (512, 6), (600, 2)):
             for dtype in ("float32", "float64"):
                 case = random_case(
-                    cell, 3, 9, n, 2, step_size=0.1, diffusion=0.1, seed=n, name="small run", dtype=dtype
+                    cell, 3, 9, n, m, step_size=0.1, diffusion=0.1, seed=n, name="small run", dtype=dtype
                 )
                 for keep_every in (1, 2):
                     checks.run(backend, case, keep_every=keep_every)

@@ -140,7 +140,7 @@ def device_records(backend: str, card: str, contests: Sequence[Mapping[str, Any]
     backend, card : str
         The backend's name as a contender, and the card's.
     contests : sequence of records
-        As ``device.hold`` makes them.
+        As ``device_contest.hold`` makes them.
 
     Returns
     -------

@@ -661,7 +661,7 @@ MEMCHECK = "========= COMPUTE-SANITIZER\n{done}========= ERROR SUMMARY: {count} 
         (
             "small run done: 56 calls\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n",
             "clean",
-            "40 calls; RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+            "56 calls; RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
         ),
         (
             "========= Invalid __global__ read of size 4 bytes\n"

@@ -32,6 +32,8 @@ class Case(NamedTuple):
         As a caller passes them: not yet rounded to the dtype of the arrays.
     unconstrained : bool
         M = W − γI, the ablation.
+    recipe : str
+        The call of :func:`random_case` that draws it; empty for any other.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Case(NamedTuple):
     step_size: float
     diffusion: float
     unconstrained: bool = False
+    recipe: str = ""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -99,7 +102,11 @@ def random_case(
     g = sized(B, n) if last_state_only else sized(T + 1, B, n)
     sizes = f"T={T} B={B} n={n} m={m}"
     label = f"{cell} {name} {sizes} {np.dtype(dtype)}"
-    return Case(label, cell, parameters, sized(T, B, m), sized(B, n), g, step_size, diffusion, unconstrained)
+    options = {"name": name, "dtype": np.dtype(dtype).name, "scale": scale, "amplitude": amplitude}
+    options |= {"last_state_only": last_state_only, "unconstrained": unconstrained}
+    told = {"step_size": float(step_size), "diffusion": float(diffusion), "seed": seed, **options}
+    recipe = f"random_case({cell!r}, {T}, {B}, {n}, {m}, {', '.join(f'{key}={value!r}' for key, value in told.items())})"
+    return Case(label, cell, parameters, sized(T, B, m), sized(B, n), g, step_size, diffusion, unconstrained, recipe)
 
 
 def generic_cases(*, quick: bool = False) -> list[Case]:

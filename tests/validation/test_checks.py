@@ -128,6 +128,19 @@ def test_the_tolerance_is_measured_and_small() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+def test_denormal_gradients_are_judged_and_must_not_be_flushed(cell: str, dtype: type) -> None:
+    case = random_case(cell, 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=11, dtype=dtype)
+    least = np.finfo(dtype).smallest_normal
+    case = case._replace(g=(case.g * least / 1024).astype(dtype))
+    arrays = run(antisymrnn_ref, case)
+    assert measure(arrays, case)["W"].tolerance < 0.1
+    flushed = {name: array * (np.abs(array) >= least) for name, array in arrays.items()}
+    with pytest.raises(BrokenPromise, match="W: relative error 1.0e"):
+        measure(flushed, case)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["h", "W", "V", "b", "x", "h0", "step_size", "diffusion"])
 def test_a_small_error_in_any_one_array_is_seen(name: str, dtype: type) -> None:
     case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101, dtype=dtype)

@@ -166,6 +166,35 @@ def test_a_perturbed_run_is_off_by_roundings_and_no_more() -> None:
             assert error > 0
 
 
+def test_a_perturbed_run_underflows_as_a_machine_does() -> None:
+    for dtype in (np.float32, np.float64):
+        limits = np.finfo(dtype)
+        case = a_case(T=3, dtype=dtype)
+        case = case._replace(g=(case.g * limits.smallest_normal / 1024).astype(dtype))  # denormal
+        truth = enclose(case)
+        for name, array in perturbed_run(case, seed=1).items():
+            if name != "h":
+                off = relative_error(array, truth.arrays[name]) * truth.arrays[name].magnitude
+                assert off <= 100 * limits.smallest_subnormal * truth.arrays[name].condition, name
+                assert off > 0.1 * limits.smallest_subnormal, name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_lies_between_the_states(cell: str) -> None:
+    case = a_case(cell, T=4)
+    plain, truth = enclose(case), enclose(case, intermediates=True)
+    names = {"a", "s"} | ({"a_z", "z"} if cell == "gated" else set())
+    assert set(truth.arrays) - set(plain.arrays) == names
+    assert set(perturbed_run(case, 1, intermediates=True)) == set(truth.arrays)
+    h, a, s = (truth.arrays[name].balls for name in ("h", "a", "s"))
+    z = truth.arrays["z"].balls if cell == "gated" else np.full(s.shape, arb(1))
+    assert a.shape == s.shape == (4, 3, 5)
+    for place in np.ndindex(s.shape):
+        t, *rest = place
+        assert s[place].overlaps(a[place].tanh())
+        assert h[t + 1, *rest].overlaps(h[place] + arb(case.step_size) * z[place] * s[place])
+
+
 def test_relative_error() -> None:
     truth = Enclosure(np.array([arb(2), arb(-4)], dtype=object), 4.0, 0.0)
     assert relative_error(np.array([2.0, -4.0]), truth) == 0.0

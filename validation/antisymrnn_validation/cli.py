@@ -1,4 +1,4 @@
-"""The command ``antisymrnn``: verify, conform, compare, info. Options, order, exit codes; ``report`` does the showing.
+"""The command ``antisymrnn``: verify, conform, compare, vectors, info. Options, order, exit codes; ``report`` shows.
 
 Exit codes: 0 all as expected; 1 something contradicts; 2 usage: a bad option, data, path or backend; 3 nothing ran;
 130 interrupted; 141 the reader of the output went away.
@@ -7,13 +7,14 @@ Exit codes: 0 all as expected; 1 something contradicts; 2 usage: a bad option, d
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
@@ -38,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+vectors_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(vectors_app, name="vectors", help="List, describe, export and verify the golden vectors.")
+
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything to FILE as strict JSON.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems: a first look, not the full evidence.")]
 
@@ -50,11 +54,25 @@ class NothingRan(Exception):
     """Nothing is left to run."""
 
 
-def command(function: Callable[..., int]) -> Callable[..., None]:
-    """Register a function that returns its exit code; every foreseeable failure becomes one line on stderr."""
-    name = f"antisymrnn {function.__name__}"
+class Contradicted(Exception):
+    """What was to be relied on is not as it must be."""
 
-    @app.command()
+
+def command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a function that returns its exit code, under its own name."""
+    return _registered(app, function.__name__, function)
+
+
+def vectors_command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a function, named ``vectors_`` and more, in the group ``vectors``."""
+    return _registered(vectors_app, function.__name__.replace("_", " "), function)
+
+
+def _registered(group: typer.Typer, title: str, function: Callable[..., int]) -> Callable[..., None]:
+    """A command of a group; every foreseeable failure becomes one line on stderr."""
+    name = f"antisymrnn {title}"
+
+    @group.command(title.split()[-1])
     @functools.wraps(function)
     def run(**options: Any) -> None:
         try:
@@ -62,6 +80,8 @@ def command(function: Callable[..., int]) -> Callable[..., None]:
             sys.stdout.flush()
         except (UsageError, report.ReportError) as error:
             code = _complain(name, str(error), USAGE)
+        except Contradicted as error:
+            code = _complain(name, str(error), CONTRADICTED)
         except NothingRan as error:
             code = _complain(name, f"nothing ran: {error}", NOTHING_RAN)
         except ModuleNotFoundError as error:
@@ -234,6 +254,152 @@ def compare(
     return code
 
 
+@vectors_command
+def vectors_list(
+    json: Json = None,
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only vectors with TEXT in their id, comment or flags.")
+    ] = "",
+) -> int:
+    """List the golden vectors.
+
+    Each with its flags, sizes and constants; `antisymrnn vectors describe NAME` says more of one.
+    """
+    _check_writable(json)
+    start = time.perf_counter()
+    with _reading_vectors() as vectors:
+        every = vectors.load()
+        size = sum(entry.size for entry in vectors.read_manifest(vectors.released()).values())
+    chosen = [vector for vector in every if _matches(only, vector.id, vector.comment, *vector.flags)]
+    if not chosen:
+        raise NothingRan(f"none of {len(every)} vectors has {only!r} in its id, comment or flags")
+    records = [
+        {"id": vector.id, "comment": vector.comment, "flags": vector.flags, "file": vector.file, **vectors.head(vector)}
+        for vector in chosen
+    ]
+    report.show(report.vectors_table(records))
+    files = len({vector.file for vector in chosen})
+    line = f"vectors list: {report.of(len(chosen), len(every))} vectors of {vectors.VERSION} in {files} files"
+    line += f"; the set has {size / 1e6:.1f} MB"
+    print(line)
+    _write(json, line, AS_EXPECTED, start, {"command": "vectors list", "only": only, "vectors": records})
+    return AS_EXPECTED
+
+
+@vectors_command
+def vectors_describe(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The id of a vector, as `antisymrnn vectors list` has it.")
+    ],
+    json: Json = None,
+) -> int:
+    """Show one golden vector.
+
+    What is special about it and which mistakes it reveals, its constants, and the size, largest entry and noise floor
+    of every array; --json has every number.
+    """
+    _check_writable(json)
+    start = time.perf_counter()
+    with _reading_vectors() as vectors:
+        every, notes = {vector.id: vector for vector in vectors.load()}, vectors.load_notes()
+    if name not in every:
+        near = difflib.get_close_matches(name, every, n=1, cutoff=0.0)
+        raise UsageError(f"NAME: expected the id of a vector, got {name!r}; the closest is {near[0]}")
+    vector = every[name]
+    told = {"file": vector.file, "cell": vector.cell, "dtype": str(vector.dtype), "comment": vector.comment}
+    constants = {"step_size": repr(vector.step_size), "diffusion": repr(vector.diffusion)}
+    shared = {**vectors.head(vector), **constants}
+    flags = {flag: {**notes[flag]._asdict(), "links": list(notes[flag].links)} for flag in vector.flags}
+    report.show(report.sections_table(name, {"vector": told, "problem": shared, "flags": flags}))
+    report.show(report.arrays_table(vectors.arrays(vector)))
+    line = f"vectors describe: {name}, {len(vector.inputs)} inputs, {len(vector.expected)} expected arrays"
+    print(line)
+    whole = {**told, **vectors.head(vector), **vectors.test_record(vector)}
+    _write(json, line, AS_EXPECTED, start, {"command": "vectors describe", "vector": whole, "notes": flags})
+    return AS_EXPECTED
+
+
+@vectors_command
+def vectors_export(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+) -> int:
+    """Copy the golden vectors into a new folder, whole or not at all."""
+    with _reading_vectors() as vectors:
+        count = vectors.export(target)
+    print(f"vectors export: {count} files of {vectors.VERSION} in {target}")
+    return AS_EXPECTED
+
+
+@vectors_command
+def vectors_verify(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", show_default=False, help="Default: the set of this installation.")
+    ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Compute and prove every value again, and compare the bits.")
+    ] = False,
+    json: Json = None,
+) -> int:
+    """Verify a folder of golden vectors.
+
+    The manifest is the released one and every file is as it says; every file is in the form of the schema, with every
+    shape and every number.
+    """
+    _check_writable(json)
+    start = time.perf_counter()
+    with _reading_vectors() as vectors:
+        place = vectors.released() if folder is None else folder
+        if not place.is_dir():
+            raise UsageError(f"DIR: expected a folder, got {place}, which is none")
+        records, entries = vectors.verify_folder(place)
+
+    def verified(name: str) -> Record:
+        try:
+            count = vectors.verify_file(place, name, entries[name], certify)
+            return {"file": name, "vectors": count, "status": "passed", "detail": ""}
+        except vectors.VectorError as error:
+            return {"file": name, "vectors": 0, "status": "failed", "detail": str(error)}
+
+    records = [*records, *_each(list(entries), str, verified)]
+    report.show(report.files_table(records))
+    failed = [record["file"] for record in records if report.contradicts(record)]
+    line = (
+        f"vectors verify{' --certify' if certify else ''}: {sum(record['vectors'] for record in records)} vectors in "
+    )
+    line += f"{len(records)} files" + (f"; NOT as released: {', '.join(failed)}" if failed else ", all as released")
+    print(line)
+    code = CONTRADICTED if failed else AS_EXPECTED
+    results = {"folder": str(place), "certify": certify, "files": records}
+    _write(json, line, code, start, {"command": "vectors verify", **results})
+    return code
+
+
+@vectors_command
+def vectors_generate(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+) -> int:
+    """Make the golden vectors again.
+
+    Every value is computed and proved anew; the files must come out as they were released.
+    """
+    with _reading_vectors() as vectors:
+        vectors.check_new(target)
+        from antisymrnn_validation.conformance import vector_generation
+
+        contents: dict[str, bytes] = {}
+        made = vector_generation.files()
+        with report.progress(len(made)) as begin:
+            for name, make in made.items():
+                begin(name)
+                contents[name] = make()
+        contents[vectors.MANIFEST] = vectors.to_manifest(contents)
+        vectors.write_folder(target, contents)
+        wrong = [name for name, content in contents.items() if content != (vectors.released() / name).read_bytes()]
+    verdict = f"NOT as released: {', '.join(wrong)}" if wrong else f"the bytes of the released {vectors.VERSION}"
+    print(f"vectors generate: {len(contents)} files in {target}, {verdict}")
+    return CONTRADICTED if wrong else AS_EXPECTED
+
+
 @command
 def info(json: Json = None) -> int:
     """Show versions, devices and backends.
@@ -263,6 +429,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for a terminal without the paper's letters
     app(arguments, prog_name="antisymrnn")
+
+
+@contextlib.contextmanager
+def _reading_vectors() -> Iterator[ModuleType]:
+    """The module of the golden vectors; a set that cannot be trusted contradicts."""
+    from antisymrnn_validation.conformance import vectors
+
+    try:
+        yield vectors
+    except vectors.VectorError as error:
+        raise Contradicted(str(error)) from error
 
 
 def _complain(name: str, message: str, code: int) -> int:

@@ -195,7 +195,7 @@ def compare_line(contests: Sequence[Record], total: int, red: Sequence[str]) -> 
     entries = [entry for contest in contests for entry in contest["contenders"]]
     counts = Counter(entry["status"] for entry in entries)
     tally = ", ".join(f"{counts[status]} {status}" for status in ("timed", "wrong", "not timed") if counts[status])
-    line = f"{_of(len(contests), total)} contests" + (f": {tally}" if entries else "")
+    line = f"{of(len(contests), total)} contests" + (f": {tally}" if entries else "")
     return line + (f"; NOT CONFORMANT: {', '.join(red)}" if red else "")
 
 
@@ -254,6 +254,34 @@ def sections_table(title: str, sections: Mapping[str, Any]) -> Table:
     return Table(title, ("part", "entry", "value"), rows, [False] * len(rows))
 
 
+def vectors_table(records: Sequence[Record]) -> Table:
+    """One row for each golden vector."""
+    columns = ("id", "T,B,n,m", "ε", "γ", "cotangent", "flags")
+    rows = []
+    for r in records:
+        constants = (f"{float.fromhex(r[name]):.4g}" for name in ("step_size", "diffusion"))
+        sizes = ",".join(str(r[symbol]) for symbol in "TBnm")
+        rows.append((r["id"], sizes, *constants, r["cotangent"], ", ".join(r["flags"])))
+    return Table("Golden vectors", columns, rows, [False] * len(rows))
+
+
+def arrays_table(records: Sequence[Record]) -> Table:
+    """One row for each array of a golden vector."""
+    columns = ("array", "part", "shape", "largest entry", "reference", "tolerance")
+    rows = []
+    for r in records:
+        noise = (_number(r.get(key), ".2e") for key in ("reference", "tolerance"))
+        rows.append((r["name"], r["part"], str(r["shape"]), f"{r['largest']:.6g}", *noise))
+    return Table("Arrays", columns, rows, [False] * len(rows))
+
+
+def files_table(records: Sequence[Record]) -> Table:
+    """One row for each file of a set of golden vectors."""
+    rows = [(r["file"], str(r["vectors"]), r["status"], r["detail"]) for r in records]
+    columns = ("file", "vectors", "status", "what is wrong")
+    return Table("Files of golden vectors", columns, rows, [contradicts(r) for r in records])
+
+
 def verify_line(
     claims: Sequence[Record],
     certifications: Sequence[Record],
@@ -273,8 +301,8 @@ def verify_line(
     tally = ", ".join(f"{verdicts[verdict]} {word}" for verdict, word in words.items() if verdicts[verdict])
     unexpected = [record["name"] for record in claims if not record["as_expected"]]
     agreement = f"NOT as the ledger expects: {', '.join(unexpected)}" if unexpected else "all as the ledger expects"
-    line = f"{_of(len(claims), total[0])} claims" + (f" ({tally}; {agreement})" if claims else "")
-    line += f", {_of(len(certifications), total[1])} certifications"
+    line = f"{of(len(claims), total[0])} claims" + (f" ({tally}; {agreement})" if claims else "")
+    line += f", {of(len(certifications), total[1])} certifications"
     if not certifications:
         return line
     counts = status_counts(certifications)
@@ -292,10 +320,11 @@ def conform_line(records: Sequence[Record], total: int) -> str:
     """How many checks ran of how many, and what became of them."""
     counts = status_counts(records)
     tally = ", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "not applicable"))
-    return f"{_of(len(records), total)} checks: {tally}"
+    return f"{of(len(records), total)} checks: {tally}"
 
 
-def _of(number: int, total: int) -> str:
+def of(number: int, total: int) -> str:
+    """``3``, or ``2 of 3``."""
     return str(number) if number == total else f"{number} of {total}"
 
 

@@ -19,7 +19,7 @@ import traceback
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -231,22 +231,35 @@ def measure(
         If an error exceeds its tolerance.
     """
     truth, specification, perturbed = _reference(pickle.dumps(case))
-    runs = [specification, *perturbed] if beside_specification else perturbed
-    sums = [*case.parameters._fields, "step_size", "diffusion"]
-    reference = {name: max(errors[name] for errors in runs) for name in truth.arrays}
-    shared = max(reference[name] / truth.arrays[name].condition for name in sums)
+    allowed = tolerances(case, truth, [specification, *perturbed] if beside_specification else perturbed)
     errors = {}
     for name, enclosure in truth.arrays.items():
         if name == "x" and name not in arrays:
             continue
         if name == "h":
             enclosure = enclosure._replace(balls=enclosure.balls[kept_steps(len(case.x), keep_every)])
-        unit = shared * enclosure.condition if name in sums else reference[name]
-        floor = FLOOR * float(np.finfo(case.dtype).eps) * enclosure.condition
-        tolerance = max(FACTOR * unit, floor) if enclosure.magnitude else 0.0
-        errors[name] = ArrayError(relative_error(arrays[name], enclosure), tolerance, unit)
+        errors[name] = ArrayError(relative_error(arrays[name], enclosure), *allowed[name])
     require_within(errors)
     return errors
+
+
+def tolerances(case: Case, truth: Truth, runs: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Tolerance and reference of every array of a truth, as :func:`measure` says; ``runs`` are the errors by array."""
+    limits, allowed = np.finfo(case.dtype), {}
+    sums = [*case.parameters._fields, "step_size", "diffusion"]
+    reference = {name: max(errors[name] for errors in runs) for name in truth.arrays}
+    # what underflows altogether is off by all of itself, which says nothing of the others
+    told = [name for name in sums if not 0 < truth.arrays[name].magnitude < float(limits.smallest_subnormal)]
+    shared = max((reference[name] / truth.arrays[name].condition for name in told), default=0.0)
+    for name, enclosure in truth.arrays.items():
+        unit = shared * enclosure.condition if name in sums else reference[name]
+        if not enclosure.magnitude:
+            allowed[name] = (0.0, unit)
+            continue
+        # below the normal numbers an ulp is no smaller than there
+        terms = max(enclosure.condition, float(limits.smallest_normal) / enclosure.magnitude)
+        allowed[name] = (max(FACTOR * unit, FLOOR * float(limits.eps) * terms), unit)
+    return allowed
 
 
 def require_within(errors: dict[str, ArrayError]) -> None:

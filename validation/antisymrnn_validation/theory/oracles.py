@@ -62,7 +62,8 @@ class Truth(NamedTuple):
     ----------
     arrays : dict of str to Enclosure
         ``h``, (T+1, B, n), then the gradients: the parameters by their names, ``x``, ``h0``, ``step_size``,
-        ``diffusion``.
+        ``diffusion``. If asked for, what lies between the states too, (T, B, n): ``a`` and ``s``, and of the gated
+        cell ``a_z`` and ``z``.
     precision : int
         Working precision in bits that was enough.
     """
@@ -77,7 +78,14 @@ def named_arrays(h: Array, gradients: Gradients) -> dict[str, Array]:
     return {"h": h, **gradients.parameters._asdict(), **{name: getattr(gradients, name) for name in others}}
 
 
-def enclose(case: Case, *, radius: float = 1e-25, precision: int = 128, largest_precision: int = 16384) -> Truth:
+def enclose(
+    case: Case,
+    *,
+    radius: float = 1e-25,
+    precision: int = 128,
+    largest_precision: int = 16384,
+    intermediates: bool = False,
+) -> Truth:
     """Enclose every state and every gradient of a case in balls.
 
     Parameters
@@ -87,6 +95,8 @@ def enclose(case: Case, *, radius: float = 1e-25, precision: int = 128, largest_
         Relative radius to reach, array by array, in the largest norm.
     precision, largest_precision : int
         Working precision in bits to begin with and to give up at. It doubles in between.
+    intermediates : bool
+        Whether to enclose pre-activations, tanh and gate too.
 
     Returns
     -------
@@ -104,7 +114,7 @@ def enclose(case: Case, *, radius: float = 1e-25, precision: int = 128, largest_
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     while True:
         with ctx.workprec(precision):
-            balls, terms = _sweep(case)
+            balls, terms = _sweep(case, intermediates=intermediates)
         arrays = {name: _enclosure(array, terms.get(name, 0.0)) for name, array in balls.items()}
         reached = max(enclosure.radius for enclosure in arrays.values())
         if reached <= radius:
@@ -114,15 +124,16 @@ def enclose(case: Case, *, radius: float = 1e-25, precision: int = 128, largest_
         precision *= 2
 
 
-def perturbed_run(case: Case, seed: int) -> dict[str, Array]:
+def perturbed_run(case: Case, seed: int, *, intermediates: bool = False) -> dict[str, Array]:
     """States and gradients of a machine that rounds once wherever code of that dtype must round.
 
     Every operation is exact, but each a_t, s_t, z_t, h_t, δ_t, adjoint_t and result is moved at random by at most the
-    dtype's unit roundoff times the sum of the absolute values of the terms it is the sum of. Correct code cannot be
-    expected to do much better, so the error of this run is a unit in which the error of other code is measured.
+    dtype's unit roundoff times the sum of the absolute values of the terms it is the sum of, or half the smallest
+    denormal number if that is more. Correct code cannot be expected to do much better, so the error of this run is a
+    unit in which the error of other code is measured. ``intermediates`` as for :func:`enclose`.
     """
     with ctx.workprec(128):
-        arrays, _ = _sweep(case, _Perturbation(case.dtype, seed))
+        arrays, _ = _sweep(case, _Perturbation(case.dtype, seed), intermediates=intermediates)
     return {name: np.vectorize(float, otypes=[case.dtype])(balls) for name, balls in arrays.items()}
 
 
@@ -239,16 +250,21 @@ def _exactly(matrix: arb_mat, terms: Terms) -> arb_mat:  # noqa: ARG001
 
 
 class _Perturbation:
-    """Moves a matrix at random by at most the unit roundoff times the size of its terms."""
+    """Moves a matrix at random by at most the unit roundoff times the size of its terms, or as underflow does."""
 
     def __init__(self, dtype: np.dtype[Any], seed: int) -> None:
         self.unit_roundoff = float(np.finfo(dtype).eps) / 2
+        self.smallest_normal = float(np.finfo(dtype).smallest_normal)
         self.generator = np.random.default_rng(seed)
 
     def __call__(self, matrix: arb_mat, terms: Terms) -> arb_mat:
-        moved = self.unit_roundoff * _size(terms)
-        # midpoints alone: a growing radius would make arb drop digits of the midpoint
-        return matrix.mid() + _matrix(moved * self.generator.uniform(-1, 1, moved.shape))
+        size = _size(terms)
+        # below the normal numbers the spacing shrinks no further; what is exactly zero stays so
+        zero = np.array([entry.is_zero() for entry in matrix.entries()], dtype=bool).reshape(size.shape)
+        size = np.maximum(size, np.where(zero, 0.0, self.smallest_normal))
+        # midpoints alone: a growing radius would make arb drop digits of the midpoint; the product would underflow as
+        # floats
+        return matrix.mid() + _matrix(size * self.generator.uniform(-1, 1, size.shape)) * arb(self.unit_roundoff)
 
 
 class _Problem:
@@ -275,8 +291,8 @@ class _Problem:
             return _matrix(g[t].T)
         return _matrix(g.T) if t == self.T else arb_mat(self.n, self.B)
 
-    def step(self, t: int, h: arb_mat) -> tuple[arb_mat, arb_mat, arb_mat]:
-        """h_t, s_t and z_t, all (n, B), from h_{t−1}; z_t is 1 in the cell without a gate."""
+    def step(self, t: int, h: arb_mat) -> tuple[arb_mat, arb_mat, arb_mat, list[arb_mat]]:
+        """h_t, s_t, z_t and [a_t, a_z], all (n, B), from h_{t−1}; without a gate z_t is 1 and there is no a_z."""
         M, x, stored = self.M, self.x(t), self.stored
         Mh = M * h
         a, *a_z = [stored(Mh + V * x + b, [(M, h), (V, x), b]) for V, b in self.affine]
@@ -287,11 +303,11 @@ class _Problem:
             z = _map(lambda a: 1 / (1 + (-a).exp()), a_z[0])
             z = stored(z, [z])
         increment = self.step_size * _product(z, s)
-        return stored(h + increment, [h, increment]), s, z
+        return stored(h + increment, [h, increment]), s, z, [a, *a_z]
 
 
 def _sweep(
-    case: Case, stored: Callable[[arb_mat, Terms], arb_mat] = _exactly
+    case: Case, stored: Callable[[arb_mat, Terms], arb_mat] = _exactly, *, intermediates: bool = False
 ) -> tuple[dict[str, Array], dict[str, float]]:
     """States and gradients of a case by a forward and a reverse sweep, as arrays of balls.
 
@@ -299,11 +315,12 @@ def _sweep(
     """
     problem = _Problem(case, stored)
     T, B, n, m = problem.T, problem.B, problem.n, problem.m
-    states, factors = [problem.h0], []
+    states, factors, inner = [problem.h0], [], []
     for t in range(T):
-        h, s, z = problem.step(t, states[-1])
+        h, s, z, a = problem.step(t, states[-1])
         states.append(h)
         factors.append((s, z))
+        inner.append([a[0], s, *a[1:], z])  # without a gate z has no name below
 
     transposed = problem.M.transpose()
     adjoint = problem.g(T)
@@ -352,6 +369,9 @@ def _sweep(
     for name, (matrix, _) in sums.items():
         leaf = getattr(case.parameters, name, np.empty(()))
         arrays[name] = _array(matrix.transpose(), (T, B, m)) if name == "x" else _array(matrix, leaf.shape)
+    if intermediates:
+        for k, name in enumerate(("a", "s", "a_z", "z") if case.cell == "gated" else ("a", "s")):
+            arrays[name] = _array(_beside([matrices[k] for matrices in inner], n).transpose(), (T, B, n))
     return arrays, {name: float(np.max(_size(terms), initial=0.0)) for name, (_, terms) in sums.items()}
 
 
@@ -368,7 +388,7 @@ def _tangent(case: Case, along: dict[str, Array]) -> arb:
         x, dx = problem.x(t), _matrix(along["x"][t].T)
         dMh = dM * h + problem.M * dh
         da, *da_z = [dMh + dV * x + V * dx + db for (V, _), (dV, db) in zip(problem.affine, daffine, strict=True)]
-        h, s, z = problem.step(t, h)
+        h, s, z, _ = problem.step(t, h)
         dzs = _map(lambda s, z, da: z * (1 - s * s) * da, s, z, da)  # d(z s) by the product rule
         if da_z:
             dzs = dzs + _map(lambda s, z, da: s * z * (1 - z) * da, s, z, da_z[0])

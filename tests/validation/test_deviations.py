@@ -1,0 +1,541 @@
+"""The catalogue of deviations: every entry is visible, found by name, and rejected as a backend; nothing honest is."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import re
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import antisymrnn_ref
+from antisymrnn_ref import BackendUnavailable, load_backend
+from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
+from antisymrnn_validation.conformance.checks import certify, iter_checks, measure, run
+from antisymrnn_validation.conformance.deviations import CATALOGUE, Deviation, by_name, identify, outputs, planted
+from antisymrnn_validation.conformance.recurrence import Activation, Slopes, Update
+from antisymrnn_validation.theory.oracles import complex_step, named_arrays
+
+FAR = 1000
+"""A deviation moves some array of a generic case by more than this many times what that array may be wrong by.
+
+The least seen is 6.8e3 times, in float32; in float64 it is 3.7e12.
+"""
+
+PAIRS = [(deviation, cell) for deviation in CATALOGUE for cell in deviation.cells]
+IDS = [f"{deviation.name}, {cell}" for deviation, cell in PAIRS]
+
+ABLATION_ALONE = {
+    "γ left out of the ablation",
+    "W − Wᵀ in the ablation too",
+    "dW = G − Gᵀ in the ablation too",
+}
+CONSTRAINED_ALONE = {
+    "W in place of W − Wᵀ",
+    "W + Wᵀ",
+    "(W − Wᵀ) / 2",
+    "upper triangle of W alone",
+    "lower triangle of W alone",
+    "dW = G",
+    "dW = Gᵀ − G",
+    "dW = (G − Gᵀ) / 2",
+    "dW = G + Gᵀ",
+}
+TIES = {
+    # M − Mᵀ changes its sign when it is transposed
+    False: [{"W stored transposed", "dW = Gᵀ − G"}],
+    True: [{"γ missing", "γ left out of the ablation"}],
+}
+"""By ``unconstrained``: deviations that give the same arrays in every case."""
+
+
+def generic(cell: str, *, unconstrained: bool = False, dtype: type = np.float64) -> Case:
+    options = {"step_size": 0.3, "diffusion": 0.2, "unconstrained": unconstrained, "dtype": dtype}
+    return random_case(cell, 11, 4, 7, 3, seed=0, **options)
+
+
+@functools.cache
+def tolerance(cell: str, unconstrained: bool, dtype: type) -> dict[str, float]:
+    case = generic(cell, unconstrained=unconstrained, dtype=dtype)
+    return {name: error.tolerance for name, error in measure(outputs(None, case), case).items()}
+
+
+def telling(deviation: Deviation, cell: str, dtype: type) -> Case:
+    """The generic case that can show a deviation."""
+    return generic(cell, unconstrained=deviation.name in ABLATION_ALONE, dtype=dtype)
+
+
+def changes(case: Case, deviations: list[Deviation]) -> dict[str, dict[str, float]]:
+    """By deviation and array: the change relative to the largest honest entry; infinite where the shape changes."""
+    honest, found = outputs(None, case), {}
+    for deviation in deviations:
+        found[deviation.name] = {}
+        for name, array in outputs(deviation, case).items():
+            moved = np.max(np.abs(array - honest[name]), initial=0.0) if array.shape == honest[name].shape else np.inf
+            found[deviation.name][name] = moved / np.max(np.abs(honest[name])) if moved else 0.0
+    return found
+
+
+def hidden(case: Case) -> tuple[set[str], set[str]]:
+    """Deviations of a case's cell that change nothing but by rounding: in no array, and in the states."""
+    of_all = changes(case, [d for d in CATALOGUE if case.cell in d.cells])
+    unmoved = {name for name, of_arrays in of_all.items() if max(of_arrays.values()) < 1e-11}
+    return unmoved, {name for name, of_arrays in of_all.items() if of_arrays["h"] < 1e-11}
+
+
+def zeroed(case: Case, *names: str) -> Case:
+    leaves = {name: np.zeros_like(getattr(case.parameters, name)) for name in names}
+    return case._replace(parameters=case.parameters._replace(**leaves))
+
+
+# the catalogue
+
+
+def test_the_catalogue_says_what_it_must() -> None:
+    assert Counter(d.kind for d in CATALOGUE) == {"convention": 10, "forward": 44, "gradient": 64}
+    assert len({d.name for d in CATALOGUE}) == len(CATALOGUE) == 118
+    assert Counter(cell for _, cell in PAIRS) == {"antisymmetric": 89, "gated": 118}
+    derivation = (Path(antisymrnn_ref.__file__).parent / "DERIVATION.md").read_text(encoding="utf-8")
+    anchors = set(re.findall(r"\*\*\(([A-Z]+[0-9]+)\)\*\*", derivation))
+    for deviation in CATALOGUE:
+        assert set(deviation.cells) <= set(CELLS)
+        assert deviation.cells
+        assert deviation.tags, deviation.name
+        assert set(deviation.tags) <= anchors, deviation.name
+        assert all(text.endswith(".") for text in (deviation.statement, deviation.usual_cause, deviation.mend))
+
+
+def test_names_are_looked_up() -> None:
+    assert by_name("dW = G").kind == "gradient"
+    with pytest.raises(KeyError):
+        by_name("dW = H")
+
+
+@pytest.mark.parametrize(("deviation", "cell"), PAIRS, ids=IDS)
+def test_every_deviation_is_visible_in_a_generic_case(deviation: Deviation, cell: str) -> None:
+    for dtype in (np.float64, np.float32):
+        case = telling(deviation, cell, dtype)
+        allowed = tolerance(cell, case.unconstrained, dtype)
+        change = changes(case, [deviation])[deviation.name]
+        assert max(change[name] / allowed[name] for name in allowed) > FAR
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_gradient_mistake_leaves_the_states_alone(cell: str) -> None:
+    gradient = {d.name for d in CATALOGUE if d.kind == "gradient" and cell in d.cells}
+    forward = {d.name for d in CATALOGUE if d.kind == "forward" and cell in d.cells}
+    in_both = [hidden(generic(cell, unconstrained=unconstrained))[1] for unconstrained in (False, True)]
+    assert gradient <= in_both[0]
+    assert gradient <= in_both[1]
+    assert not forward & in_both[0] & in_both[1]
+
+
+CORNERS = {
+    "ε = 1": (lambda case: case._replace(step_size=1.0), {"ε missing in δ", "ε missing in δ_z"}),
+    "γ = 0": (
+        lambda case: case._replace(diffusion=0.0),
+        {"γ missing in the adjoint", "γ missing in all of backward", "γ of the wrong sign in the adjoint"},
+    ),
+    "W = 0": (lambda case: zeroed(case, "W"), {"missing transpose in the adjoint"}),
+    "biases 0": (lambda case: zeroed(case, *[name for name in case.parameters._fields if name[0] == "b"]), set()),
+    "h_0 = 0": (lambda case: case._replace(h0=np.zeros_like(case.h0)), set()),
+    "loss on the last state alone": (
+        lambda case: case._replace(g=case.g[-1]),
+        {
+            "missing cotangent on h_0",
+            "missing cotangents on intermediate states",
+            "cotangent injected at the last step only",
+        },
+    ),
+    "cotangents all ones": (lambda case: case._replace(g=np.ones_like(case.g)), {"cotangent of the next state"}),
+    "B = 1": (
+        lambda case: case._replace(x=case.x[:, :1], h0=case.h0[:1], g=case.g[:, :1]),
+        {
+            "gradients of the mean loss",
+            "mean instead of sum over the batch",
+            "mean instead of sum over the batch in db",
+            "x reshaped instead of transposed",
+        },
+    ),
+    "T = 1": (
+        lambda case: case._replace(x=case.x[:1], g=case.g[:2]),
+        {
+            *(f"input of the step {which}{end}" for which in ("before", "after") for end in (", wrapped", " in dV")),
+            *(f"dx of the step {which}, wrapped" for which in ("before", "after")),
+            *(f"{what} of the {which} step only" for what in ("db", "dV", "dW") for which in ("first", "last")),
+            *(f"backpropagation through the last {length} steps only" for length in (2, 5, 10)),
+            "x reshaped instead of transposed",
+            "missing cotangents on intermediate states",
+        },
+    ),
+}
+"""A corner, and what cannot be seen there; in the constrained cell, beside what only the ablation shows."""
+
+CORNERS_OF_STATES = {
+    "ε = 1": {"ε dropped", "ε applied to h too"},
+    "γ = 0": {
+        "γ subtracted from every entry of M",
+        "γ subtracted from every pre-activation",
+        "γ of the wrong sign",
+        "γ missing",
+        "2γ",
+        "γ outside the tanh too",
+    },
+    "W = 0": {
+        "row vectors",
+        "W in place of W − Wᵀ",
+        "W + Wᵀ",
+        "(W − Wᵀ) / 2",
+        "upper triangle of W alone",
+        "lower triangle of W alone",
+        "M transposed in the gate alone",
+    },
+    "biases 0": {"gate bias missing", "candidate bias missing", "candidate's bias in the gate"},
+    "h_0 = 0": {"h_0 ignored"},
+    "B = 1": {"x reshaped instead of transposed"},
+    "T = 1": {
+        "x reshaped instead of transposed",
+        "input of the step before, wrapped",
+        "input of the step after, wrapped",
+    },
+}
+"""A corner, and which mistakes of the forward pass, and of conventions the row vectors, its states cannot show."""
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("corner", CORNERS)
+def test_corners_hide_what_the_table_says(corner: str, cell: str) -> None:
+    change, expected = CORNERS[corner]
+    here = {d.name for d in CATALOGUE if cell in d.cells}
+    unmoved, with_right_states = (names - ABLATION_ALONE for names in hidden(change(generic(cell))))
+    assert unmoved == expected & here
+    of_forward = {d.name for d in CATALOGUE if d.kind == "forward"} | {"row vectors"}
+    assert with_right_states & of_forward == CORNERS_OF_STATES.get(corner, set()) & here
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_ablation_hides_what_the_table_says(cell: str) -> None:
+    assert hidden(generic(cell, unconstrained=True))[0] == CONSTRAINED_ALONE
+    assert hidden(generic(cell))[0] == ABLATION_ALONE
+
+
+# what a deviation gives
+
+
+@pytest.mark.parametrize("unconstrained", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_wrong_forward_passes_are_differentiated_right(cell: str, unconstrained: bool) -> None:
+    """Σ ⟨g_t, dh_t⟩ along a random direction of every input, by the complex step and from the gradients."""
+    case = generic(cell, unconstrained=unconstrained)
+    fields = case.parameters._fields
+    generator = np.random.default_rng(1)
+    inputs = [*case.parameters, case.x, case.h0, case.step_size, case.diffusion]
+    direction = [generator.standard_normal(np.shape(value)) for value in inputs]
+    functions = [d for d in CATALOGUE if cell in d.cells and (d.kind == "forward" or "reads" in d.replaces)]
+    assert len(functions) == {"antisymmetric": 32, "gated": 46}[cell]
+    for deviation in (None, *functions):
+        forward = inspect.unwrap(getattr(planted(deviation), cell).forward)
+
+        def states(*values: object, forward: object = forward) -> np.ndarray:
+            *leaves, x, h0, step_size, diffusion = values
+            return forward(
+                type(case.parameters)(*leaves), x, h0,
+                step_size=complex(step_size), diffusion=complex(diffusion), unconstrained=unconstrained,
+            ).h  # fmt: skip
+
+        pushed = float((case.g * complex_step(states, inputs, direction)).sum())
+        gradients = outputs(deviation, case)
+        terms = [
+            gradients[name] * v
+            for name, v in zip((*fields, "x", "h0", "step_size", "diffusion"), direction, strict=True)
+        ]
+        scale = sum(np.abs(term).sum() for term in terms)
+        assert abs(pushed - sum(term.sum() for term in terms)) < 1e-13 * scale, deviation and deviation.name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_are_what_the_planted_backend_gives(cell: str) -> None:
+    for dtype in (np.float64, np.float32):
+        case = generic(cell, dtype=dtype)
+        for deviation in (None, *(d for d in CATALOGUE if cell in d.cells)):
+            arrays, got = outputs(deviation, case), run(planted(deviation), case)
+            assert list(arrays) == list(got)
+            for name, array in arrays.items():
+                assert array.dtype == dtype
+                assert array.shape == got[name].shape
+                assert array.tobytes() == got[name].tobytes(), (deviation and deviation.name, name)
+
+
+def test_a_deviation_of_another_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match="gate bias missing: expected a cell of gated, got antisymmetric"):
+        outputs(by_name("gate bias missing"), generic("antisymmetric"))
+
+
+# diagnosis
+
+
+def expected_names(deviation: Deviation, unconstrained: bool) -> set[tuple[str, ...]]:
+    tied = next((tie for tie in TIES[unconstrained] if deviation.name in tie), {deviation.name})
+    return {(name,) for name in tied}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("unconstrained", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_planted_deviation_is_found_by_name(cell: str, unconstrained: bool, dtype: type) -> None:
+    case, allowed = generic(cell, unconstrained=unconstrained, dtype=dtype), tolerance(cell, unconstrained, dtype)
+    unseen = CONSTRAINED_ALONE if unconstrained else ABLATION_ALONE
+    seen = [d for d in CATALOGUE if cell in d.cells and d.name not in unseen]
+    assert len(seen) == sum(cell in d.cells for d in CATALOGUE) - len(unseen)
+    for deviation in seen:
+        matches = identify(run(planted(deviation), case), case, tolerance=allowed)
+        assert {match.names for match in matches} == expected_names(deviation, unconstrained)
+        assert all(match.error <= 1 and match.evidence for match in matches)
+        assert [match.error for match in matches] == sorted(match.error for match in matches)
+
+
+@pytest.mark.parametrize("backend_name", ["numpy", "numba"])
+def test_honest_arrays_match_nothing(backend_name: str) -> None:
+    try:
+        backend = load_backend(backend_name)
+    except BackendUnavailable as absent:
+        pytest.skip(str(absent))
+    for cell in CELLS:
+        for dtype in (np.float64, np.float32):
+            for unconstrained in (False, True):
+                case = generic(cell, unconstrained=unconstrained, dtype=dtype)
+                arrays = run(backend, case)
+                allowed = tolerance(cell, unconstrained, dtype)
+                assert identify(arrays, case, tolerance=allowed) == []
+                assert identify({"h": arrays["h"]}, case, tolerance=allowed) == []
+
+
+def test_states_alone_name_the_mistakes_of_the_forward_pass() -> None:
+    case = generic("gated")
+    for deviation in CATALOGUE:
+        if deviation.kind == "forward" and deviation.name not in ABLATION_ALONE:
+            (match,) = identify({"h": outputs(deviation, case)["h"]}, case, tolerance=1e-12)
+            assert match.names == (deviation.name,)
+            assert match.evidence == ("h",)
+        elif deviation.kind == "gradient":
+            assert identify({"h": outputs(deviation, case)["h"]}, case, tolerance=1e-12) == []
+
+
+def test_evidence_is_where_a_deviation_differs() -> None:
+    case = generic("gated")
+    everything = ("h", "W", "V", "b", "V_z", "b_z", "x", "h0", "step_size", "diffusion")
+    for name, evidence in {
+        "dW = G": ("W",),
+        "dγ missing": ("diffusion",),
+        "bias split in two": ("b", "b_z"),
+        "mean instead of sum over the batch": ("W", "V", "b", "V_z", "b_z", "step_size", "diffusion"),
+        "cotangent injected at the last step only": everything[1:],
+        "gate bias missing": everything,
+    }.items():
+        arrays = outputs(by_name(name), case)
+        (match,) = identify(arrays, case, tolerance=1e-12)
+        assert match.evidence == evidence
+        # arrays that are right are no evidence, and a wrong one of another origin is against it
+        right = {other: array for other, array in arrays.items() if other not in evidence}
+        assert identify(right, case, tolerance=1e-12) == []
+        for other in everything:
+            assert identify(arrays | {other: arrays[other] + 1e-6}, case, tolerance=1e-12) == []
+
+
+def test_deviations_that_a_case_cannot_tell_apart_are_all_named() -> None:
+    case = generic("antisymmetric")
+    last = case._replace(g=case.g[-1])
+    # no other cotangent arrives: it is all the same whether a state is a constant or detached, and T − 1 = 10
+    tied = {"backpropagation through the last step only", "state detached after every step"}
+    tied |= {f"state detached after every {length} steps" for length in (2, 5, 10)}
+    for name in tied:
+        assert {match.names for match in identify(outputs(by_name(name), last), last, tolerance=1e-12)} == {
+            (other,) for other in tied
+        }
+        assert [match.names for match in identify(outputs(by_name(name), case), case, tolerance=1e-12)] == [(name,)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_convention_and_a_mistake_are_named_together(cell: str) -> None:
+    case, allowed = generic(cell), tolerance(cell, False, np.float64)
+    mistakes = [by_name(name) for name in ("γ missing", "residual dropped", "dW = G", "dh_0 missing")]
+    for convention in (d for d in CATALOGUE if d.kind == "convention" and cell in d.cells):
+        for mistake in mistakes:
+            given = case
+            if "reads" in convention.replaces:
+                leaves = convention.lines.reads(case.parameters._asdict())
+                given = case._replace(parameters=type(case.parameters)(**leaves))
+            arrays = convention.lines.returns(run(planted(mistake), given), case.x.shape[1])
+            names = [match.names for match in identify(arrays, case, tolerance=allowed)]
+            assert (convention.name, mistake.name) in names
+
+
+def test_an_unknown_array_is_refused() -> None:
+    with pytest.raises(ValueError, match="arrays: expected some of h, W, V, b, x, h0, step_size, diffusion, got M"):
+        identify({"M": np.zeros(1)}, generic("antisymmetric"), tolerance=1e-12)
+
+
+def test_arrays_of_another_shape_or_with_nan_match_nothing() -> None:
+    case = generic("antisymmetric")
+    arrays = outputs(by_name("γ missing"), case)
+    assert identify(arrays | {"W": arrays["W"][:-1]}, case, tolerance=1e-12) == []
+    for value in (np.nan, np.inf):
+        assert identify(arrays | {"W": np.full_like(arrays["W"], value)}, case, tolerance=1e-12) == []
+
+
+SLIPS = {
+    "h_t for h_{t-1} in dW": "h_t for h_{t−1} in dW",
+    "missing transpose in the adjoint": "missing transpose in the adjoint",
+    "missing transpose in the adjoint, gated": "missing transpose in the adjoint",
+    "missing cotangent on h_0": "missing cotangent on h_0",
+    "missing cotangent on intermediate states": "missing cotangents on intermediate states",
+    "last-step-only injection": "cotangent injected at the last step only",
+    "cotangent of the neighbouring state": "cotangent of the next state",
+    "mean instead of sum over the batch in db": "mean instead of sum over the batch in db",
+    "ε missing in δ": "ε missing in δ",
+    "ε missing in δ_z": "ε missing in δ_z",
+    "1 − a² with a before tanh": "1 − a² with a before tanh",
+    "1 − s in place of 1 − s²": "1 − s in place of 1 − s²",
+    "derivative of tanh dropped": "derivative of tanh dropped",
+    "dW = G": "dW = G",
+    "dW = G + Gᵀ": "dW = G + Gᵀ",
+    "dW = Gᵀ − G": "dW = Gᵀ − G",
+    "dW = (G − Gᵀ) / 2": "dW = (G − Gᵀ) / 2",
+    "γ missing in backward": "γ missing in all of backward",
+    "γ missing in backward, gated": "γ missing in all of backward",
+    "diffusion sign in dγ": "dγ of the wrong sign",
+    "dγ dropped": "dγ missing",
+    "−Mv for Mᵀv, without 2γ": "γ of the wrong sign in the adjoint",
+    "γ for 2γ in Mᵀv": "γ missing in the adjoint",
+    "gate derivative without 1 − z": "gate derivative without 1 − z",
+    "gate derivative without z": "gate derivative without z",
+    "gate derivative without s": "s missing in δ_z",
+    "gate's δ left out of the adjoint": "gate missing in the adjoint",
+    "gate's δ left out of G": "gate missing in dW",
+    "gate's δ left out of dx": "gate missing in dx",
+    "gate missing in δ": "gate missing in δ",
+    "gate missing in dε": "gate missing in dε",
+    "dV and dV_z exchanged": "dV and dV_z exchanged",
+    "db and db_z exchanged": "db and db_z exchanged",
+    "input of the wrong step in dV": "input of the step before in dV",
+    "h_0 gradient dropped": "dh_0 missing",
+    "h_0 gradient one step short": "dh_0 = adjoint_1",
+    "dε from the state after the step": "dε from the adjoint before the step",
+}
+"""Slips that another test plants in the specification's backward pass, and their names here."""
+
+SLIPS_OF_STATES = {
+    "γ subtracted from every entry of M": "γ subtracted from every entry of M",
+    "γ subtracted from every pre-activation": "γ subtracted from every pre-activation",
+    "diffusion sign": "γ of the wrong sign",
+    "the gate computed and the tanh factor dropped": "gate computed, tanh dropped",
+    "tanh dropped": "tanh dropped",
+    "tanh dropped, gated": "tanh dropped",
+    "residual dropped": "residual dropped",
+    "residual dropped, gated": "residual dropped",
+    "ε dropped": "ε dropped",
+    "residual and ε dropped": "residual and ε dropped",
+    "recurrent bias in the candidate but not in the gate": "gate bias missing",
+    "candidate's bias in the gate": "candidate's bias in the gate",
+    "h @ M in place of M h": "row vectors",
+    "h @ M in place of M h, in the gate alone": "M transposed in the gate alone",
+    "W in place of W − Wᵀ": "W in place of W − Wᵀ",
+    "(W − Wᵀ) / 2": "(W − Wᵀ) / 2",
+    "W triangular only": "upper triangle of W alone",
+    "σ in place of tanh": "σ in place of tanh",
+    "tanh in place of σ": "tanh in place of σ",
+    "1 − z in place of z": "1 − z in place of z",
+    "input of the wrong step": "input of the step before, wrapped",
+    "h_0 ignored": "h_0 ignored",
+}
+"""Slips in its forward pass. Its backward pass is not theirs, so that the states alone tell."""
+
+
+def planted_slips() -> ModuleType:
+    path = Path(__file__).with_name("test_planted_slips.py")
+    spec = importlib.util.spec_from_file_location("planted_slips", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_slips_in_the_source_of_the_specification_are_found_by_name(dtype: type) -> None:
+    """Code that shares no line with the recurrence of the deviations, and adds in another order."""
+    slips = planted_slips()
+    for slip, name in (SLIPS | SLIPS_OF_STATES).items():
+        edits = slips.SLIPS[slip]
+        # M is made in one module for both cells
+        cell = "gated" if any(cell == "gated" for cell, *_ in edits) else "antisymmetric"
+        case, allowed = generic(cell, dtype=dtype), tolerance(cell, False, dtype)
+        arrays = run(slips.planted(slip, edits), case)
+        given = {"h": arrays["h"]} if slip in SLIPS_OF_STATES else arrays
+        names = {match.names for match in identify(given, case, tolerance=allowed)}
+        assert names == expected_names(by_name(name), False), slip
+
+
+# the kit rejects them
+
+
+@pytest.mark.parametrize(("deviation", "cell"), PAIRS, ids=IDS)
+def test_every_planted_deviation_is_rejected(deviation: Deviation, cell: str) -> None:
+    for dtype in (np.float64, np.float32):
+        result = certify("planted", telling(deviation, cell, dtype)).run(planted(deviation))
+        assert result.status == "failed"
+        # one that only crashes would be no evidence that wrong numbers are seen
+        assert "relative error" in result.detail
+
+
+def test_the_honest_copy_keeps_every_promise() -> None:
+    results = [check.run(planted(None)) for check in iter_checks("planted", quick=True)]
+    assert len(results) > 250
+    assert [result for result in results if result.status != "passed"] == []
+
+
+STRANGERS = [
+    Deviation(
+        "softsign in place of tanh", "forward", CELLS, "", "", "", (),
+        {"candidate": Activation(lambda a: a / (1 + np.abs(a)), lambda a, s: (1 - np.abs(s)) ** 2)},  # noqa: ARG005
+    ),
+    Deviation(
+        "the increment of Heun's first half", "forward", CELLS, "", "", "", (),
+        {
+            "update": Update(
+                lambda k: k.h + k.step_size / 2 * k.z * k.s,
+                lambda k: Slopes(1.0, k.step_size / 2 * k.z, k.step_size / 2 * k.s, k.z * k.s / 2),
+            )
+        },
+    ),
+    Deviation(
+        "adjoint clipped", "gradient", CELLS, "", "", "", (),
+        {"arrive": lambda k, carried, g: np.clip(carried + g, -1, 1)},  # noqa: ARG005
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("stranger", STRANGERS, ids=[stranger.name for stranger in STRANGERS])
+def test_a_mistake_that_nobody_foresaw_is_rejected_and_not_named(stranger: Deviation, cell: str, dtype: type) -> None:
+    assert stranger.name not in {deviation.name for deviation in CATALOGUE}
+    case, backend = generic(cell, dtype=dtype), planted(stranger)
+    assert "relative error" in certify("planted", case).run(backend).detail
+    arrays, allowed = run(backend, case), tolerance(cell, False, dtype)
+    assert identify(arrays, case, tolerance=allowed) == []
+    if stranger.kind == "forward":
+        assert identify({"h": arrays["h"]}, case, tolerance=allowed) == []
+
+
+def test_named_arrays_are_the_names_of_the_outputs() -> None:
+    case = generic("gated")
+    specification = load_backend("numpy").gated
+    trajectory = specification.forward(case.parameters, case.x, case.h0, **case.arguments)
+    gradients = specification.backward(case.parameters, case.x, trajectory, case.g, **case.arguments)
+    assert list(outputs(None, case)) == list(named_arrays(trajectory.h, gradients))

@@ -7,6 +7,7 @@ B = 1, n = 1, loss on the last state alone, saturation) let real bugs hide, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +106,9 @@ def random_case(
     options = {"name": name, "dtype": np.dtype(dtype).name, "scale": scale, "amplitude": amplitude}
     options |= {"last_state_only": last_state_only, "unconstrained": unconstrained}
     told = {"step_size": float(step_size), "diffusion": float(diffusion), "seed": seed, **options}
-    recipe = f"random_case({cell!r}, {T}, {B}, {n}, {m}, {', '.join(f'{key}={value!r}' for key, value in told.items())})"
+    recipe = (
+        f"random_case({cell!r}, {T}, {B}, {n}, {m}, {', '.join(f'{key}={value!r}' for key, value in told.items())})"
+    )
     return Case(label, cell, parameters, sized(T, B, m), sized(B, n), g, step_size, diffusion, unconstrained, recipe)
 
 
@@ -204,3 +207,26 @@ def swept_cases(*, quick: bool = False) -> list[Sweep]:
         )  # fmt: skip
         sweeps.append(Sweep(case, row["keep_every"], flags % 3 > 0))
     return sweeps
+
+
+def drawn_cases(count: int, seed: int = 0) -> Iterator[Sweep]:
+    """Cases at random: small sizes, every option, magnitudes from tiny to chaotic.
+
+    Parameters
+    ----------
+    count, seed : int
+        The first ``count`` cases of a seed are the same for every count.
+    """
+    for number in range(count):
+        generator = np.random.default_rng((seed, number))
+        pick = generator.integers
+        T, B, n, m = int(pick(0, 13)), int(pick(1, 6)), int(pick(1, 11)), int(pick(1, 6))
+        case = random_case(
+            CELLS[pick(2)], T, B, n, m,
+            name=f"drawn {seed}.{number}", seed=int(pick(2**31)), dtype=("float64", "float32")[pick(2)],
+            step_size=float(10 ** generator.uniform(-2, 0.4)),
+            diffusion=float(pick(2) * 10 ** generator.uniform(-3, 0.3)),
+            scale=float(10 ** generator.uniform(-1, 1)), amplitude=float(10 ** generator.uniform(-6, 3)),
+            unconstrained=bool(pick(2)), last_state_only=bool(pick(2)),
+        )  # fmt: skip
+        yield Sweep(case, int((1, 1, 2, 3, 5, 1000)[pick(6)]), bool(pick(3)))

@@ -1,4 +1,4 @@
-"""What is wrong with arrays that failed: where, from which step on, which known mistake they are, and how to see it again."""
+"""What is wrong with results that failed: where, from which step on, which known mistake, and how to see it again."""
 
 from __future__ import annotations
 
@@ -69,17 +69,25 @@ class Diagnosis(NamedTuple):
         lines = []
         for match, name in list(zip(self.matches, self.names, strict=True))[:SHOWN]:
             what = ", ".join(match.evidence)
-            lines.append(f"your output equals the variant {name!r} to {match.error:.1g} of the tolerance ({what})")
+            lines.append(
+                f"your output equals the variant {name!r}, to {match.error:.1g} of what rounding may cost ({what})"
+            )
             lines += [f"  {deviation.statement} {deviation.mend}" for deviation in match.deviations]
         if len(self.names) > SHOWN:
-            lines.append(f"and {len(self.names) - SHOWN} more that give the same numbers here: {', '.join(self.names[SHOWN:])}")
+            lines.append(
+                f"and {len(self.names) - SHOWN} more that give the same numbers here: {', '.join(self.names[SHOWN:])}"
+            )
         if not self.matches:
             lines.append("no known variant gives these numbers")
         if self.first_step is not None:
             lines.append(f"the first wrong state is h[{self.first_step}]")
         for place in self.places:
             at = ", ".join(map(str, place.index))
-            over = f"{place.over:.1g} times the rounding error" if math.isfinite(place.over) else "not finite, or of another shape"
+            over = (
+                f"{place.over:.1g} times the rounding error"
+                if math.isfinite(place.over)
+                else "not finite, or of another shape"
+            )
             lines.append(f"{place.array}[{at}]: got {place.got:.9g}, expected {place.expected:.9g}; {over}")
         if self.reproduce:
             lines += ["to see it again:", *(f"    {line}" for line in self.reproduce.splitlines())]
@@ -133,7 +141,9 @@ def diagnose(
             first_step = kept[int(np.argmax(wrong))]
     whole = {name: array for name, array in arrays.items() if name != "h" or keep_every == 1}
     tolerances = {name: errors[name].tolerance for name in whole if name in errors}
-    fit = {name: np.asarray(array) for name, array in whole.items() if name in tolerances and _finite(array, truth[name])}
+    fit = {
+        name: np.asarray(array) for name, array in whole.items() if name in tolerances and _finite(array, truth[name])
+    }
     matches = identify(fit, case, tolerance=tolerances) if fit else []
     return Diagnosis(matches, places, first_step, _script(case, keep_every, target))
 
@@ -159,7 +169,7 @@ def _same(left: Case, right: Case) -> bool:
 def _script(case: Case, keep_every: int, target: str) -> str:
     if not (case.recipe and target):
         return ""
-    drawn: Case = eval(case.recipe, {"random_case": random_case})  # noqa: S307 (the kit's own text)
+    drawn: Case = eval(case.recipe, {"random_case": random_case})  # the kit's own text
     changes = ""
     if not _same(drawn, case):
         changes = "case = case._replace(h0=0 * case.h0)"

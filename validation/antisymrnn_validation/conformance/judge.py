@@ -1,0 +1,171 @@
+"""Judge a candidate from Python or from pytest: the checks of :mod:`checks`, with a diagnosis where one fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from antisymrnn_ref import load_backend
+from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
+from antisymrnn_validation.conformance.checks import DTYPES, Check, Result, features_of, iter_checks
+from antisymrnn_validation.conformance.diagnosis import diagnose
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+Target = str | ModuleType
+"""A backend by name or module path, or a module: a backend, or what ``candidates`` makes of anything else."""
+
+
+class Report(NamedTuple):
+    """What came of judging a candidate.
+
+    Attributes
+    ----------
+    target : str
+    results : list of Result
+        One for each check, in order.
+    """
+
+    target: str
+    results: list[Result]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many checks have each status."""
+        return Counter(result.status for result in self.results)
+
+    @property
+    def conformant(self) -> bool:
+        """Whether something ran and nothing failed."""
+        return self.counts["failed"] == 0 < self.counts["passed"]
+
+    @property
+    def failures(self) -> list[Result]:
+        """The results that failed."""
+        return [result for result in self.results if result.status == "failed"]
+
+
+def load(target: Target) -> tuple[str, ModuleType]:
+    """A target's name in the checks, and its module; the specification is judged alike under each of its names."""
+    module = load_backend(target) if isinstance(target, str) else target
+    name = target if isinstance(target, str) else module.__name__
+    return ("numpy" if module.__name__ == "antisymrnn_ref" else name), module
+
+
+def checks_of(
+    target: Target, *, quick: bool = False, level: int = 5, dtypes: Sequence[str] = DTYPES, only: str = ""
+) -> list[Check]:
+    """The checks that :func:`check_backend` runs, in order.
+
+    Parameters
+    ----------
+    target : str or module
+    quick : bool
+        Leave out the longest.
+    level : int
+        Up to which level.
+    dtypes : sequence of str
+    only : str
+        A text in the name of the check or of its case.
+    """
+    name, module = load(target)
+    every = iter_checks(name, quick=quick, features=features_of(module), dtypes=dtypes)
+    return [
+        check
+        for check in every
+        if check.level <= level and only.casefold() in f"{check.name}: {check.case}".casefold()
+    ]
+
+
+def check_backend(
+    target: Target, *, expected_failures: Mapping[str, str] | None = None, source: str = "", **options: Any
+) -> Report:
+    """Judge a backend or a candidate.
+
+    Parameters
+    ----------
+    target : str or module
+    expected_failures : mapping of str to str
+        Under a text in "check: case" the reason why such a check fails. One that passes all the same is a failure.
+    source : str
+        A Python expression that gives the candidate, for the script that shows a failure again.
+    **options
+        Those of :func:`checks_of`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    BackendUnavailable, ValueError, TypeError
+        As ``load_backend`` for a name.
+    """
+    name, module = load(target)
+    return Report(
+        name,
+        [judged(check, module, expected_failures or {}, source=source) for check in checks_of(target, **options)],
+    )
+
+
+def judged(check: Check, module: ModuleType, expected_failures: Mapping[str, str], *, source: str = "") -> Result:
+    """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure."""
+    result = check.run(module)
+    if result.status == "failed" and result.arrays and check.problem is not None:
+        found = diagnose(result.arrays, check.problem, result.errors, keep_every=check.keep_every, target=source)
+        result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
+    reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]
+    if not reasons or result.status == "not applicable":
+        return result
+    if result.status == "failed":
+        return result._replace(status="expected failure", detail=f"{reasons[0]} ({result.detail})")
+    return result._replace(status="failed", detail=f"passed, though expected to fail: {reasons[0]}")
+
+
+def parametrize_with_checks(targets: Sequence[Target], **options: Any) -> Callable[..., Any]:
+    """A pytest decorator: the test gets ``target``, a module, and ``check``, for every check of every target.
+
+    Examples
+    --------
+    ::
+
+        @parametrize_with_checks(["my_package.my_backend"])
+        def test_conformance(target, check):
+            result = check.run(target)
+            assert result.status != "failed", result.detail
+    """
+    import pytest
+
+    parameters = [
+        pytest.param(module, check, id=f"{name}-{check.name}-{check.case}".replace(" ", "_"))
+        for name, module, target in ((*load(target), target) for target in targets)
+        for check in checks_of(target, **options)
+    ]
+    return pytest.mark.parametrize(("target", "check"), parameters)
+
+
+def problems(
+    cells: Sequence[str] = CELLS, dtypes: Sequence[str] = DTYPES, most: tuple[int, int, int, int] = (8, 4, 9, 4)
+) -> SearchStrategy[Case]:
+    """A hypothesis strategy of cases with T, B, n, m up to ``most``, in generic position and at the corners."""
+    from hypothesis import strategies as st
+
+    T, B, n, m = most
+    return st.builds(
+        random_case,
+        st.sampled_from(cells),
+        st.integers(0, T),
+        st.integers(1, B),
+        st.integers(1, n),
+        st.integers(1, m),
+        step_size=st.sampled_from([0.01, 0.1, 0.3, 1.0]),
+        diffusion=st.sampled_from([0.0, 0.01, 0.2]),
+        seed=st.integers(0, 2**31 - 1),
+        dtype=st.sampled_from(dtypes),
+        scale=st.sampled_from([0.3, 1.0, 3.0]),
+        last_state_only=st.booleans(),
+        unconstrained=st.booleans(),
+    )

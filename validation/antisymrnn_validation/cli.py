@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -153,35 +154,71 @@ def verify(
 @command
 def conform(
     backend: Annotated[
-        str, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
-    ],
+        str | None, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
+    ] = None,
+    torch: Annotated[
+        str, typer.Option(metavar="PKG:OBJ", help="In its place a function or an nn.Module of PyTorch.")
+    ] = "",
+    jax: Annotated[str, typer.Option(metavar="PKG:OBJ", help="In its place a function of JAX.")] = "",
+    callable_: Annotated[
+        str,
+        typer.Option(
+            "--callable", metavar="PKG:OBJ", help="In its place a function on NumPy arrays: its states alone."
+        ),
+    ] = "",
+    gated: Annotated[
+        str, typer.Option(metavar="PKG:OBJ", help="The function of the gated cell, with --torch, --jax or --callable.")
+    ] = "",
+    cmd: Annotated[str, typer.Option(metavar="'PROG ARGS'", help="In its place a program in any language.")] = "",
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds that one call of the program may take. Default: 20.")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Only checks of the levels up to this one. Default: all.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Only float32, or only float64. Default: both, the latter first.")
+    ] = "",
     quick: Quick = False,
     json: Json = None,
     only: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only checks with TEXT in the name of the check or of the case.")
+        str,
+        typer.Option(
+            "--only", "-k", metavar="TEXT", help="Only checks with TEXT in the name of the check or of the case."
+        ),
     ] = "",
 ) -> int:
-    """Check one backend against the contract."""
+    """Check one backend, function or program against the contract.
+
+    A function is f(parameters, x, h0, step_size, diffusion) and returns every state, (T+1, B, n). A program is called
+    with two folders for each pass of each case. Both protocols, and the levels, stand in validation/README.md.
+    """
     _check_writable(json)
-    module = _load(backend)
+    target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import checks
 
+    module, name = target.module, target.name
+    dtypes = _among("--dtype", checks.DTYPES, [dtype] if dtype else checks.DTYPES)
     # the specification is judged alike under each of its names
-    every = checks.iter_checks("numpy" if module.__name__ == "antisymrnn_ref" else backend, quick=quick)
+    known = "numpy" if module.__name__ == "antisymrnn_ref" else name
+    every = checks.iter_checks(known, quick=quick, features=checks.features_of(module), dtypes=dtypes)
     chosen = [check for check in every if _matches(only, check.name, check.case)]
+    chosen = [check for check in chosen if level is None or check.level <= level]
     if not chosen:
-        raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case")
+        among = "" if level is None else f", at levels up to {level}"
+        raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case{among}")
 
     start = time.perf_counter()
-    records = _each(chosen, lambda check: f"{check.name}: {check.case}", lambda check: _run(backend, check, module))
+    records = _each(chosen, lambda check: f"{check.name}: {check.case}", lambda check: _run(name, check, module))
     _print_failures(records)
     report.show(report.groups_table(records))
+    report.show(report.levels_table(records, checks.LEVELS))
     counts = report.status_counts(records)
     ran = counts["passed"] + counts["failed"]
-    line = f"{_title(f'conform {backend}', quick)}: {report.conform_line(records, len(every))}"
+    line = f"{_title(f'conform {name}', quick)}: {report.conform_line(records, len(every))}"
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
     print(line)
-    results = {"backend": backend, "checks": records}
+    results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
     _write(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
     return code
 
@@ -295,14 +332,62 @@ def _write(json: Path | None, line: str, code: int, start: float, content: Recor
 
 def _load(name: str) -> ModuleType:
     from antisymrnn_ref.backend import load_backend
+
+    return _loaded(load_backend, name)
+
+
+def _loaded(load: Callable[..., ModuleType], *arguments: Any) -> ModuleType:
     from antisymrnn_validation.environment import reason
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
     try:
-        return load_backend(name)
+        return load(*arguments)
     except (Exception, SystemExit) as error:  # a third party's module may fail in any way
         raise UsageError(reason(error)) from error
+
+
+class Target(NamedTuple):
+    """What conform judges, and what it is called."""
+
+    name: str
+    module: ModuleType
+
+
+def _target(
+    backend: str | None, *, torch: str, jax: str, callable: str, gated: str, cmd: str, timeout: float | None
+) -> Target:
+    """The one target of conform."""
+    asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable, "--cmd": cmd}
+    given = {option: value for option, value in asked.items() if value}
+    if not given:
+        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
+    if len(given) > 1:
+        raise UsageError(f"expected one target, got {' and '.join(given)}")
+    ((option, value),) = given.items()
+    if gated and option in ("BACKEND", "--cmd"):
+        raise UsageError("--gated: expected with --torch, --jax or --callable alone")
+    if timeout is not None and option != "--cmd":
+        raise UsageError("--timeout: expected with --cmd alone")
+    if option == "BACKEND":
+        return Target(value, _load(value))
+    from antisymrnn_validation.conformance import candidates
+
+    if option == "--cmd":
+        try:
+            command = shlex.split(value)
+        except ValueError as error:
+            raise UsageError(f"--cmd: {error}") from error
+        seconds = candidates.TIMEOUT if timeout is None else timeout
+        return Target(f"--cmd {value!r}", _loaded(candidates.program_candidate, command, seconds))
+    if option != "--callable":
+        _import(option.removeprefix("--"), "peers")
+    load = {
+        "--torch": candidates.torch_candidate,
+        "--jax": candidates.jax_candidate,
+        "--callable": candidates.callable_candidate,
+    }[option]
+    return Target(f"{option} {value}", _loaded(load, value, gated or None))
 
 
 class Asked(NamedTuple):
@@ -607,7 +692,7 @@ def _decide(claim: Any, quick: bool) -> Record:
 
 
 def _run(backend: str, check: Any, module: ModuleType) -> Record:
-    record: Record = {"backend": backend, "check": check.name, "case": check.case}
+    record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
     start = time.perf_counter()
     try:
         result = check.run(module)

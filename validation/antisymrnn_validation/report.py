@@ -104,6 +104,19 @@ def groups_table(records: Sequence[Record]) -> Table:
     return Table("Checks of the contract", columns, rows, alarming)
 
 
+def levels_table(records: Sequence[Record], levels: Mapping[int, str]) -> Table:
+    """One row for each level that has a check: what it is about, and how many checks passed, failed, did not apply."""
+    rows, alarming = [], []
+    for level, about in levels.items():
+        group = [record for record in records if record["level"] == level]
+        counts = status_counts(group)
+        if group:
+            told = (str(counts[status]) for status in ("passed", "failed", "not applicable"))
+            rows.append((f"{level}: {about}", *told))
+            alarming.append(counts["failed"] > 0)
+    return Table("Levels", ("level", "passed", "failed", "not applicable"), rows, alarming)
+
+
 def times_table(contest: Record, beside: Sequence[str]) -> Table:
     """One row for each contender of a contest; ``beside`` names the backends that the others' times are divided by."""
     T, B, m, n = (contest["shape"][name] for name in "TBmn")

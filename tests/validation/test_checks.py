@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,8 +22,10 @@ from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, 
 from antisymrnn_validation.conformance.checks import (
     BrokenPromise,
     Promise,
+    _concurrent_calls,
     _memory,
     _thread_counts,
+    _written_outputs,
     certify,
     iter_checks,
     make_check,
@@ -300,6 +303,55 @@ def test_a_buffer_handed_out_twice_is_seen() -> None:
         return trajectory._replace(h=buffer)
 
     assert "independent calls" in failed(wrapped(honest_backend(), "forward", change))
+
+
+def test_a_tanh_by_exponentials_fails_on_huge_values() -> None:
+    def change(trajectory: Any) -> Any:
+        h = trajectory.h.copy()
+        steps = np.abs(np.diff(h, axis=0)) >= trajectory.step_size * (1 - np.finfo(h.dtype).eps)
+        if steps.any(axis=2).all(axis=1)[1::2].all():  # as exp(2 a) / (exp(2 a) + 1) is where exp overflows
+            h[2:] = np.nan
+        return trajectory._replace(h=h)
+
+    assert "huge values" in failed(wrapped(honest_backend(), "forward", change))
+
+
+def test_denormal_values_that_are_taken_for_zero_are_seen() -> None:
+    def change(trajectory: Any) -> Any:
+        h = trajectory.h
+        return trajectory._replace(h=np.where(np.abs(h) < np.finfo(h.dtype).smallest_normal, 0, h).astype(h.dtype))
+
+    assert "denormal values" in failed(wrapped(honest_backend(), "forward", change))
+
+
+def test_outputs_that_are_not_fully_written_are_seen() -> None:
+    def change(gradients: Any) -> Any:
+        if gradients.x is None:
+            return gradients
+        unwritten = np.empty_like(gradients.x)
+        unwritten[1:] = gradients.x[1:]
+        return gradients._replace(x=unwritten)
+
+    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101)
+    assert make_check(_written_outputs, case).run(honest_backend()).status == "passed"
+    result = make_check(_written_outputs, case).run(wrapped(honest_backend(), "backward", change))
+    assert "after memory full of NaN was freed" in result.detail
+
+
+def test_calls_in_several_threads_that_share_memory_are_seen() -> None:
+    backend = honest_backend()
+    right, shared = backend.antisymmetric.forward, {}
+
+    @functools.wraps(right)
+    def forward(*arguments: Any, **options: Any) -> Any:
+        shared["h"] = right(*arguments, **options).h.copy()
+        time.sleep(0.001)
+        return right(*arguments, **options)._replace(h=shared["h"])
+
+    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101)
+    assert make_check(_concurrent_calls, case).run(backend).status == "passed"
+    backend.antisymmetric.forward = forward
+    assert "threads at once" in make_check(_concurrent_calls, case).run(backend).detail
 
 
 def test_exiting_is_a_failure() -> None:

@@ -10,7 +10,9 @@ import contextlib
 import difflib
 import functools
 import importlib
+import json as json_module
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -173,35 +175,101 @@ def verify(
 @command
 def conform(
     backend: Annotated[
-        str, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
-    ],
+        str | None, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
+    ] = None,
+    torch: Annotated[
+        str, typer.Option(metavar="PKG:OBJ", help="In its place a function or an nn.Module of PyTorch.")
+    ] = "",
+    jax: Annotated[str, typer.Option(metavar="PKG:OBJ", help="In its place a function of JAX.")] = "",
+    callable_: Annotated[
+        str,
+        typer.Option(
+            "--callable", metavar="PKG:OBJ", help="In its place a function on NumPy arrays: its states alone."
+        ),
+    ] = "",
+    gated: Annotated[
+        str, typer.Option(metavar="PKG:OBJ", help="The function of the gated cell, with --torch, --jax or --callable.")
+    ] = "",
+    cmd: Annotated[str, typer.Option(metavar="'PROG ARGS'", help="In its place a program in any language.")] = "",
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds that one call of the program may take. Default: 20.")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Only checks of the levels up to this one. Default: all.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Only float32, or only float64. Default: both, the latter first.")
+    ] = "",
     quick: Quick = False,
     json: Json = None,
     only: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only checks with TEXT in the name of the check or of the case.")
+        str,
+        typer.Option(
+            "--only", "-k", metavar="TEXT", help="Only checks with TEXT in the name of the check or of the case."
+        ),
     ] = "",
+    convention: Annotated[
+        str, typer.Option(metavar="NAME", help="Judge under this declared convention, such as row-vectors.")
+    ] = "",
+    expect: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON: under a text in 'check: case' the reason why it fails as expected."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks to FILE as JUnit XML.")] = None,
+    drawn: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="In place of the checks, accuracy on N cases drawn at random."),
+    ] = None,
 ) -> int:
-    """Check one backend against the contract."""
+    """Check one backend, function or program against the contract.
+
+    A function is f(parameters, x, h0, step_size, diffusion) and returns every state, (T+1, B, n). A program is called
+    with two folders for each pass of each case. Both protocols, and the levels, stand in validation/README.md.
+    """
     _check_writable(json)
-    module = _load(backend)
+    target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import checks
 
+    module, name = target.module, target.name
+    expected = _expected_failures(expect)
+    if junit is not None:
+        report.check_writable(junit)
+    if convention:
+        from antisymrnn_validation.conformance.conventions import declared
+
+        try:
+            module, name = declared(module, convention), f"{name} --convention {convention}"
+        except ValueError as error:
+            raise UsageError(f"--convention: {error}") from error
+    dtypes = _among("--dtype", checks.DTYPES, [dtype] if dtype else checks.DTYPES)
     # the specification is judged alike under each of its names
-    every = checks.iter_checks("numpy" if module.__name__ == "antisymrnn_ref" else backend, quick=quick)
-    chosen = [check for check in every if _matches(only, check.name, check.case)]
+    known = "numpy" if module.__name__ == "antisymrnn_ref" else name
+    features = checks.features_of(module)
+    if drawn is None:
+        every = checks.iter_checks(known, quick=quick, features=features, dtypes=dtypes)
+    else:
+        every = checks.drawn_checks(known, drawn, features=features, dtypes=dtypes)
+    chosen = [check for check in every if _matches(only, f"{check.name}: {check.case}")]
+    chosen = [check for check in chosen if level is None or check.level <= level]
     if not chosen:
-        raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case")
+        among = "" if level is None else f", at levels up to {level}"
+        raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case{among}")
 
     start = time.perf_counter()
-    records = _each(chosen, lambda check: f"{check.name}: {check.case}", lambda check: _run(backend, check, module))
+    judge = functools.partial(_run, name, module=module, expected=expected, source=target.source)
+    records = _each(chosen, lambda check: f"{check.name}: {check.case}", judge)
     _print_failures(records)
     report.show(report.groups_table(records))
+    report.show(report.levels_table(records, checks.LEVELS))
     counts = report.status_counts(records)
     ran = counts["passed"] + counts["failed"]
-    line = f"{_title(f'conform {backend}', quick)}: {report.conform_line(records, len(every))}"
+    line = f"{_title(f'conform {name}', quick)}: {report.conform_line(records, len(every))}"
+    line += report.diagnosis_of(records)
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
     print(line)
-    results = {"backend": backend, "checks": records}
+    if junit is not None:
+        report.write_junit(junit, line, records)
+    results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
     _write(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
     return code
 
@@ -401,6 +469,35 @@ def vectors_generate(
 
 
 @command
+def explain(
+    check: Annotated[str, typer.Argument(metavar="CHECK", help="The name of a check, as conform prints it.")],
+) -> int:
+    """Say what a check is about: the promise, the equations, the usual cause of a failure, and the mend.
+
+    It also knows the deviations by name.
+    """
+    from antisymrnn_validation.conformance import catalogue, explanations
+
+    known = {deviation.name: deviation for deviation in catalogue.CATALOGUE}
+    try:
+        if check in known:
+            deviation = known[check]
+            told = {
+                "what is wrong": deviation.statement,
+                "equations": ", ".join(f"({tag})" for tag in deviation.tags),
+                "kind": deviation.kind,
+                "usual cause": deviation.usual_cause,
+                "mend": deviation.mend,
+            }
+        else:
+            told = {key.replace("_", " "): value for key, value in explanations.explain(check)._asdict().items()}
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    report.show(report.sections_table(check, {"check": told}))
+    return AS_EXPECTED
+
+
+@command
 def info(json: Json = None) -> int:
     """Show versions, devices and backends.
 
@@ -472,14 +569,78 @@ def _write(json: Path | None, line: str, code: int, start: float, content: Recor
 
 def _load(name: str) -> ModuleType:
     from antisymrnn_ref.backend import load_backend
+
+    return _loaded(load_backend, name)
+
+
+def _loaded(load: Callable[..., ModuleType], *arguments: Any) -> ModuleType:
     from antisymrnn_validation.environment import reason
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
     try:
-        return load_backend(name)
+        return load(*arguments)
     except (Exception, SystemExit) as error:  # a third party's module may fail in any way
         raise UsageError(reason(error)) from error
+
+
+class Target(NamedTuple):
+    """What conform judges, what it is called, and the Python expression that gives it."""
+
+    name: str
+    module: ModuleType
+    source: str
+
+
+def _target(
+    backend: str | None, *, torch: str, jax: str, callable: str, gated: str, cmd: str, timeout: float | None
+) -> Target:
+    """The one target of conform."""
+    asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable, "--cmd": cmd}
+    given = {option: value for option, value in asked.items() if value}
+    if not given:
+        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
+    if len(given) > 1:
+        raise UsageError(f"expected one target, got {' and '.join(given)}")
+    ((option, value),) = given.items()
+    if gated and option in ("BACKEND", "--cmd"):
+        raise UsageError("--gated: expected with --torch, --jax or --callable alone")
+    if timeout is not None and option != "--cmd":
+        raise UsageError("--timeout: expected with --cmd alone")
+    if option == "BACKEND":
+        return Target(value, _load(value), f"antisymrnn_ref.load_backend({value!r})")
+    from antisymrnn_validation.conformance import candidates
+
+    if option == "--cmd":
+        try:
+            command = shlex.split(value)
+        except ValueError as error:
+            raise UsageError(f"--cmd: {error}") from error
+        seconds = candidates.TIMEOUT if timeout is None else timeout
+        program = _loaded(candidates.program_candidate, command, seconds)
+        return Target(f"--cmd {value!r}", program, f"{candidates.__name__}.program_candidate({command!r})")
+    if option != "--callable":
+        _import(option.removeprefix("--"), "peers")
+    load = {
+        "--torch": candidates.torch_candidate,
+        "--jax": candidates.jax_candidate,
+        "--callable": candidates.callable_candidate,
+    }[option]
+    source = f"{candidates.__name__}.{load.__name__}({value!r}, {gated or None!r})"
+    return Target(f"{option} {value}", _loaded(load, value, gated or None), source)
+
+
+def _expected_failures(path: Path | None) -> dict[str, str]:
+    """The reasons of ``--expect``."""
+    if path is None:
+        return {}
+    try:
+        told = json_module.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--expect: {path} cannot be read as JSON: {error}") from error
+    if not isinstance(told, dict) or not all(isinstance(reason, str) and reason for reason in told.values()):
+        raise UsageError(f"--expect: {path}: expected an object of texts, a reason for each")
+    return told
 
 
 class Asked(NamedTuple):
@@ -731,10 +892,14 @@ def _print_failures(records: Sequence[Record]) -> None:
     """Each failure once, and on how many more cases it is the same."""
     same: dict[tuple[str, str], list[Record]] = {}
     for record in filter(report.contradicts, records):
-        same.setdefault((record["check"], record["detail"]), []).append(record)
+        (known,) = record["deviations"][:1] or [record["detail"]]
+        same.setdefault((record["check"], known), []).append(record)
+    told: set[str] = set()
     for first, *others in same.values():
+        known = set(first["deviations"][:1])
         more = [f"  and the same on {len(others)} more cases"] if others else []
-        print(report.failure(first), *more, sep="\n", end="\n\n")
+        print(report.failure(first, again=bool(known & told)), *more, sep="\n", end="\n\n")
+        told |= known
 
 
 def _backends(names: Sequence[str] | None) -> dict[str, ModuleType | str]:
@@ -783,16 +948,22 @@ def _decide(claim: Any, quick: bool) -> Record:
     return record | {"seconds": time.perf_counter() - start}
 
 
-def _run(backend: str, check: Any, module: ModuleType) -> Record:
-    record: Record = {"backend": backend, "check": check.name, "case": check.case}
+def _run(
+    backend: str, check: Any, module: ModuleType, expected: Mapping[str, str] | None = None, source: str = ""
+) -> Record:
+    from antisymrnn_validation.conformance.judge import judged
+
+    record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
     start = time.perf_counter()
     try:
-        result = check.run(module)
+        result = judged(check, module, expected or {}, source=source)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
         record |= {"status": report.BROKE_OFF, "errors": {}, **_broke_off("detail", error)}
+        record |= {"diagnosis": "", "deviations": []}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
         record |= {"status": result.status, "detail": result.detail, "errors": errors}
+        record |= {"diagnosis": result.diagnosis, "deviations": list(result.deviations)}
     return record | {"seconds": time.perf_counter() - start}
 
 

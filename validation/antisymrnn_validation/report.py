@@ -13,6 +13,7 @@ import numbers
 import os
 import secrets
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,19 @@ def groups_table(records: Sequence[Record]) -> Table:
         rows.append((check, *(str(counts[status]) for status in ("passed", "failed", "not applicable")), why))
         alarming.append(counts["failed"] > 0)
     return Table("Checks of the contract", columns, rows, alarming)
+
+
+def levels_table(records: Sequence[Record], levels: Mapping[int, str]) -> Table:
+    """One row for each level that has a check: what it is about, and how many checks passed, failed, did not apply."""
+    rows, alarming = [], []
+    for level, about in levels.items():
+        group = [record for record in records if record["level"] == level]
+        counts = status_counts(group)
+        if group:
+            told = (str(counts[status]) for status in ("passed", "failed", "not applicable"))
+            rows.append((f"{level}: {about}", *told))
+            alarming.append(counts["failed"] > 0)
+    return Table("Levels", ("level", "passed", "failed", "not applicable"), rows, alarming)
 
 
 def times_table(contest: Record, beside: Sequence[str]) -> Table:
@@ -320,6 +334,8 @@ def conform_line(records: Sequence[Record], total: int) -> str:
     """How many checks ran of how many, and what became of them."""
     counts = status_counts(records)
     tally = ", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "not applicable"))
+    if counts["expected failure"]:
+        tally += f", {counts['expected failure']} failed as expected"
     return f"{of(len(records), total)} checks: {tally}"
 
 
@@ -335,7 +351,7 @@ def status_counts(records: Sequence[Record]) -> Counter[str]:
 
 def contradicts(record: Record) -> bool:
     """Whether a check or a certification failed or broke off."""
-    return record["status"] not in ("passed", "not applicable")
+    return record["status"] not in ("passed", "not applicable", "expected failure")
 
 
 def contradiction(record: Record) -> str:
@@ -344,15 +360,56 @@ def contradiction(record: Record) -> str:
     return "\n  ".join([title, record["statement"], record["evidence"], *_condition(record)])
 
 
-def failure(record: Record) -> str:
-    """A failed check or certification in full: what ran, and every array outside its tolerance or else what came."""
+def diagnosis_of(records: Sequence[Record]) -> str:
+    """What the failures have in common: the known mistakes that most of them equal, and how many."""
+    failed = [record for record in records if contradicts(record)]
+    counts = Counter(name for record in failed for name in record["deviations"][:1])
+    told = [f"{count} of {len(failed)} failures equal the variant {name!r}" for name, count in counts.most_common(2)]
+    return "".join(f"; {text}" for text in told)
+
+
+def failure(record: Record, *, again: bool = False) -> str:
+    """A failed check or certification: what ran, and its diagnosis, or every array outside its tolerance, or what came.
+
+    ``again`` says that the diagnosis was told before.
+    """
     outside = [
         f"{array}: relative error {entry['error']:.3e}, tolerance {entry['tolerance']:.3e}"
         for array, entry in record["errors"].items()
         if not entry["error"] <= entry["tolerance"]
     ]
     title = f"{record['status'].upper()} {record['backend']}: {record['check']} on {record['case']}"
-    return "\n  ".join([title, *(outside or [record["detail"]])])
+    diagnosis = record.get("diagnosis", "").splitlines()
+    if again:
+        diagnosis = [f"the variant {record['deviations'][0]!r} again"]
+    return "\n  ".join([title, *(diagnosis or outside or [record["detail"]])])
+
+
+def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:
+    """Write the checks as JUnit XML, atomically."""
+    counts = status_counts(records)
+    suite = ElementTree.Element("testsuite", name="antisymrnn conform", tests=str(len(records)))
+    suite.set("failures", str(counts["failed"]))
+    suite.set("skipped", str(counts["not applicable"] + counts["expected failure"]))
+    for record in records:
+        name = f"{record['check']}: {record['case']}"
+        case = ElementTree.SubElement(suite, "testcase", classname=_printable(record["backend"]), name=_printable(name))
+        case.set("time", f"{record['seconds']:.6f}")
+        if contradicts(record):
+            ElementTree.SubElement(case, "failure", message=_printable(record["detail"])).text = _printable(
+                failure(record)
+            )
+        elif record["status"] != "passed":
+            ElementTree.SubElement(case, "skipped", message=_printable(f"{record['status']}: {record['detail']}"))
+    ElementTree.SubElement(suite, "system-out").text = line
+    write_text(
+        path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+    )
+
+
+def _printable(text: str) -> str:
+    """A text without what XML cannot hold."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
 def show(table: Table) -> None:
@@ -423,7 +480,11 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document as strict JSON, whole or not at all: a temporary file beside the target takes its place."""
-    text = json.dumps(strict(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(strict(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
     with _temporary(path) as (temporary, target):
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(temporary, target)

@@ -35,7 +35,7 @@ def bad_calls(backend: ModuleType, case: Case, trajectory: Any) -> Iterator[BadC
         What the backend's ``forward`` returned for it.
     """
     T, B, m = case.x.shape
-    n, dtype = len(case.parameters.b), case.dtype
+    n, dtype = case.parameters.b.shape[0], case.dtype
     narrow = np.dtype(np.float32 if dtype == np.float64 else np.float64)
     array = f"{type(case.x).__module__}.{type(case.x).__qualname__}"
     mine, other = (Parameters, GatedParameters) if case.cell == "antisymmetric" else (GatedParameters, Parameters)

@@ -226,7 +226,7 @@ def drawn_cases(count: int, seed: int = 0) -> Iterator[Sweep]:
             name=f"drawn {seed}.{number}", seed=int(pick(2**31)), dtype=("float64", "float32")[pick(2)],
             step_size=float(10 ** generator.uniform(-2, 0.4)),
             diffusion=float(pick(2) * 10 ** generator.uniform(-3, 0.3)),
-            scale=float(10 ** generator.uniform(-1, 1)), amplitude=float(10 ** generator.uniform(-6, 3)),
+            scale=float(10 ** generator.uniform(-1, 1)), amplitude=float(10 ** generator.uniform(-6, 1.5)),
             unconstrained=bool(pick(2)), last_state_only=bool(pick(2)),
         )  # fmt: skip
         yield Sweep(case, int((1, 1, 2, 3, 5, 1000)[pick(6)]), bool(pick(3)))

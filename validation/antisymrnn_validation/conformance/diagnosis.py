@@ -26,14 +26,14 @@ class Place(NamedTuple):
     Attributes
     ----------
     array : str
-    index : tuple of int
+    at : tuple of int
     got, expected : float
     over : float
         Its array's error over the error that a machine rounding at random makes.
     """
 
     array: str
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     got: float
     expected: float
     over: float
@@ -52,12 +52,15 @@ class Diagnosis(NamedTuple):
         The first step whose state is wrong.
     reproduce : str
         A script, or empty for a case that was not drawn.
+    compared : bool
+        Whether there was anything to compare with the variants: not the states alone where not all are kept.
     """
 
     matches: list[Match]
     places: list[Place]
     first_step: int | None
     reproduce: str
+    compared: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -77,12 +80,12 @@ class Diagnosis(NamedTuple):
             lines.append(
                 f"and {len(self.names) - SHOWN} more that give the same numbers here: {', '.join(self.names[SHOWN:])}"
             )
-        if not self.matches:
+        if not self.matches and self.compared:
             lines.append("no known variant gives these numbers")
         if self.first_step is not None:
             lines.append(f"the first wrong state is h[{self.first_step}]")
         for place in self.places:
-            at = ", ".join(map(str, place.index))
+            at = ", ".join(map(str, place.at))
             over = (
                 f"{place.over:.1g} times the rounding error"
                 if math.isfinite(place.over)
@@ -141,15 +144,9 @@ def diagnose(
             first_step = kept[int(np.argmax(wrong))]
     whole = {name: array for name, array in arrays.items() if name != "h" or keep_every == 1}
     tolerances = {name: errors[name].tolerance for name in whole if name in errors}
-    fit = {
-        name: np.asarray(array) for name, array in whole.items() if name in tolerances and _finite(array, truth[name])
-    }
+    fit = {name: np.asarray(array) for name, array in whole.items() if name in tolerances and np.isfinite(array).all()}
     matches = identify(fit, case, tolerance=tolerances) if fit else []
-    return Diagnosis(matches, places, first_step, _script(case, keep_every, target))
-
-
-def _finite(array: Array, expected: Array) -> bool:
-    return np.shape(array) == expected.shape and bool(np.isfinite(array).all())
+    return Diagnosis(matches, places, first_step, _script(case, keep_every, target), bool(fit))
 
 
 @functools.lru_cache(maxsize=64)

@@ -74,9 +74,7 @@ def checks_of(
     name, module = load(target)
     every = iter_checks(name, quick=quick, features=features_of(module), dtypes=dtypes)
     return [
-        check
-        for check in every
-        if check.level <= level and only.casefold() in f"{check.name}: {check.case}".casefold()
+        check for check in every if check.level <= level and only.casefold() in f"{check.name}: {check.case}".casefold()
     ]
 
 
@@ -114,8 +112,9 @@ def check_backend(
 def judged(check: Check, module: ModuleType, expected_failures: Mapping[str, str], *, source: str = "") -> Result:
     """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure."""
     result = check.run(module)
-    if result.status == "failed" and result.arrays and check.problem is not None:
-        found = diagnose(result.arrays, check.problem, result.errors, keep_every=check.keep_every, target=source)
+    if result.status == "failed" and result.wrong is not None:
+        case, arrays, keep_every = result.wrong
+        found = diagnose(arrays, case, result.errors, keep_every=keep_every, target=source)
         result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
     reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]
     if not reasons or result.status == "not applicable":

@@ -545,7 +545,7 @@ def vector(plan: Plan, seed: int, cell: str, dtype: str, file: str) -> Vector:
     problem = case(plan, seed, cell, dtype)
     expected, truth = correctly_rounded(problem)
     noise = noise_floor(problem, expected, truth)
-    return Vector(problem.name, plan.comment, plan.flags, file, *problem[1:], expected, noise)
+    return Vector(problem.name, plan.comment, plan.flags, file, *problem[1:-1], expected, noise)
 
 
 def certify(found: Vector) -> list[str]:

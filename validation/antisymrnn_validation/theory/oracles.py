@@ -256,9 +256,10 @@ class _Perturbation:
         self.unit_roundoff = float(np.finfo(dtype).eps) / 2
         self.smallest_normal = float(np.finfo(dtype).smallest_normal)
         self.generator = np.random.default_rng(seed)
+        self.seen: dict[int, tuple[arb_mat, Array]] = {}
 
     def __call__(self, matrix: arb_mat, terms: Terms) -> arb_mat:
-        size = _size(terms)
+        size = _size(terms, self.seen)
         # below the normal numbers the spacing shrinks no further; what is exactly zero stays so
         zero = np.array([entry.is_zero() for entry in matrix.entries()], dtype=bool).reshape(size.shape)
         size = np.maximum(size, np.where(zero, 0.0, self.smallest_normal))
@@ -438,12 +439,18 @@ def _sum(matrices: Sequence[arb_mat]) -> arb_mat:
     return sum(others, first)
 
 
-def _size(terms: Terms) -> Array:
-    """Σ |term|, entry by entry, in floating point; of a product, the product of the absolute values."""
+def _size(terms: Terms, seen: dict[int, tuple[arb_mat, Array]] | None = None) -> Array:
+    """Σ |term|, entry by entry, in floating point; of a product, the product of the absolute values.
+
+    ``seen`` keeps absolute values by the matrix's identity, and the matrix with them: M and V are terms of every step.
+    """
+    seen = {} if seen is None else seen
 
     def absolute(matrix: arb_mat) -> Array:
-        entries = [abs(float(entry)) for entry in matrix.entries()]
-        return np.array(entries, dtype=np.float64).reshape(matrix.nrows(), matrix.ncols())
+        if id(matrix) not in seen:
+            entries = np.array([float(entry) for entry in matrix.entries()], dtype=np.float64)
+            seen[id(matrix)] = matrix, np.abs(entries).reshape(matrix.nrows(), matrix.ncols())
+        return seen[id(matrix)][1]
 
     return sum(absolute(term[0]) @ absolute(term[1]) if isinstance(term, tuple) else absolute(term) for term in terms)
 

@@ -1,0 +1,554 @@
+"""Foreign targets: functions of NumPy, PyTorch and JAX and programs, honest, wrong and hostile."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import antisymrnn_ref
+from antisymrnn_validation import cli
+from antisymrnn_validation.conformance import candidates, programs
+from antisymrnn_validation.conformance.cases import Case, random_case
+from antisymrnn_validation.conformance.checks import (
+    ALL,
+    LEVELS,
+    BrokenPromise,
+    Candidate,
+    Result,
+    certify,
+    features_of,
+    iter_checks,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
+
+NUMPY_CELLS = """
+import numpy as np
+
+def recurrent(p, diffusion, unconstrained):
+    W = p["W"]
+    return (W if unconstrained else W - W.T) - W.dtype.type(diffusion) * np.eye(len(W), dtype=W.dtype)
+
+def states(p, x, h0, step_size, diffusion, unconstrained=False):
+    M, h = recurrent(p, diffusion, unconstrained), [h0]
+    for x_t in x:
+        h.append(h[-1] + h0.dtype.type(step_size) * np.tanh(h[-1] @ M.T + x_t @ p["V"].T + p["b"]))
+    return np.stack(h)
+
+def gated(p, x, h0, step_size, diffusion, unconstrained=False):
+    M, h = recurrent(p, diffusion, unconstrained), [h0]
+    for x_t in x:
+        Mh = h[-1] @ M.T
+        z = 1 / (1 + np.exp(-(Mh + x_t @ p["V_z"].T + p["b_z"])))
+        h.append(h[-1] + h0.dtype.type(step_size) * z * np.tanh(Mh + x_t @ p["V"].T + p["b"]))
+    return np.stack(h)
+
+def without_h0(*arguments):
+    return states(*arguments)[1:]
+
+def transposed(p, x, h0, step_size, diffusion):
+    return states({**p, "W": p["W"].T}, x, h0, step_size, diffusion)
+
+def writes(p, x, h0, step_size, diffusion):
+    p["b"] += 0
+    return states(p, x, h0, step_size, diffusion)
+"""
+
+TORCH_CELLS = """
+import torch
+
+def states(p, x, h0, step_size, diffusion, unconstrained=False):
+    W = p["W"]
+    M = (W if unconstrained else W - W.T) - diffusion * torch.eye(len(W), dtype=W.dtype)
+    h = [h0]
+    for x_t in x.unbind():
+        h.append(h[-1] + step_size * torch.tanh(h[-1] @ M.T + x_t @ p["V"].T + p["b"]))
+    return torch.stack(h)
+
+def gated(p, x, h0, step_size, diffusion, unconstrained=False):
+    W = p["W"]
+    M = (W if unconstrained else W - W.T) - diffusion * torch.eye(len(W), dtype=W.dtype)
+    h = [h0]
+    for x_t in x.unbind():
+        Mh = h[-1] @ M.T
+        z = torch.sigmoid(Mh + x_t @ p["V_z"].T + p["b_z"])
+        h.append(h[-1] + step_size * z * torch.tanh(Mh + x_t @ p["V"].T + p["b"]))
+    return torch.stack(h)
+
+class Cell(torch.nn.Module):
+    contract_names = {"W": "recurrent", "V": "read.weight", "b": "read.bias"}
+
+    def __init__(self, m, n):
+        super().__init__()
+        self.read = torch.nn.Linear(m, n)
+        self.recurrent = torch.nn.Parameter(torch.zeros(n, n))
+        self.register_buffer("step_size", torch.tensor(0.1))
+        self.register_buffer("diffusion", torch.tensor(0.0))
+
+    def forward(self, x, h0):
+        M = self.recurrent - self.recurrent.T - self.diffusion * torch.eye(len(self.recurrent), dtype=x.dtype)
+        h = [h0]
+        for x_t in x.unbind():
+            h.append(h[-1] + self.step_size * torch.tanh(h[-1] @ M.T + self.read(x_t)))
+        return torch.stack(h)
+
+class Nameless(Cell):
+    contract_names = {}
+
+made = Cell(2, 3)
+layer = torch.nn.RNN(2, 3)
+
+def detached(p, x, h0, step_size, diffusion):
+    return states(p, x, h0, step_size.detach(), diffusion)
+
+def cut(*arguments):
+    return states(*arguments).detach()
+
+def halved(*arguments):
+    return states(*arguments).float()
+
+def doubled_gradient(p, x, h0, step_size, diffusion):
+    return states({**p, "b": 2 * p["b"] - p["b"].detach()}, x, h0, step_size, diffusion)
+"""
+
+JAX_CELLS = """
+import jax
+from jax import numpy as jnp
+
+@jax.jit
+def states(p, x, h0, step_size, diffusion):
+    W = p["W"]
+    M = W - W.T - diffusion * jnp.eye(len(W), dtype=W.dtype)
+    def step(h, u):
+        h = h + step_size * jnp.tanh(h @ M.T + u)
+        return h, h
+    return jnp.concatenate([h0[None], jax.lax.scan(step, h0, x @ p["V"].T + p["b"])[1]])
+
+@jax.jit
+def gated(p, x, h0, step_size, diffusion):
+    W = p["W"]
+    M = W - W.T - diffusion * jnp.eye(len(W), dtype=W.dtype)
+    def step(h, u):
+        Mh = h @ M.T
+        h = h + step_size * jax.nn.sigmoid(Mh + u[1]) * jnp.tanh(Mh + u[0])
+        return h, h
+    u = jnp.stack([x @ p["V"].T + p["b"], x @ p["V_z"].T + p["b_z"]], axis=1)
+    return jnp.concatenate([h0[None], jax.lax.scan(step, h0, u)[1]])
+
+def stopped(p, *arguments):
+    return states({**p, "V": jax.lax.stop_gradient(p["V"])}, *arguments)
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path with the modules above."""
+    for name, source in (("numpy_cells", NUMPY_CELLS), ("torch_cells", TORCH_CELLS), ("jax_cells", JAX_CELLS)):
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("numpy_cells", "torch_cells", "jax_cells"):
+        sys.modules.pop(name, None)
+
+
+def case(cell: str = "antisymmetric", **options: Any) -> Case:
+    return random_case(cell, 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=7, **options)
+
+
+def judged(candidate: Candidate, *, among: str = "") -> list[Result]:
+    checks = iter_checks("candidate", quick=True, features=candidate.features)
+    return [check.run(candidate) for check in checks if among in check.case]
+
+
+def accepted(results: list[Result]) -> set[str]:
+    """The names of the checks that ran, after none has failed."""
+    assert [result for result in results if result.status == "failed"] == []
+    return {result.check for result in results if result.status == "passed"}
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+# features and levels
+
+
+def test_a_backend_has_every_feature_whatever_its_module_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(antisymrnn_ref, "features", frozenset(), raising=False)
+    assert features_of(antisymrnn_ref) == ALL
+    found = candidates.backend("numpy")
+    assert found.features == ALL
+    assert certify("numpy", case()).run(found).status == "passed"
+
+
+def test_every_level_has_checks_and_the_first_dtype_begins() -> None:
+    checks = iter_checks("numpy", quick=True)
+    assert {check.level for check in checks} == set(LEVELS)
+    assert all("float64" in check.case for check in checks if check.level < 3)
+    narrow = iter_checks("numpy", quick=True, dtypes=["float32"])
+    assert {check.level for check in narrow} == set(LEVELS)
+    assert all("float32" in check.case for check in narrow)
+    assert {check.level for check in checks if check.name == "accuracy"} == {2, 3, 4}
+    assert all(check.level >= 3 for check in checks if check.case.startswith("gated"))
+
+
+def test_what_a_candidate_lacks_does_not_apply() -> None:
+    checks = iter_checks("x", quick=True, features=frozenset({"gradients"}))
+    results = [check.run(antisymrnn_ref) for check in checks if " promises " in check.case]
+    assert accepted(results)
+    reasons = {result.check: result.detail for result in results if result.status == "not applicable"}
+    assert reasons["checkpointing"].startswith("it keeps every state")
+    assert reasons["errors"].startswith("asked of a backend alone")
+    assert any(result.detail == "it has no gated cell" for result in results)
+    assert any(result.detail == "it has no ablation" for result in results)
+
+
+# functions
+
+
+@pytest.mark.usefixtures("modules")
+def test_an_honest_function_is_accepted() -> None:
+    candidate = candidates.callable_candidate("numpy_cells:states", "numpy_cells:gated")
+    assert candidate.features == {"arrays", "gated", "ablation"}
+    results = judged(candidate)
+    ran = accepted(results)
+    assert ran >= {"last state", "every state", "batch sum", "chunks", "inputs untouched", "denormal values"}
+    assert {result.detail for result in results if result.check == "accuracy"} == {"it gives no gradients"}
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("name", "check", "words"),
+    [
+        ("transposed", "last state", "h: relative error"),
+        (
+            "without_h0",
+            "every state",
+            "h: expected every state, h_0 among them, (T+1, B, n) = (12, 4, 7), got (11, 4, 7)",
+        ),
+        ("writes", "inputs untouched", "read-only"),
+    ],
+)
+def test_a_wrong_function_is_rejected(name: str, check: str, words: str) -> None:
+    results = judged(candidates.callable_candidate(f"numpy_cells:{name}"), among="T=11 B=4 n=7 m=3 float64")
+    details = [result.detail for result in results if result.status == "failed" and result.check == check]
+    assert details
+    assert all(words in detail for detail in details)
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("name", ["states", "Cell", "made"])
+def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    if name == "states":
+        candidate = candidates.torch_candidate("torch_cells:states", "torch_cells:gated")
+        assert candidate.features == {"gradients", "gated", "ablation"}
+        results = judged(candidate, among="promises")
+    else:
+        candidate = candidates.torch_candidate(f"torch_cells:{name}")
+        assert candidate.features == {"gradients"}
+        results = judged(candidate, among="promises T=11")
+    assert accepted(results) >= {"antisymmetric gradient", "batch sum", "non finite values", "huge values"}
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("detached", "step_size: h does not depend on it, or is detached from it"),
+        ("cut", "h: is detached from every input"),
+        ("halved", "h: expected dtype torch.float64 as x has, got torch.float32"),
+        ("doubled_gradient", "b: relative error 1.0e+00"),
+        ("Nameless", "module: expected parameters or buffers W, V, b, it has diffusion, read.bias"),
+        ("layer", "module: expected parameters or buffers W, V, b, step_size, diffusion, it has bias_hh_l0"),
+    ],
+)
+def test_a_wrong_peer_of_pytorch_is_rejected(name: str, words: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    result = certify("torch", case()).run(candidates.torch_candidate(f"torch_cells:{name}"))
+    assert result.status == "failed"
+    assert words in result.detail
+
+
+@pytest.mark.usefixtures("modules")
+def test_an_honest_peer_of_jax_is_accepted() -> None:
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    before = jax.config.jax_enable_x64
+    candidate = candidates.jax_candidate("jax_cells:states", "jax_cells:gated")
+    assert candidate.features == {"gradients", "gated"}
+    some = ("antisymmetric gradient", "signed permutation", "denormal values", "huge values", "nan column to rounding")
+    checks = iter_checks("jax", quick=True, features=candidate.features)  # each size is compiled anew: not all of them
+    chosen = [check for check in checks if check.name in some and check.case.startswith("antisymmetric")]
+    assert accepted([check.run(candidate) for check in chosen if "promises T=11" in check.case]) == set(some)
+    for cell in ("antisymmetric", "gated"):
+        result = certify("jax", case(cell, last_state_only=True)).run(candidate)
+        assert result.status == "passed", result.detail
+    assert jax.config.jax_enable_x64 == before
+    result = certify("jax", case()).run(candidates.jax_candidate("jax_cells:stopped"))
+    assert result.detail.startswith("V: relative error 1.0e+00")
+
+
+# programs
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Builds the C++ example, with one edit of one line."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++")
+    if not EXAMPLE.is_file():
+        pytest.skip("the wheel has no examples")
+
+    def build(honest: str = "", planted: str = "", level: str = "-O2") -> list[str]:
+        folder, text = tmp_path_factory.mktemp("cpp"), EXAMPLE.read_text(encoding="utf-8")
+        assert text.count("\n") < 200
+        if honest:
+            assert text.count(honest) == 1
+            text = text.replace(honest, planted)
+        (folder / EXAMPLE.name).write_text(text, encoding="utf-8")
+        flags = ["-std=c++17", level]
+        subprocess.run([compiler, *flags, "-o", "antisymrnn", EXAMPLE.name], cwd=folder, check=True)
+        return [str(folder / "antisymrnn")]
+
+    return build
+
+
+def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None:
+    candidate = candidates.program_candidate(built())
+    results = judged(candidate)
+    assert accepted(results) >= {"accuracy", "checkpointing", "chunks", "denormal values", "non finite values"}
+    lacking = {result.detail for result in results if result.status == "not applicable"}
+    assert lacking == {"asked of a backend alone", "it does not get the caller's own arrays"}
+
+
+@pytest.mark.parametrize(
+    ("honest", "planted", "cell", "words"),
+    [
+        ("W[i * n + j] - W[j * n + i])", "W[i * n + j] + W[j * n + i])", "antisymmetric", "h: relative error"),
+        ("z_t[i] * (1 - z_t[i]) * adjoint_t[i]", "z_t[i] * adjoint_t[i]", "gated", "V_z: relative error"),
+    ],
+)
+def test_a_wrong_edit_of_the_example_is_rejected(
+    built: Callable[..., list[str]], honest: str, planted: str, cell: str, words: str
+) -> None:
+    result = certify("cpp", case(cell)).run(candidates.program_candidate(built(honest, planted, "-O0")))
+    assert result.status == "failed"
+    assert words in result.detail
+
+
+HEAD = """
+import json, os, signal, subprocess, sys, time
+given, returned = sys.argv[1:]
+told = json.load(open(given + "/manifest.json"))
+shape = tuple(told["results"]["h"])
+def npy(header, data=b"", version=1):
+    header = header.encode() + b"\\n"
+    with open(returned + "/h.npy", "wb") as file:
+        size = len(header).to_bytes(2 if version == 1 else 4, "little")
+        file.write(b"\\x93NUMPY" + bytes([version, 0]) + size + header + data)
+def told_as(descr, shape, order=False):
+    return repr({"descr": descr, "fortran_order": order, "shape": shape})
+zeros = bytes(8 * shape[0] * shape[1] * shape[2])
+"""
+
+HOSTILE = {
+    "hang": ("print('working', flush=True); time.sleep(60)", "no end within 1 s; it was killed; it said: working"),
+    "deaf": ("signal.signal(15, signal.SIG_IGN); os.close(1); os.close(2); time.sleep(60)", "no end within 1 s"),
+    "exit 3": ("print('no luck\\x1b[31m', file=sys.stderr); sys.exit(3)", "exit code 3; it said: no luck�[31m"),
+    "traceback": ("1 / 0", "exit code 1; it said: ZeroDivisionError: division by zero"),
+    "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+    "abort": ("os.abort()", "killed by SIGABRT"),
+    "nothing": ("print('done')", "h.npy: was not written; it said: done"),
+    "empty": ("open(returned + '/h.npy', 'w')", "h.npy: expected a .npy file"),
+    "text": ("open(returned + '/h.npy', 'w').write('0 ' * 999)", "h.npy: expected a .npy file"),
+    "truncated": ("npy(told_as('<f8', shape), zeros[:-8])", "bytes of numbers, the file has"),
+    "trailing": ("npy(told_as('<f8', shape), zeros + b'0')", "bytes of numbers, the file has"),
+    "wrong dtype": ("npy(told_as('<f4', shape), zeros)", "expected float64 (6, 3, 4), got float32 (6, 3, 4)"),
+    "integers": ("npy(told_as('<i8', shape), zeros)", "got int64"),
+    "more dimensions": ("npy(told_as('<f8', (*shape, 1)), zeros)", "got float64 (6, 3, 4, 1)"),
+    "flat": ("npy(told_as('<f8', (72,)), zeros)", "got float64 (72,)"),
+    "absurd shape": ("npy(told_as('<f8', (10**9, 10**9)), zeros)", "got float64 (1000000000, 1000000000)"),
+    "negative shape": ("npy(told_as('<f8', (-6, -3, 4)), zeros)", "got float64 (-6, -3, 4)"),
+    "objects": ("npy(told_as('|O', shape), zeros)", "got pickled objects, which are not loaded"),
+    "records": ("npy(told_as([('a', '<f8')], shape), zeros)", "expected float64"),
+    "absurd header": ("npy('(' * 9000, zeros)", "h.npy: expected a .npy file"),
+    "header of 4 GB": (
+        "open(returned + '/h.npy', 'wb').write(b'\\x93NUMPY\\x02\\x00' + b'\\xff' * 99)",
+        "h.npy: expected a .npy file",
+    ),
+    "pickle": (
+        "import pickle\nclass Evil:\n    def __reduce__(self): return (os.system, ('touch ' + given + '/../evil',))\n"
+        "pickle.dump(Evil(), open(returned + '/h.npy', 'wb'))",
+        "h.npy: expected a .npy file",
+    ),
+    "link": ("os.symlink('/dev/zero', returned + '/h.npy')", "h.npy: expected a regular file, no link"),
+    "link to a file": ("os.symlink(given + '/x.npy', returned + '/h.npy')", "h.npy: expected a regular file, no link"),
+    "pipe": ("os.mkfifo(returned + '/h.npy')", "h.npy: expected a regular file"),
+    "folder": ("os.mkdir(returned + '/h.npy')", "h.npy: expected a regular file"),
+    "no folder": ("os.rmdir(returned)", "OUTPUT_DIR cannot be read"),
+    "folder a link": ("os.rmdir(returned); os.symlink(given, returned)", "OUTPUT_DIR: is no folder any more"),
+    "locked": ("npy(told_as('<f8', shape), zeros); os.chmod(returned + '/h.npy', 0); os.chmod(returned, 0)", ""),
+    "noise": ("print('x' * 10**7); print('y' * 10**7, file=sys.stderr)", "h.npy: was not written; it said: yyy"),
+    "child": (
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])",
+        "h.npy: was not written",
+    ),
+}  # fmt: skip
+
+
+def program(folder: Path, source: str, timeout: float = 20.0) -> Candidate:
+    path = folder / "program.py"
+    path.write_text(HEAD + source, encoding="utf-8")
+    return candidates.program_candidate([sys.executable, "-S", "-E", str(path)], timeout)
+
+
+@pytest.fixture
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the folders of the calls are made; nothing may be left there."""
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield tmp_path
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_program_fails_and_says_why(name: str, clean: Path) -> None:
+    source, words = HOSTILE[name]
+    start = time.perf_counter()
+    result = certify("program", case()).run(program(clean, source, 1.0 if name in ("hang", "deaf") else 20.0))
+    assert time.perf_counter() - start < 15
+    assert result.status == "failed"
+    assert words in result.detail
+    assert len(result.detail) < 600
+    assert not list(clean.rglob("evil"))
+
+
+def test_a_program_that_does_not_support_a_case(clean: Path) -> None:
+    says = "print('first', file=sys.stderr); print('no ' + told['cell'] + ' cell', file=sys.stderr); sys.exit(77)"
+    result = certify("program", case()).run(program(clean, says))
+    assert (result.status, result.detail) == ("not applicable", "no antisymmetric cell")
+    result = certify("program", case()).run(program(clean, "sys.exit(77)"))
+    assert (result.status, result.detail) == ("not applicable", "exit code 77, without a reason on stderr")
+
+
+def test_a_program_that_hangs_is_not_called_for_ever(clean: Path) -> None:
+    candidate = program(clean, "time.sleep(60)", 0.2)
+    start = time.perf_counter()
+    details = [check.run(candidate).detail for check in iter_checks("p", quick=True, features=candidate.features)[:40]]
+    assert time.perf_counter() - start < 15
+    assert "not called again after 3 calls without an end" in details[-1]
+
+
+def test_the_other_order_and_the_other_bytes_are_read(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).standard_normal((3, 4, 2))
+    for given in (array, np.asfortranarray(array), array.astype(">f8")):
+        np.save(tmp_path / "h.npy", given)
+        found = programs.read_array(tmp_path / "h.npy", array.shape, array.dtype)
+        assert found.dtype.isnative
+        assert found.flags.c_contiguous
+        assert found.tobytes() == array.tobytes()
+    np.save(tmp_path / "h.npy", np.array(2.5))
+    assert programs.read_array(tmp_path / "h.npy", (), np.dtype(float)) == 2.5
+    np.save(tmp_path / "h.npy", np.array([2.5]))
+    with pytest.raises(BrokenPromise, match=r"expected float64 \(\), got float64 \(1,\)"):
+        programs.read_array(tmp_path / "h.npy", (), np.dtype(float))
+
+
+def test_the_manifest() -> None:
+    given = case("gated", dtype=np.float32, last_state_only=True)
+    told = programs.manifest(given, "backward", 2)
+    assert (told["protocol"], told["pass"], told["cell"], told["dtype"]) == (1, "backward", "gated", "float32")
+    assert [told[name] for name in ("T", "B", "n", "m", "keep_every")] == [5, 3, 4, 2, 2]
+    assert told["step_size"] == float.fromhex(told["step_size_hex"]) == float(np.float32(0.3))
+    assert told["arrays"]["g"] == [3, 4]
+    assert not told["g_on_every_state"]
+    assert told["results"]["h"] == [4, 3, 4]
+    assert told["results"]["dV_z"] == [4, 2]
+    assert told["results"]["ddiffusion"] == []
+
+
+# the command
+
+
+@pytest.mark.usefixtures("modules")
+def test_conform_on_a_function(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["conform", "--callable", "numpy_cells:states", "--gated", "numpy_cells:gated", "--quick"]
+    code, out, _ = run([*arguments, "--level", "1", "-k", "generic", "--dtype", "float32"], capsys)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("conform --callable numpy_cells:states --quick: 2 of ")
+    assert re.search(r"^0: the last state +1 +0 +0$", out, re.MULTILINE)
+    assert re.search(r"^1: h0, and every state +1 +0 +0$", out, re.MULTILINE)
+    code, out, _ = run(["conform", "--callable", "numpy_cells:transposed", "--level", "0"], capsys)
+    assert code == 1
+    assert "FAILED --callable numpy_cells:transposed: last state on antisymmetric generic" in out
+
+
+def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program(clean, "print('not today', file=sys.stderr); sys.exit(77)")
+    command = f"{sys.executable} -S -E '{clean / 'program.py'}'"
+    code, out, _ = run(["conform", "--cmd", command, "--level", "0"], capsys)
+    assert code == 3
+    assert "not today" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd"),
+        (["numpy", "--cmd", "true"], "expected one target, got BACKEND and --cmd"),
+        (["--cmd", "no_such_program_here"], "expected a program that can be run, got 'no_such_program_here'"),
+        (["--cmd", "'"], "--cmd: No closing quotation"),
+        (["--cmd", "true", "--timeout", "0"], "timeout: expected seconds > 0, got 0.0"),
+        (["--cmd", "true", "--gated", "a:b"], "--gated: expected with --torch, --jax or --callable alone"),
+        (["numpy", "--timeout", "3"], "--timeout: expected with --cmd alone"),
+        (["numpy", "--dtype", "float16"], "--dtype: expected float64 or float32, got 'float16'"),
+        (["--callable", "numpy"], "expected a path such as package.module:name, got 'numpy'"),
+        (["--callable", "no_such_module_here:f"], "No module named 'no_such_module_here'"),
+        (["--callable", "numpy:no_such_name"], "numpy:no_such_name: numpy has no no_such_name"),
+        (["--callable", "numpy:pi"], "numpy:pi: expected a function, got float"),
+        (["--callable", "burning:f"], "RuntimeError: on fire"),
+    ],
+)
+def test_wrong_targets_exit_2(
+    arguments: list[str], words: str, modules: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (modules / "burning.py").write_text("raise RuntimeError('on\\nfire')")
+    importlib.invalidate_caches()
+    code, out, err = run(["conform", *arguments], capsys)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_a_program_writes_nothing_beside_its_folders(clean: Path) -> None:
+    """The folders are gone after every call, and no process of the group is left."""
+    source = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\nprint(child.pid)"
+    candidate = program(clean, source)
+    detail = certify("program", case()).run(candidate).detail
+    child = int(detail.rsplit(" ", 1)[-1])
+    for _ in range(100):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().rsplit(")", 1)[-1].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, 9)
+        pytest.fail("a child outlived its program")

@@ -1,0 +1,309 @@
+"""The judge as others use it: reports, diagnoses by name, conventions, expected failures, pytest and hypothesis."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+import xml.etree.ElementTree as ElementTree
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import antisymrnn_ref
+from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
+from antisymrnn_validation import cli
+from antisymrnn_validation.conformance import deviations, explanations
+from antisymrnn_validation.conformance.cases import CELLS, drawn_cases
+from antisymrnn_validation.conformance.checks import certify, iter_checks, run
+from antisymrnn_validation.conformance.conventions import CONVENTIONS, declared
+from antisymrnn_validation.conformance.diagnosis import diagnose
+from antisymrnn_validation.conformance.judge import check_backend, checks_of, judged, parametrize_with_checks, problems
+
+GENERIC = "generic T=11"
+HONEST = deviations.planted(None)
+
+
+def planted(name: str) -> ModuleType:
+    return deviations.planted(deviations.by_name(name))
+
+
+# ---- a backend as a device would be: its arrays are foreign, read-only, and no NumPy function takes them
+
+
+class Opaque:
+    """An array that only its own backend can open."""
+
+    __slots__ = ("_held",)
+    __array__ = None  # numpy.asarray raises
+
+    def __init__(self, held: np.ndarray) -> None:
+        held = held.copy()
+        held.flags.writeable = False
+        self._held = held
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._held.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._held.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._held.ndim
+
+
+def opened(array: Opaque) -> np.ndarray:
+    return array._held
+
+
+def strict_backend() -> ModuleType:
+    """The honest copy behind opaque arrays."""
+    backend = ModuleType("strict_backend")
+    backend.asarray = lambda array, dtype: Opaque(
+        antisymrnn_ref.asarray(opened(array) if isinstance(array, Opaque) else array, dtype)
+    )
+
+    def to_numpy(array: Opaque) -> np.ndarray:
+        if type(array) is not Opaque:
+            raise TypeError(f"array: expected {Opaque.__module__}.Opaque, got {type(array).__name__}")
+        return opened(array).copy()
+
+    backend.to_numpy = to_numpy
+    for cell, kind in zip(CELLS, (antisymrnn_ref.Parameters, antisymrnn_ref.GatedParameters), strict=True):
+        setattr(backend, cell, strict_cell(getattr(HONEST, cell), kind))
+    return backend
+
+
+class Kept(SimpleNamespace):
+    pass
+
+
+def strict_cell(module, kind):
+    @checked_forward(kind, Opaque)
+    def forward(parameters, x, h0, *, step_size, diffusion, keep_every=1, unconstrained=False):
+        constants = {"step_size": step_size, "diffusion": diffusion, "unconstrained": unconstrained}
+        inner = module.forward(
+            kind(*map(opened, parameters)), opened(x), opened(h0), keep_every=keep_every, **constants
+        )
+        return Kept(h=Opaque(inner.h), keep_every=keep_every, inner=inner, **constants)
+
+    @checked_backward(kind, Opaque, Kept)
+    def backward(parameters, x, trajectory, g, *, step_size, diffusion, input_gradient=True, unconstrained=False):
+        constants = {"step_size": step_size, "diffusion": diffusion, "unconstrained": unconstrained}
+        found = module.backward(
+            kind(*map(opened, parameters)), opened(x), trajectory.inner, opened(g), input_gradient=input_gradient,
+            **constants,
+        )  # fmt: skip
+        leaves = kind(*map(Opaque, found.parameters))
+        scalars = map(Opaque, (found.step_size, found.diffusion))
+        return Gradients(leaves, None if found.x is None else Opaque(found.x), Opaque(found.h0), *scalars)
+
+    return SimpleNamespace(forward=forward, backward=backward)
+
+
+def test_a_backend_with_foreign_arrays_is_accepted():
+    report = check_backend(strict_backend(), quick=True, only="promises")
+    assert report.conformant, [f"{result.check}: {result.detail}" for result in report.failures]
+    with pytest.raises(TypeError):
+        np.asarray(strict_backend().asarray(np.zeros(1), "float32"))
+
+
+# ---- reports and diagnoses
+
+
+def test_honest_backends_are_accepted():
+    for target in ("numpy", HONEST):
+        report = check_backend(target, quick=True, only=GENERIC)
+        assert report.conformant
+        assert report.counts["failed"] == 0
+    assert not check_backend("numpy", only="no such check").conformant  # nothing ran
+
+
+@pytest.mark.parametrize("deviation", deviations.CATALOGUE, ids=lambda deviation: deviation.name.replace(" ", "_"))
+def test_every_deviation_is_rejected_by_name(deviation):
+    backend = deviations.planted(deviation)
+    named: set[str] = set()
+    for name in (GENERIC, "ablation T=9"):
+        report = check_backend(
+            backend, only=f"{deviation.cells[-1]} {name}", dtypes=["float64"], source="mine.backend()"
+        )
+        for failure in report.failures:
+            named |= set(failure.deviations)
+            assert failure.diagnosis
+    assert deviation.name in named
+
+
+def test_an_unknown_mistake_is_rejected_and_named_by_nothing():
+    honest = antisymrnn_ref.antisymmetric
+    stranger = types.SimpleNamespace(**vars(antisymrnn_ref))
+
+    def forward(*arguments, **options):
+        trajectory = honest.forward(*arguments, **options)
+        return trajectory._replace(h=trajectory.h + 1e-3 * np.sin(trajectory.h) ** 3)
+
+    module = ModuleType("stranger")
+    module.__dict__.update(vars(stranger))
+    module.antisymmetric = SimpleNamespace(forward=forward, backward=honest.backward)
+    report = check_backend(module, only=f"antisymmetric {GENERIC}")
+    assert not report.conformant
+    assert all(not failure.deviations for failure in report.failures)
+    assert "no known variant gives these numbers" in report.failures[-1].diagnosis
+
+
+def test_the_first_wrong_state_and_the_worst_entry_are_told():
+    (check,) = checks_of("numpy", only=f"accuracy: antisymmetric {GENERIC}", dtypes=["float64"])
+    case = check.run(planted("tanh dropped")).wrong.case
+    arrays = run(antisymrnn_ref, case)
+    arrays["h"][6, 2, 3] += 0.25
+    result = check.run(HONEST)
+    found = diagnose(arrays, case, {**result.errors, "h": result.errors["h"]._replace(error=0.1)})
+    assert found.first_step == 6
+    assert found.places[0].at == (6, 2, 3)
+    assert found.places[0].got - found.places[0].expected == pytest.approx(0.25)
+
+
+def test_the_script_shows_the_failure_again(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from antisymrnn_validation.conformance import deviations\n"
+        "def backend():\n    return deviations.planted(deviations.by_name('tanh dropped'))\n"
+    )
+    report = check_backend(
+        planted("tanh dropped"), only=f"last state: antisymmetric {GENERIC}", source="mine.backend()"
+    )
+    script = "\n".join(
+        line.strip() for line in report.failures[0].diagnosis.split("to see it again:\n")[1].splitlines()
+    )
+    assert len(script.splitlines()) <= 10
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "BrokenPromise: h: relative error" in answer.stderr
+
+
+# ---- conventions and expected failures
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_a_declared_convention_is_accepted_and_an_undeclared_one_is_not(name):
+    backend = planted(name)
+    only = f"accuracy: {deviations.by_name(name).cells[-1]} {GENERIC}"
+    undeclared = check_backend(backend, only=only, dtypes=["float64"])
+    assert not undeclared.conformant
+    assert name in undeclared.failures[0].deviations
+    assert check_backend(declared(backend, name.replace(" ", "-")), only=only, dtypes=["float64"]).conformant
+
+
+def test_a_convention_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'row vectors'"):
+        declared(HONEST, "row-vektors")
+
+
+def test_a_mistake_under_a_convention_is_still_a_mistake():
+    report = check_backend(declared(planted("tanh dropped"), "row-vector"), only=f"accuracy: gated {GENERIC}")
+    assert not report.conformant
+
+
+def test_an_expected_failure_has_its_reason_and_an_unexpected_pass_fails():
+    wrong = planted("tanh dropped")
+    reasons = {f"accuracy: antisymmetric {GENERIC}": "known, mended in the next release"}
+    report = check_backend(wrong, only=f"accuracy: antisymmetric {GENERIC}", expected_failures=reasons)
+    assert report.counts == {"expected failure": 2}
+    assert not report.conformant  # nothing passed
+    assert report.results[0].detail.startswith("known, mended in the next release (")
+    report = check_backend("numpy", only=f"accuracy: antisymmetric {GENERIC}", expected_failures=reasons)
+    assert [result.detail for result in report.failures] == [
+        "passed, though expected to fail: " + reasons.popitem()[1]
+    ] * 2
+
+
+# ---- pytest, hypothesis, drawn cases, explanations
+
+
+@parametrize_with_checks(["numpy"], quick=True, level=0)
+def test_parametrized(target, check):
+    result = judged(check, target, {})
+    assert result.status != "failed", result.detail
+
+
+@settings(max_examples=20)
+@given(problems())
+def test_problems_are_solved_by_the_honest(case):
+    result = certify("numpy", case).run(antisymrnn_ref)
+    assert result.status == "passed", result.detail
+
+
+def test_drawn_cases_are_the_same_for_every_count_and_raise_no_alarm():
+    few, more = list(drawn_cases(5, seed=1)), list(drawn_cases(40, seed=1))
+    assert [sweep.case.recipe for sweep in few] == [sweep.case.recipe for sweep in more[:5]]
+    for case, keep_every, input_gradient in more:
+        check = certify("honest", case, keep_every=keep_every, input_gradient=input_gradient)
+        assert check.run(HONEST).status == "passed", case.recipe
+
+
+def test_every_check_is_explained():
+    checks = {check.name for name in ("numpy", "numba") for check in iter_checks(name)}
+    assert checks <= set(explanations.EXPLANATIONS)
+    with pytest.raises(ValueError, match="did you mean 'accuracy'"):
+        explanations.explain("acuracy")
+
+
+# ---- the command
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_conform_tells_the_mistake_writes_junit_and_takes_expected_failures(tmp_path, capsys, monkeypatch):
+    wrong = planted("tanh dropped")
+    monkeypatch.setitem(sys.modules, "wrong_backend", wrong)
+    asked = ["conform", "wrong_backend", "-k", f"accuracy: gated {GENERIC}"]
+    code, out, _ = command(capsys, *asked, "--junit", tmp_path / "j.xml", "--json", tmp_path / "j.json")
+    assert code == 1
+    assert "your output equals the variant 'tanh dropped'" in out
+    assert "2 of 2 failures equal the variant 'tanh dropped'" in out
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "2")
+    (first, _) = json.loads((tmp_path / "j.json").read_text())["checks"]
+    assert first["deviations"] == ["tanh dropped"]
+    (tmp_path / "expect.json").write_text(json.dumps({"accuracy: gated": "known"}))
+    code, out, _ = command(capsys, *asked, "--expect", tmp_path / "expect.json")
+    assert code == 3  # nothing else ran
+    assert "2 failed as expected" in out
+    (tmp_path / "expect.json").write_text("[]")
+    assert command(capsys, *asked, "--expect", tmp_path / "expect.json")[0] == 2
+
+
+def test_conform_takes_a_declared_convention_and_drawn_cases(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rows_backend", planted("row vectors"))
+    asked = ["conform", "rows_backend", "-k", f"accuracy: gated {GENERIC}"]
+    assert command(capsys, *asked)[0] == 1
+    assert command(capsys, *asked, "--convention", "row-vectors")[0] == 0
+    code, _, err = command(capsys, *asked, "--convention", "columns")
+    assert code == 2
+    assert "--convention: convention: expected one of row vectors" in err
+    assert command(capsys, "conform", "numpy", "--drawn", "10")[0] == 0
+
+
+def test_explain(capsys):
+    code, out, _ = command(capsys, "explain", "checkpointing")
+    assert code == 0
+    assert "changes no bit" in out
+    code, out, _ = command(capsys, "explain", "gate bias missing")
+    assert (code, "b_z is not added" in out) == (0, True)
+    code, _, err = command(capsys, "explain", "nothing")
+    assert code == 2
+    assert "expected one of last state" in err

@@ -20,8 +20,8 @@ SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 REGISTERS = 65536
 """Of a block. A thread gets a multiple of 8, and a block as if its warps were a multiple of 4."""
 
-ATOMICS = {"atom.global.add.u64"}
-"""The counter of the grid's barrier."""
+ATOMICS = {"atom.global.add.u64", "atom.global.exch.b64"}
+"""The counters of the grid's barrier."""
 
 REMARK = re.compile(
     r"ptxas info    : (\d+ bytes gmem.*|Compile time = .*|Used \d+ registers.*)"

@@ -369,7 +369,7 @@ def diagnosis_of(records: Sequence[Record]) -> str:
 
 
 def failure(record: Record, *, again: bool = False) -> str:
-    """A failed check or certification: what ran, and its diagnosis, or every array outside its tolerance, or what came.
+    """A failed check or certification: what ran, every array outside its tolerance or what came, and the diagnosis.
 
     ``again`` says that the diagnosis was told before.
     """
@@ -382,7 +382,7 @@ def failure(record: Record, *, again: bool = False) -> str:
     diagnosis = record.get("diagnosis", "").splitlines()
     if again:
         diagnosis = [f"the variant {record['deviations'][0]!r} again"]
-    return "\n  ".join([title, *(diagnosis or outside or [record["detail"]])])
+    return "\n  ".join([title, *(outside or [record["detail"]]), *diagnosis])
 
 
 def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:

@@ -230,7 +230,7 @@ def conform(
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import checks
 
-    module, name = target.module, target.name
+    name, module, source = target
     expected = _expected_failures(expect)
     if junit is not None:
         report.check_writable(junit)
@@ -239,8 +239,9 @@ def conform(
 
         try:
             module, name = declared(module, convention), f"{name} --convention {convention}"
+            source = f"{declared.__module__}.declared({target.source}, {convention!r})"
         except ValueError as error:
-            raise UsageError(f"--convention: {error}") from error
+            raise UsageError(f"--{error}") from error
     dtypes = _among("--dtype", checks.DTYPES, [dtype] if dtype else checks.DTYPES)
     # the specification is judged alike under each of its names
     known = "numpy" if module.__name__ == "antisymrnn_ref" else name
@@ -256,13 +257,15 @@ def conform(
         raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case{among}")
 
     start = time.perf_counter()
-    judge = functools.partial(_run, name, module=module, expected=expected, source=target.source)
+    judge = functools.partial(_run, name, module=module, expected=expected, source=source)
     records = _each(chosen, lambda check: f"{check.name}: {check.case}", judge)
     _print_failures(records)
     report.show(report.groups_table(records))
     report.show(report.levels_table(records, checks.LEVELS))
     counts = report.status_counts(records)
-    ran = counts["passed"] + counts["failed"]
+    ran = counts["passed"] + counts["failed"] + counts["expected failure"]
+    if unused := [text for text in expected if not any(text in f"{check.name}: {check.case}" for check in chosen)]:
+        raise UsageError(f"--expect: no check that runs has {unused[0]!r} in its name")
     line = f"{_title(f'conform {name}', quick)}: {report.conform_line(records, len(every))}"
     line += report.diagnosis_of(records)
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
@@ -635,12 +638,13 @@ def _expected_failures(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        told = json_module.loads(path.read_text(encoding="utf-8"))
+        told: Any = json_module.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--expect: {path} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict) or not all(isinstance(reason, str) and reason for reason in told.values()):
+    reasons = list(told.values()) if isinstance(told, dict) and "" not in told else [None]
+    if not all(isinstance(reason, str) and reason for reason in reasons):
         raise UsageError(f"--expect: {path}: expected an object of texts, a reason for each")
-    return told
+    return dict(told)
 
 
 class Asked(NamedTuple):

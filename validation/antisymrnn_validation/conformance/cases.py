@@ -173,13 +173,13 @@ def swept_cases(*, quick: bool = False) -> list[Sweep]:
         return list(generator.permutation(np.resize(np.array(values, dtype=object), count)))
 
     columns = {
-        "n": spread([1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 128, 129, 68]),
+        "n": spread([1, 2, 4, 5, 7, 8, 9, 10, 13, 14, 15, 16, 17, 22, 31, 32, 33, 64, 65, 128, 129, 68]),
         "B": spread([1, 1, 2, 3, 5, 8, 9, 16, 17, 18, 34, 37]),
         "m": spread([1, 1, 2, 3, 4, 8, 10, 17, 33]),
         "T": spread([0, 1, 2, 3, 4, 7, 16, 17, 33]),
         "keep_every": spread([1, 1, 2, 3, 5, 1000]),
-        "step_size": spread([0.01, 0.1, 0.25, 0.5, 1.0, 2.5]),
-        "diffusion": spread([0.0, 0.01, 0.15, 1.5]),
+        "step_size": spread([0.001, 0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 4.0]),
+        "diffusion": spread([0.0, 0.001, 0.01, 0.15, 1.5]),
         "scale": spread([0.3, 1.0, 1.0, 3.0]),
         "amplitude": spread([1.0, 1.0, 1.0, 1e-5, 1e3]),
         "same": spread(["", "", "m = n", "B = n", "T = B"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -172,9 +173,9 @@ def _script(case: Case, keep_every: int, target: str) -> str:
         changes = "case = case._replace(h0=0 * case.h0)"
         if not _same(drawn._replace(h0=0 * drawn.h0), case):
             return ""
-    module = target.split("(")[0].rpartition(".")[0]
+    modules = set(re.findall(r"([A-Za-z_][\w.]*)\.\w+\(", target))
     lines = [
-        f"import {module}" if module else "",
+        *(f"import {module}" for module in sorted(modules)),
         "from antisymrnn_validation.conformance.cases import random_case",
         "from antisymrnn_validation.conformance.checks import measure, run",
         f"case = {case.recipe}",

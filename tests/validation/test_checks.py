@@ -366,4 +366,4 @@ def test_the_sweep_crosses_every_option() -> None:
     assert {s.case.x.shape[2] for s in sweeps} >= {1, 2, 17, 33}
     assert {len(s.case.parameters.b) for s in sweeps} >= {1, 16, 17, 33, 65, 128, 129}
     assert {s.case.x.shape[1] for s in sweeps} >= {1, 16, 17, 34, 37}
-    assert {s.case.diffusion for s in sweeps if s.case.unconstrained} == {0.0, 0.01, 0.15, 1.5}
+    assert {s.case.diffusion for s in sweeps if s.case.unconstrained} == {0.0, 0.001, 0.01, 0.15, 1.5}

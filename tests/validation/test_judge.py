@@ -370,6 +370,27 @@ def test_a_callable_gets_strided_arrays_and_weights_changed_in_place():
         assert report.counts["failed"] == 2, check
 
 
+def test_a_target_without_an_end_is_a_failure_and_is_given_up():
+    from antisymrnn_validation.conformance.candidates import callable_candidate
+
+    calls = []
+
+    def endless(*_):
+        calls.append(1)
+        while True:
+            pass
+
+    candidate = callable_candidate(endless)
+    candidate.seconds = 0.1
+    report = check_backend(candidate, quick=True, only="every state: antisymmetric")
+    assert report.counts["failed"] > 5
+    assert {failure.detail for failure in report.failures} == {
+        "no end within 0.1 s",
+        "not called again after 3 checks without an end",
+    }
+    assert len(calls) == 3
+
+
 def test_a_target_may_raise_anything():
     class Odd(BaseException):
         pass

@@ -25,6 +25,7 @@ import copy
 import functools
 import importlib
 import inspect
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -53,6 +54,9 @@ TIMEOUT = 20.0
 
 Function = Callable[..., Any] | str
 """A function, or its path ``package.module:name``."""
+
+CHECK_SECONDS = 300.0
+"""Seconds that a check of a Python function may take; a program has a limit for each call."""
 
 States = Callable[[Case, int], Array]
 """Kept states of a case for ``keep_every``."""
@@ -379,6 +383,7 @@ def _candidate(
     """A candidate of functions by cell."""
     candidate = Candidate(name)
     candidate.features = frozenset(features) | ({"gated"} if "gated" in cells else set())
+    candidate.seconds = math.inf if name == "program" else CHECK_SECONDS
     candidate.__dict__.update(asarray=asarray, to_numpy=to_numpy)
     for cell in CELLS:
         candidate.__dict__[cell] = _cell(cell, *cells.get(cell, (_absent, None)))

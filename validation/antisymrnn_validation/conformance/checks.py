@@ -9,11 +9,13 @@ within the measured tolerance.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -44,6 +46,7 @@ from antisymrnn_validation.theory.oracles import (
 FACTOR = 8
 FLOOR = 4
 PERTURBED_RUNS = 3
+PATIENCE = 3
 Status = Literal["passed", "failed", "not applicable", "expected failure"]
 
 LACKING = {
@@ -139,9 +142,14 @@ class Check(NamedTuple):
 
 
 class Candidate(ModuleType):
-    """Something to judge that is not a backend: it looks like one, and ``features`` says what can be asked of it."""
+    """Something to judge that is not a backend: it looks like one, and ``features`` says what can be asked of it.
+
+    A check of it may take ``seconds``; after ``PATIENCE`` checks without an end it is not called again.
+    """
 
     features: frozenset[str] = ALL
+    seconds: float = math.inf
+    endless: int = 0
 
 
 class BrokenPromise(Exception):
@@ -436,6 +444,33 @@ def _reference(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, 
     return truth, errors(run(load_backend("numpy"), case)), perturbed
 
 
+@contextlib.contextmanager
+def _limited(backend: ModuleType) -> Iterator[None]:
+    """A candidate's limit of time, where there is an alarm: in the main thread of a Unix process."""
+    seconds = backend.seconds if isinstance(backend, Candidate) else math.inf
+    if not isinstance(backend, Candidate) or math.isinf(seconds):
+        yield
+        return
+    if backend.endless >= PATIENCE:
+        raise BrokenPromise(f"not called again after {PATIENCE} checks without an end")
+
+    def ring(*_: Any) -> None:
+        backend.endless += 1
+        raise BrokenPromise(f"no end within {seconds:g} s")
+
+    try:
+        before = signal.signal(signal.SIGALRM, ring)
+    except (AttributeError, ValueError):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def make_check(
     promise: Promise, case: Case, *, features: frozenset[str] = ALL, keep_every: int = 1, first_dtype: str = DTYPES[0]
 ) -> Check:
@@ -449,7 +484,7 @@ def make_check(
         try:
             if lacking:
                 raise NotSupported("; ".join(lacking))
-            with warnings.catch_warnings():
+            with _limited(backend), warnings.catch_warnings():
                 warnings.simplefilter("error" if "contract" in features else "ignore")  # other code may warn
                 return Result(name, case.name, "passed", errors=promise(backend, case) or {})
         except NotSupported as reason:

@@ -82,6 +82,7 @@ def declared(candidate: ModuleType, name: str) -> Candidate:
     mean = known[asked] == "gradients of the mean loss"
     found = Candidate(f"{candidate.__name__}, {known[asked]}")
     found.features = features_of(candidate) - {"contract", "arrays"}
+    found.seconds = candidate.seconds if isinstance(candidate, Candidate) else found.seconds
     found.__dict__.update(asarray=candidate.asarray, to_numpy=candidate.to_numpy)
     for cell in CELLS:
         found.__dict__[cell] = _cell(candidate, cell, given, returned, mean)

@@ -163,10 +163,10 @@ def swept_cases(*, quick: bool = False) -> list[Sweep]:
     Parameters
     ----------
     quick : bool
-        A third of them.
+        A fifth of them.
     """
     generator = np.random.default_rng(2019)
-    count = 36 if quick else 108
+    count = 20 if quick else 108
 
     def spread(values: list[Any]) -> list[Any]:
         """``count`` values in random order, each of them as often as the others."""

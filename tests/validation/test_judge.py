@@ -324,6 +324,13 @@ def test_a_damaged_numpy_does_not_widen_the_tolerance(monkeypatch):
     assert certify("honest", case._replace(name="damaged")).run(antisymrnn_ref).status == "failed"
 
 
+def test_a_case_without_a_certified_truth_says_nothing_of_a_target():
+    saturated = random_case("gated", 1, 1, 9, 2, step_size=0.4, diffusion=0.2, seed=1338201033, amplitude=1e5)
+    result = certify("honest", saturated).run(antisymrnn_ref)
+    assert result.status == "not applicable"
+    assert result.detail.startswith("there is no certified truth: ")
+
+
 def gradient_wrong_at_zero_h0():
     backend = ModuleType("wrong_at_zero")
     backend.__dict__.update(vars(antisymrnn_ref))

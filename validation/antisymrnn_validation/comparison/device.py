@@ -41,7 +41,6 @@ try:
         TooLong,
         cuda_events,
         hold,
-        limited,
         line_up,
         plans,
         usable_libraries,
@@ -127,7 +126,7 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
         for check in every:
             if budget.left() <= 0:
                 break
-            with limited(budget.left()):
+            with checks.limited(budget.left(), TooLong):
                 result = check.run(backend)
             errors = {name: entry._asdict() for name, entry in result.errors.items()}
             told.append({"backend": backend.__name__, **result._asdict(), "errors": errors})

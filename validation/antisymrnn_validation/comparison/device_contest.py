@@ -7,15 +7,13 @@ the host's clock times them. Everything keeps to a budget; what it cuts short sa
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import importlib
 import math
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -28,7 +26,7 @@ from antisymrnn_validation.comparison.ceilings import Timer
 from antisymrnn_validation.comparison.contenders import Contender, prepare_backend, timed_case
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.conformance.cases import CELLS, Case
-from antisymrnn_validation.conformance.checks import Result
+from antisymrnn_validation.conformance.checks import Result, limited
 from antisymrnn_validation.environment import one_line, reason
 from antisymrnn_validation.report import Record
 
@@ -258,26 +256,6 @@ def usable_libraries() -> dict[str, str]:
     return told
 
 
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise :class:`TooLong` after so many seconds, where there is an alarm (the main thread of a Unix process)."""
-
-    def ring(*_: Any) -> None:
-        raise TooLong
-
-    try:
-        before = signal.signal(signal.SIGALRM, ring)
-    except (AttributeError, ValueError):
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def make_ready(entrant: Entrant, case: Case, reference: Callable[[str], agreement.Reference], budget: Budget) -> Ready:
     """Hold an entrant against the truth, on the small case and on the timed one, and convert its arrays.
 
@@ -295,7 +273,7 @@ def make_ready(entrant: Entrant, case: Case, reference: Callable[[str], agreemen
         return Ready(delay=f"less than {entrant.needs:.0f} s were left")
     try:
         truth = reference(contender.layer)
-        with limited(min(entrant.patience, budget.left())):
+        with limited(min(entrant.patience, budget.left()), TooLong):
             return _examined(entrant, case, truth)
     except TooLong:
         return Ready(delay="its checks and first calls took too long")
@@ -382,7 +360,7 @@ def hold(
     @functools.cache
     def reference(layer: str) -> agreement.Reference:
         begin(f"{case.name}: truth of {layer or 'the cell'}")
-        with limited(budget.left()):
+        with limited(budget.left(), TooLong):
             return agreement.layer_timed_reference(case) if layer else agreement.timed_reference(case)
 
     try:
@@ -419,7 +397,7 @@ def _take_turns(
         if ready[name].failure:
             return None
         try:
-            with limited(budget.left()):
+            with limited(budget.left(), TooLong):
                 return work(by_name[name].elapsed, ready[name].calls[what])
         except TooLong:
             return None

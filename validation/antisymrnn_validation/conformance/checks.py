@@ -445,30 +445,37 @@ def _reference(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, 
 
 
 @contextlib.contextmanager
-def _limited(backend: ModuleType) -> Iterator[None]:
-    """A candidate's limit of time, where there is an alarm: in the main thread of a Unix process."""
-    seconds = backend.seconds if isinstance(backend, Candidate) else math.inf
-    if not isinstance(backend, Candidate) or math.isinf(seconds):
-        yield
-        return
-    if backend.endless >= PATIENCE:
-        raise BrokenPromise(f"not called again after {PATIENCE} checks without an end")
+def limited(seconds: float, too_long: Callable[[], BaseException]) -> Iterator[None]:
+    """Raise ``too_long()`` after so many seconds, where there is an alarm: in the main thread of a Unix process."""
 
     def ring(*_: Any) -> None:
-        backend.endless += 1
-        raise BrokenPromise(f"no end within {seconds:g} s")
+        raise too_long()
 
     try:
         before = signal.signal(signal.SIGALRM, ring)
     except (AttributeError, ValueError):
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _patience(backend: ModuleType) -> contextlib.AbstractContextManager[None]:
+    """A candidate's limit of time."""
+    if not isinstance(backend, Candidate) or math.isinf(backend.seconds):
+        return contextlib.nullcontext()
+    if backend.endless >= PATIENCE:
+        raise BrokenPromise(f"not called again after {PATIENCE} checks without an end")
+
+    def too_long() -> BaseException:
+        backend.endless += 1
+        return BrokenPromise(f"no end within {backend.seconds:g} s")
+
+    return limited(backend.seconds, too_long)
 
 
 def make_check(
@@ -484,7 +491,7 @@ def make_check(
         try:
             if lacking:
                 raise NotSupported("; ".join(lacking))
-            with _limited(backend), warnings.catch_warnings():
+            with _patience(backend), warnings.catch_warnings():
                 warnings.simplefilter("error" if "contract" in features else "ignore")  # other code may warn
                 return Result(name, case.name, "passed", errors=promise(backend, case) or {})
         except NotSupported as reason:

@@ -15,6 +15,8 @@ import pytest
 
 import antisymrnn_validation.theory
 from antisymrnn_validation import cli, environment, report
+from antisymrnn_validation.cli import comparing as cli_comparing
+from antisymrnn_validation.cli import judging
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
 from antisymrnn_validation.conformance import cases, checks
 from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
@@ -429,7 +431,7 @@ def test_a_missing_package_exits_2(run, monkeypatch):
     def absent(*_):
         raise ModuleNotFoundError("No module named 'flint'", name="flint")
 
-    monkeypatch.setattr(cli, "_load", absent)
+    monkeypatch.setattr(judging, "load_backend_named", absent)
     code, _, err = run("conform", "numpy")
     assert code == 2
     expected = "antisymrnn conform: the package flint is missing: pip install 'antisymrnn-ref[validation]'"
@@ -529,7 +531,7 @@ def comparing(monkeypatch):
         yield peak.Peak(lambda: 100.0, lambda: 100.0, lambda: 100.0, 50.0, 2, peak.Registers(256, 12))
 
     monkeypatch.setattr(peak, "measured_peak", measured_peak)
-    monkeypatch.setattr(cli, "_import", lambda *_: None)
+    monkeypatch.setattr(cli_comparing, "import_package", lambda *_: None)
     chosen = [case for case in cases.generic_cases(quick=True) if " generic " in case.name and case.dtype == np.float64]
     monkeypatch.setattr(checks, "iter_checks", lambda name, **_: [checks.certify(name, case) for case in chosen])
     monkeypatch.setattr(processes, "peak_memory", lambda *_: {"bytes": 2e6, "imported": 3e7})

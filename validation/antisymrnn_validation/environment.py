@@ -16,7 +16,10 @@ from typing import Any
 
 from antisymrnn_ref.backend import backend_modules, load_backend
 
-DISTRIBUTIONS = ("antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "threadpoolctl", "typer", "rich")
+DISTRIBUTIONS = (
+    "antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "matplotlib", "plotly",
+    "pooch", "dask", "distributed", "threadpoolctl", "typer", "rich",
+)  # fmt: skip
 """What verify and conform rest on."""
 
 OPTIONAL = ("numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")

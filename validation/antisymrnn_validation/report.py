@@ -485,9 +485,30 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
     with _temporary(path) as (temporary, target):
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        temporary.write_bytes(content)
         os.replace(temporary, target)
+
+
+def output_folder(path: Path) -> Path:
+    """A folder to write several files into, made if it is not there.
+
+    Raises
+    ------
+    ReportError
+        If it cannot be made or written into; it then names the path and why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be made a folder: {error.strerror or error}") from None
+    check_writable(path / "figure")
+    return path
 
 
 def strict(value: Any) -> Any:

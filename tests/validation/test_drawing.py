@@ -1,0 +1,51 @@
+"""Figures: the same bytes every time, whatever the user's style, and files whole or not at all."""
+
+import matplotlib
+import pytest
+
+from antisymrnn_validation import drawing, report
+
+
+def draw(figure):
+    axes = figure.subplots()
+    for k in range(3):
+        axes.plot([1, 2, 3], [k, 2, 1], label=f"series {k}", **drawing.series(k))
+    axes.legend()
+
+
+def test_the_same_drawing_has_the_same_bytes_under_any_style():
+    first = drawing.render(draw, 4, 3)
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 7, "svg.hashsalt": "other"}):
+        assert drawing.render(draw, 4, 3) == first
+    assert first.png.startswith(b"\x89PNG")
+    assert b"<svg" in first.svg
+    assert drawing.render(draw, 4, 3.5) != first
+
+
+def test_no_date_and_no_version_is_written():
+    png, svg = drawing.render(draw, 4, 3)
+    assert b"<dc:date>" not in svg
+    for content in (png, svg):
+        assert b"Matplotlib" not in content
+        assert matplotlib.__version__.encode() not in content
+
+
+def test_series_differ_in_more_than_colour():
+    kinds = [drawing.series(k) for k in range(7)]
+    for key in ("color", "linestyle", "marker"):
+        assert len({kind[key] for kind in kinds}) == 7
+
+
+def test_both_formats_are_written_and_a_bad_folder_is_refused(tmp_path):
+    paths = drawing.write(tmp_path, "figure", drawing.Drawing(b"png", b"svg"))
+    assert [path.name for path in paths] == ["figure.png", "figure.svg"]
+    assert [path.read_bytes() for path in paths] == [b"png", b"svg"]
+    with pytest.raises(report.ReportError, match="is not an existing directory"):
+        drawing.write(tmp_path / "none", "figure", drawing.Drawing(b"png", b"svg"))
+
+
+def test_an_output_folder_is_made_or_refused_with_its_name(tmp_path):
+    assert report.output_folder(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(report.ReportError, match="file: cannot be made a folder"):
+        report.output_folder(tmp_path / "file")

@@ -1,0 +1,22 @@
+"""The command ``antisymrnn``. Options, order, exit codes stand here; ``report`` shows.
+
+Exit codes: 0 all as expected; 1 something contradicts; 2 usage: a bad option, data, path or backend; 3 nothing ran;
+130 interrupted; 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+# the modules of the commands, in the order in which --help lists them
+from antisymrnn_validation.cli import judging, comparing, golden_vectors  # noqa: F401  isort: skip
+from antisymrnn_validation.cli.command import app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for a terminal without the paper's letters
+    app(arguments, prog_name="antisymrnn")

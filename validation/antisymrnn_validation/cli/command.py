@@ -1,0 +1,222 @@
+"""What every command has: registration, exit codes, the options of all, failures in one line, records of checks."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+try:
+    import typer
+except ImportError:
+    print("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
+    sys.exit(2)
+
+from antisymrnn_validation import report
+from antisymrnn_validation.report import Record
+
+AS_EXPECTED, CONTRADICTED, USAGE, NOTHING_RAN = range(4)
+INTERRUPTED, READER_GONE = 130, 141
+
+app = typer.Typer(
+    help="Decide the paper's claims, certify gradients, check and time backends.\n\n"
+    "Exit codes: 0 all as expected, 1 something contradicts, 2 usage, 3 nothing ran, 130 interrupted.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+vectors_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(vectors_app, name="vectors", help="List, describe, export and verify the golden vectors.")
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything to FILE as strict JSON.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems: a first look, not the full evidence.")]
+
+
+class UsageError(Exception):
+    """What the caller asked for cannot be done."""
+
+
+class NothingRan(Exception):
+    """Nothing is left to run."""
+
+
+class Contradicted(Exception):
+    """What was to be relied on is not as it must be."""
+
+
+def command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a function that returns its exit code, under its own name."""
+    return _registered(app, function.__name__, function)
+
+
+def vectors_command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a function, named ``vectors_`` and more, in the group ``vectors``."""
+    return _registered(vectors_app, function.__name__.replace("_", " "), function)
+
+
+def _registered(group: typer.Typer, title: str, function: Callable[..., int]) -> Callable[..., None]:
+    """A command of a group; every foreseeable failure becomes one line on stderr."""
+    name = f"antisymrnn {title}"
+
+    @group.command(title.split()[-1])
+    @functools.wraps(function)
+    def run(**options: Any) -> None:
+        try:
+            code = function(**options)
+            sys.stdout.flush()
+        except (UsageError, report.ReportError) as error:
+            code = _complain(name, str(error), USAGE)
+        except Contradicted as error:
+            code = _complain(name, str(error), CONTRADICTED)
+        except NothingRan as error:
+            code = _complain(name, f"nothing ran: {error}", NOTHING_RAN)
+        except ModuleNotFoundError as error:
+            if (error.name or "antisymrnn").startswith("antisymrnn"):
+                raise
+            needs = f"the package {error.name} is missing: pip install 'antisymrnn-ref[validation]'"
+            code = _complain(name, needs, USAGE)
+        except KeyboardInterrupt:
+            code = _complain(name, "interrupted; no file was written", INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
+            code = READER_GONE
+        except OSError as error:  # a full disk behind stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = _complain(name, f"the output cannot be written: {error.strerror or error}", USAGE)
+        raise typer.Exit(code)
+
+    return run
+
+
+def _complain(name: str, message: str, code: int) -> int:
+    print(" ".join(f"{name}: {message}".split()), file=sys.stderr)
+    return code
+
+
+def matches(text: str, *names: str) -> bool:
+    """Whether a text is part of one of the names, in upper or lower case."""
+    return any(text.casefold() in name.casefold() for name in names)
+
+
+def title(name: str, quick: bool) -> str:
+    """What the last line begins with."""
+    return f"{name} --quick" if quick else name
+
+
+def check_writable(json: Path | None) -> None:
+    """Refuse a file for --json before any work is done."""
+    if json is not None:
+        report.check_writable(json)
+
+
+def write_results(json: Path | None, line: str, code: int, start: float, content: Record) -> None:
+    """Write the results to the file of --json, if there is one."""
+    if json is None:
+        return
+    from antisymrnn_validation.environment import environment
+
+    summary = {"line": line, "exit_code": code, "seconds": time.perf_counter() - start}
+    head = {"schema_version": report.SCHEMA_VERSION, "summary": summary, "environment": environment()}
+    report.write_json(json, head | content)
+
+
+def load_backend_named(name: str) -> ModuleType:
+    """The module of a backend."""
+    from antisymrnn_ref.backend import load_backend
+
+    return load_foreign(load_backend, name)
+
+
+def load_foreign(load: Callable[..., ModuleType], *arguments: Any) -> ModuleType:
+    """What a function makes of a third party's code."""
+    from antisymrnn_validation.environment import reason
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
+    try:
+        return load(*arguments)
+    except (Exception, SystemExit) as error:  # a third party's module may fail in any way
+        raise UsageError(reason(error)) from error
+
+
+def backends_by_name(names: Sequence[str] | None) -> dict[str, ModuleType | str]:
+    """Modules by name, or the reason one cannot run, which is an error if it was named."""
+    from antisymrnn_validation.environment import installed_backends
+
+    return {name: load_backend_named(name) for name in names} if names else installed_backends()
+
+
+def among(option: str, known: Sequence[str], given: Sequence[str]) -> list[str]:
+    """What is given, each once, in the order of what is known."""
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{option}: expected {' or '.join(known)}, got {name!r}")
+    return [name for name in known if name in given]
+
+
+def import_package(package: str, extra: str) -> None:
+    """Import a package that an extra brings."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        said = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise UsageError(f"{package} cannot be imported{said}: pip install 'antisymrnn-ref[{extra}]'") from error
+
+
+def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record]) -> list[Record]:
+    """Run one item after the other under a progress bar."""
+    records = []
+    with report.progress(len(items)) as begin:
+        for item in items:
+            begin(name(item))
+            records.append(run(item))
+    return records
+
+
+def run_check(
+    backend: str, check: Any, module: ModuleType, expected: Mapping[str, str] | None = None, source: str = ""
+) -> Record:
+    """The record of one check of one backend; an exception is a failure."""
+    from antisymrnn_validation.conformance.judge import judged
+
+    record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
+    start = time.perf_counter()
+    try:
+        result = judged(check, module, expected or {}, source=source)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
+        record |= {"status": report.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
+        record |= {"diagnosis": "", "deviations": []}
+    else:
+        errors = {name: entry._asdict() for name, entry in result.errors.items()}
+        record |= {"status": result.status, "detail": result.detail, "errors": errors}
+        record |= {"diagnosis": result.diagnosis, "deviations": list(result.deviations)}
+    return record | {"seconds": time.perf_counter() - start}
+
+
+def broke_off(key: str, error: BaseException) -> Record:
+    """The exception in one line with its place, and its traceback."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})".split())
+    return {key: said, "traceback": "".join(traceback.format_exception(error))}
+
+
+def print_failures(records: Sequence[Record]) -> None:
+    """Each failure once, and on how many more cases it is the same."""
+    same: dict[tuple[str, str], list[Record]] = {}
+    for record in filter(report.contradicts, records):
+        (known,) = record["deviations"][:1] or [record["detail"]]
+        same.setdefault((record["check"], known), []).append(record)
+    told: set[str] = set()
+    for first, *others in same.values():
+        known = set(first["deviations"][:1])
+        more = [f"  and the same on {len(others)} more cases"] if others else []
+        print(report.failure(first, again=bool(known & told)), *more, sep="\n", end="\n\n")
+        told |= known

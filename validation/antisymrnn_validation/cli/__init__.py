@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-# the modules of the commands, in the order in which --help lists them
-from antisymrnn_validation.cli import judging, comparing, golden_vectors  # noqa: F401  isort: skip
+# each registers its commands, in the order of --help
+from antisymrnn_validation.cli import judging, comparing, pictures, golden_vectors  # noqa: F401  isort: skip
 from antisymrnn_validation.cli.command import app
 
 

@@ -1,0 +1,138 @@
+"""Phase portraits: the numbers behind the drawings, the files, and what bad options get."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from antisymrnn_ref import dynamics
+from antisymrnn_validation import cli
+from antisymrnn_validation.cli import pictures
+from antisymrnn_validation.theory import figures, portraits
+
+W0 = np.array([[0.0, -2.0], [2.0, 0.0]])
+OWN = ("portraits", "--matrix", "0 -2; 2 0")
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return call
+
+
+def test_eight_systems_of_the_kinds_that_the_paper_has():
+    systems = portraits.figure_one_systems()
+    assert "".join(systems) == "abcdefgh"
+    assert [system.step_size for system in systems.values()] == [None] * 4 + [0.1] * 4
+    for letter, determinant in (("c", 1.0), ("d", -1.0)):  # a rotation, a reflection
+        W = systems[letter].matrix
+        np.testing.assert_allclose(W @ W.T, np.eye(2), atol=1e-15)
+        assert np.linalg.det(W) == pytest.approx(determinant)
+
+
+def test_end_states_agree_with_the_known_ones_and_a_wrong_one_does_not(monkeypatch):
+    records = pictures.end_states()
+    assert [record["agrees"] for record in records].count(True) == 15
+    assert [record["agrees"] for record in records].count(None) == 9
+    moved = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
+    monkeypatch.setattr(figures, "END_STATES", moved)
+    (wrong,) = [record for record in pictures.end_states() if record["agrees"] is False]
+    assert wrong["system"] == "(g) feedback, W₀"
+
+
+def test_captions_have_the_printed_numbers():
+    told = {letter: portraits.caption(system) for letter, system in portraits.figure_one_systems().items()}
+    assert told["b"] == "λ = 1, 1"
+    assert told["e"] == "λ = 2, 2\n|1 + ελ| = 1.200000"
+    assert told["g"] == "λ = ±2i\n|1 + ελ| = 1.019804"
+    assert told["h"] == "λ = -0.15 ±2i\n|1 + ελ| = 1.005099"
+
+
+def test_the_flow_keeps_the_energy_and_euler_tends_to_it_with_order_one():
+    times = np.linspace(0.0, 5.0, 6)
+    start = portraits.STARTS[2]
+    exact = portraits.flow(W0, start, times)
+    energies = dynamics.energy(W0, exact)
+    np.testing.assert_allclose(energies, energies[0], rtol=1e-11)
+    errors = [np.linalg.norm(dynamics.feedback(W0, start, 5.0 / T, T)[-1] - exact[-1]) for T in (400, 800, 1600)]
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.02)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.01)
+
+
+def test_the_ring_of_w_diff():
+    radii, summary = portraits.long_run()
+    assert radii.shape == (5001, 5)
+    assert [round(value, 4) for value in summary] == [0.57, 0.5841, 0.5981]
+
+
+def test_eigenvalues_along_a_digit_are_imaginary_and_diffusion_moves_them_left():
+    without, some = (portraits.step_eigenvalues(diffusion, every=16) for diffusion in (0.0, 1.0))
+    assert without.shape == (4, 32)
+    assert np.abs(without.real).max() < 1e-12
+    assert np.abs(without.imag).max() > 1
+    assert (some.real < 0).all()
+    assert (some.real >= -1 - 1e-12).all()
+
+
+def test_the_files_are_the_same_bytes_again_and_the_results_are_told(run, tmp_path):
+    for folder in ("a", "b"):
+        code, out, err = run("portraits", "--output", folder, "--json", f"{folder}.json")
+        assert (code, err) == (0, "")
+    assert out.endswith(f"portraits: 8 files in {folder}; 15 of 15 end states as printed, to six decimals\n")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    stems = ("euler-and-flow", "figure-1", "limit-cycle", "stability-region")
+    assert names == [f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert (told["command"], len(told["end_states"]), len(told["figures"])) == ("portraits", 24, 4)
+
+
+def test_an_own_system_is_w_diff_with_its_diffusion(run, tmp_path):
+    options = ("--start", "0,0.5", "--step-size", "0.1", "--diffusion", "0.15", "--steps", "50")
+    code, out, _ = run(*OWN, *options, "--output", "own")
+    assert code == 0
+    assert "(-0.503517, -0.119927)" in out
+    assert len(list((tmp_path / "own").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("portraits", "--steps", "5"), "--steps: expected with --matrix alone"),
+        (("portraits", "--matrix", "1 2 3; 4 5 6"), "--matrix: expected two rows of two numbers"),
+        (("portraits", "--matrix", "1 2"), "got rows of 2 numbers"),
+        (("portraits", "--matrix", "1 x; 2 3"), "--matrix: expected numbers, got '1 x; 2 3'"),
+        (("portraits", "--matrix", "1 nan; 2 3"), "--matrix: expected finite numbers"),
+        (("portraits", "--matrix", "1 1e9; 2 3"), "at most a million"),
+        ((*OWN, "--start", "1,2,3"), "--start: expected two numbers such as 0,0.5, got '1,2,3'"),
+        ((*OWN, "--start", "1,inf"), "--start: expected finite numbers"),
+        ((*OWN, "--step-size", "0"), "--step-size: expected a finite number above 0, got 0.0"),
+        ((*OWN, "--step-size", "nan"), "--step-size: expected a finite number above 0, got nan"),
+        ((*OWN, "--diffusion=-1"), "--diffusion: expected a finite number from 0, got -1.0"),
+        ((*OWN, "--steps", "0"), "--steps: expected 1 to 100000, got 0"),
+        ((*OWN, "--steps", "99999999999"), "--steps: expected 1 to 100000, got 99999999999"),
+        ((*OWN, "--steps", "100000"), "at most 1000 for the exact flow"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line_and_write_nothing(run, tmp_path, arguments, said):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("portraits", "--output", "file/figures")
+    assert code == 2
+    assert "cannot be made a folder" in err

@@ -58,6 +58,12 @@ def verify(
     backend: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Certify this backend alone. May be repeated.")
     ] = None,
+    report_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="DIR", help="Write the results as one page, DIR/index.html, that opens from disk."
+        ),
+    ] = None,
 ) -> int:
     """Decide the claims and certify gradients.
 
@@ -65,6 +71,8 @@ def verify(
     backend that can run, is compared with its certified truth on real input.
     """
     check_writable(json)
+    if report_folder is not None:
+        report.check_writable(report.output_folder(report_folder) / "index.html")
     backends = backends_by_name(backend)
     from antisymrnn_validation.conformance import checks
     from antisymrnn_validation.theory import claims
@@ -104,6 +112,8 @@ def verify(
     print(line)
     results = {"data": source, "claims": decided, "certifications": certified, "not_run": not_run}
     write_results(json, line, code, start, {"command": "verify", "quick": quick, "only": only, **results})
+    if report_folder is not None:
+        _write_page(report_folder, line, results)
     return code
 
 
@@ -337,6 +347,20 @@ def _real_cases(data: Path | None, quick: bool) -> tuple[list[Any], str]:
     sequences = tasks.pixel_sequences(images, range(B))  # (T, B, 1)
     found = [tasks.real_case(cell, sequences, images.labels[:B], n=n, seed=0) for cell in cases.CELLS]
     return found, f"{images.name} (T = {len(sequences)}, n = {n}, B = {B})"
+
+
+def _write_page(folder: Path, line: str, results: Record) -> None:
+    """The page of ``--report``."""
+    from antisymrnn_validation import page
+    from antisymrnn_validation.environment import environment
+
+    content = {"summary": {"line": line}, "environment": environment(), **results}
+    report.write_text(folder / "index.html", page.page(content, _figures()))
+
+
+def _figures() -> dict[str, Any]:
+    """The figures of the page: caption and drawing by name. None so far."""
+    return {}
 
 
 def _decide(claim: Any, quick: bool) -> Record:

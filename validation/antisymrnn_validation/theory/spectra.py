@@ -117,7 +117,8 @@ def spectrum(name: str, steps: Iterable[Array], lengths: Sequence[int]) -> Curve
 def gradient_norms(steps: Sequence[Array] | Iterable[Array]) -> list[float]:
     """log10 ‖∂L/∂h_t‖ for t = T … 0, for a unit cotangent of equal entries on the last state."""
     v: Any = None
-    scale, norms = 0.0, []
+    scale = 0.0
+    norms: list[float] = []
     for J in reversed(list(steps)):
         v = np.full(len(J), len(J) ** -0.5) if v is None else v
         norms.append(scale) if not norms else None

@@ -188,14 +188,14 @@ def _chart(records: Iterable[Record]) -> str:
             marker={**marker, "color": ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[i // 2 % 4]},
         )
     figure.update_layout(
-        template="plotly_white", height=480, margin={"l": 60, "r": 10, "t": 10, "b": 10}, font={"color": "#1d2329"},
+        template="plotly_white", height=480, margin={"l": 60, "r": 10, "t": 110, "b": 10}, font={"color": "#1d2329"},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02},
         yaxis={"type": "log", "title": "relative error", "exponentformat": "power", "dtick": 2},
         xaxis={"automargin": True, "tickangle": -60},
     )  # fmt: skip
     chart = figure.to_html(
         full_html=False, include_plotlyjs=False, include_mathjax=False, div_id="errors",
-        config={"responsive": True, "displaylogo": False},
+        config={"responsive": True, "displayModeBar": False},
     )  # fmt: skip
     caption = f"Errors and tolerances; hover for a value, choose a series in the legend. A zero stands at {FLOOR:.0e}."
     return (

@@ -359,8 +359,17 @@ def _write_page(folder: Path, line: str, results: Record) -> None:
 
 
 def _figures() -> dict[str, Any]:
-    """The figures of the page: caption and drawing by name. None so far."""
-    return {}
+    """The figures of the page: caption and drawing by name."""
+    from antisymrnn_validation.theory import portraits, spectra
+
+    *_, spectral = spectra.figures(64, 96, [100, 200, 400, 800])
+    pictures = [*portraits.figures().items(), *spectral.items()]
+    drawn: dict[str, Any] = {}
+    with report.progress(len(pictures)) as begin:
+        for name, (caption, draw) in pictures:
+            begin(name)
+            drawn[name] = caption, draw()
+    return drawn
 
 
 def _decide(claim: Any, quick: bool) -> Record:

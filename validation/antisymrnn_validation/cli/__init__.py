@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 # the modules of the commands, in the order in which --help lists them
-from antisymrnn_validation.cli import judging, comparing, golden_vectors  # noqa: F401  isort: skip
+from antisymrnn_validation.cli import judging, comparing, experiments, golden_vectors  # noqa: F401  isort: skip
 from antisymrnn_validation.cli.command import app
 
 

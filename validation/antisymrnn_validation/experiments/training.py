@@ -53,7 +53,7 @@ class Configuration(NamedTuple):
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
-        "units": 64, "step_size": 0.5, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine",
+        "units": 64, "step_size": 0.3, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine",
         "iterations": 1500, "evaluate_every": 100,
     },
     "noise-padded-cifar10": {"units": 256, "iterations": 10_000},

@@ -1,0 +1,275 @@
+"""A run is a folder: configuration, environment, metrics, checkpoints, curves, summary.
+
+``checkpoint.npz`` is the last good state and ``best.npz`` the best on the validation split, each written whole or
+not at all. A run that is killed at any moment and resumed ends with the same bits, on the same machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from antisymrnn_ref.contract import Array, GatedParameters, Parameters
+from antisymrnn_ref.readout import ReadoutParameters
+from antisymrnn_validation import report
+from antisymrnn_validation.experiments import training
+from antisymrnn_validation.experiments.training import Configuration, State
+
+VERSION = 1
+"""Of the layout of a checkpoint."""
+
+
+class RunError(ValueError):
+    """A folder that cannot be used as asked; the message names the file, what was expected and what came."""
+
+
+class Data(NamedTuple):
+    """What a run needs of a task.
+
+    Attributes
+    ----------
+    m, classes : int
+    train_labels, test_labels : (N,) arrays of integers
+    sequences : callable
+        ``sequences(split, indices, dtype, generator)`` gives (T, B, m).
+    """
+
+    m: int
+    classes: int
+    train_labels: Array
+    test_labels: Array
+    sequences: Callable[..., Array]
+
+
+def train(
+    folder: Path,
+    configuration: Configuration,
+    data: Data,
+    backend: ModuleType,
+    *,
+    resume: bool = False,
+    progress: Callable[[int, dict[str, Any]], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Train until the iterations or the patience are used up, and write the folder.
+
+    Parameters
+    ----------
+    folder : Path
+        New or empty, or with ``resume`` that of a run of the same configuration.
+    configuration : Configuration
+    data : Data
+    backend : module
+    resume : bool
+        Go on from the checkpoint, if there is one yet.
+    progress : callable
+        Called after each step with the number of steps done and what was measured.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` holds.
+
+    Raises
+    ------
+    RunError
+        If the folder holds something else, or a checkpoint cannot be used.
+    ReportError
+        If a file cannot be written; the last checkpoint stays.
+    Diverged
+        As in :func:`training.step`; the last checkpoint stays.
+    """
+    training.check(configuration)
+    report.output_folder(folder)
+    held = folder / "config.json"
+    if held.exists():
+        if not resume:
+            raise RunError(f"{folder}: holds a run already; --resume goes on with it, another --output begins anew")
+        if difference := _difference(configuration_of(folder), configuration):
+            raise RunError(f"{held}: the run has another configuration: {difference}")
+    elif any(path.name != "environment.json" for path in folder.iterdir() if not path.name.startswith(".")):
+        raise RunError(f"{folder}: expected an empty folder or that of a run, got other files")
+    else:
+        from antisymrnn_validation.environment import environment
+
+        report.write_json(folder / "environment.json", environment())
+        report.write_json(held, configuration._asdict())  # last: with it the folder is a run
+    checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
+    state = training.initial(configuration, data.m, data.classes)
+    count = training.parameter_count(configuration, state)
+    if checkpoint.exists():
+        state = load(checkpoint, configuration)
+    _truncate(metrics, state.iteration)
+    learn, held_out = training.splits(configuration, len(data.train_labels))
+    dtype = np.dtype(configuration.dtype)
+    start, first = time.perf_counter(), state.iteration
+    while state.iteration < configuration.iterations and not _out_of_patience(configuration, state):
+        chosen = training.batch_indices(configuration, learn, state.iteration)
+        x = data.sequences("train", chosen, dtype, training.batch_noise(configuration, state.iteration))
+        state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen])
+        progress(state.iteration, measured)
+        if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
+            loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out)
+            record = {"iteration": state.iteration, **measured}
+            record |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            if accuracy > state.best:
+                state = state._replace(best=accuracy, best_iteration=state.iteration)
+                save(folder / "best.npz", configuration, state)
+            _append(metrics, record)
+            save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
+    seconds = time.perf_counter() - start
+    best = load(folder / "best.npz", configuration)
+    loss, accuracy = evaluate(configuration, data, backend, best, "test", np.arange(len(data.test_labels)))
+    summary = {
+        "task": configuration.task,
+        "iterations": state.iteration,
+        "parameters": count,
+        "validation_accuracy": best.best,
+        "best_iteration": best.best_iteration,
+        "test_loss": loss,
+        "test_accuracy": accuracy,
+        "seconds": seconds,
+        "iterations_timed": state.iteration - first,
+    }
+    report.write_json(folder / "summary.json", summary)
+    write_curves(folder, [folder])
+    return summary
+
+
+def evaluate(
+    configuration: Configuration, data: Data, backend: ModuleType, state: State, split: str, indices: Array
+) -> tuple[float, float]:
+    """Mean loss and accuracy on some samples of a split."""
+    labels = data.train_labels if split == "train" else data.test_labels
+    dtype = np.dtype(configuration.dtype)
+
+    def sequences(start: int, stop: int, generator: np.random.Generator) -> Array:
+        return data.sequences(split, indices[start:stop], dtype, generator)
+
+    return training.evaluate(backend, configuration, state, sequences, labels[indices])
+
+
+def configuration_of(folder: Path) -> Configuration:
+    """The configuration of a run."""
+    path = folder / "config.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Configuration(**fields)
+    except OSError as error:
+        raise RunError(f"{path}: expected the configuration of a run: {error.strerror or error}") from None
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path}: expected the configuration of a run, got something else ({error})") from None
+
+
+def save(path: Path, configuration: Configuration, state: State) -> None:
+    """Write a state as a checkpoint, whole or not at all."""
+    arrays = {f"value_{k}": array for k, array in enumerate((*state.cell, *state.layer))}
+    arrays |= {f"slot_{k}_{j}": array for k, kept in enumerate(state.slots) for j, array in enumerate(kept)}
+    numbers: dict[str, Any] = {name: getattr(state, name) for name in ("iteration", "best", "best_iteration")}
+    stream = io.BytesIO()
+    np.savez(stream, version=VERSION, configuration=_hash(configuration), **numbers, **arrays)
+    report.write_bytes(path, stream.getvalue())
+
+
+def load(path: Path, configuration: Configuration) -> State:
+    """Read a checkpoint of this configuration; nothing in it is executed.
+
+    Raises
+    ------
+    RunError
+        If it is missing, cut off, damaged, of another version or of another configuration.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise RunError(f"{path}: expected a checkpoint, got nothing") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: expected a checkpoint, got a file that is cut off or damaged ({error})") from None
+    version = content.get("version")
+    if version is None or version != VERSION:
+        raise RunError(f"{path}: expected a checkpoint of version {VERSION}, got version {version}")
+    if str(content.get("configuration")) != _hash(configuration):
+        raise RunError(f"{path}: the checkpoint belongs to another configuration than config.json")
+    kind = GatedParameters if configuration.cell == "gated" else Parameters
+    size = len(kind._fields)
+    values = [content[f"value_{k}"] for k in range(size + 2)]
+    slots = (tuple(content[n] for n in sorted(content) if n.startswith(f"slot_{k}_")) for k in range(size + 2))
+    return State(
+        int(content["iteration"]),
+        kind(*values[:size]),
+        ReadoutParameters(*values[size:]),
+        tuple(slots),
+        float(content["best"]),
+        int(content["best_iteration"]),
+    )
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl``, without a line that is cut off."""
+    records = []
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RunError(f"{folder}: expected a run with metrics.jsonl: {error.strerror or error}") from None
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break  # what a kill left of a line
+    return records
+
+
+def write_curves(target: Path, folders: list[Path]) -> list[Path]:
+    """Draw loss and accuracy of runs into ``curves.png`` and ``curves.svg``."""
+    from antisymrnn_validation import drawing
+
+    found = [(folder.resolve().name, metrics_of(folder)) for folder in folders]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, 2)
+        for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+            for k, (label, records) in enumerate(found):
+                iterations = [record["iteration"] for record in records]
+                values = [record[f"validation_{name}"] for record in records]
+                axis.plot(iterations, values, label=label, markersize=3, **drawing.series(k))
+            axis.set(xlabel="iteration", title=f"validation {name}")
+        axes[0].legend()
+
+    return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2))
+
+
+def _hash(configuration: Configuration) -> str:
+    return hashlib.sha256(json.dumps(configuration._asdict(), sort_keys=True).encode()).hexdigest()
+
+
+def _difference(held: Configuration, asked: Configuration) -> str:
+    pairs = zip(Configuration._fields, held, asked, strict=True)
+    return ", ".join(f"{name} is {old!r}, asked for {new!r}" for name, old, new in pairs if old != new)
+
+
+def _out_of_patience(configuration: Configuration, state: State) -> bool:
+    return 0 < configuration.patience <= state.iteration - state.best_iteration and state.best >= 0
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(report.strict(record)) + "\n")
+    except OSError as error:
+        raise report.ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _truncate(path: Path, iteration: int) -> None:
+    """Leave out the records after an iteration, and a line that is cut off."""
+    if path.exists():
+        kept = [record for record in metrics_of(path.parent) if record["iteration"] <= iteration]
+        report.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())

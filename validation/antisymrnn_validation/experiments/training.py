@@ -1,0 +1,281 @@
+"""One step of training, the splits and batches, and evaluation: functions on any backend.
+
+Every draw is derived from the seed and from what it is for (an epoch, an iteration), never from draws before it: a run
+that is resumed sees the same batches and the same noise, to the bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from antisymrnn_ref import initialization, readout
+from antisymrnn_ref.contract import Array, GatedParameters, Parameters
+from antisymrnn_ref.readout import ReadoutParameters
+from antisymrnn_validation.experiments import optimizers
+
+CELLS = ("antisymmetric", "gated")
+BLOCK = 256
+"""How many sequences are evaluated at a time."""
+
+_PARAMETERS, _SPLIT, _EPOCH, _NOISE, _EVALUATION = range(5)  # what a generator is for
+
+
+class Configuration(NamedTuple):
+    """Everything that decides the numbers of a run; ``config.json`` holds it."""
+
+    task: str
+    backend: str = "numba"
+    cell: str = "antisymmetric"
+    unconstrained: bool = False
+    full: bool = False
+    units: int = 128
+    step_size: float = 0.01
+    diffusion: float = 0.01
+    sigma_w: float = 1.0
+    optimizer: str = "adagrad"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: str = "constant"
+    clip: float = 0.0
+    batch: int = 128
+    iterations: int = 50_000
+    evaluate_every: int = 500
+    patience: int = 0
+    validation: float = 0.1
+    seed: int = 0
+    dtype: str = "float32"
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "units": 64, "step_size": 0.3, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine",
+        "iterations": 1500, "evaluate_every": 100,
+    },
+    "noise-padded-cifar10": {"units": 256, "iterations": 10_000},
+    "cifar10": {"units": 256},
+}  # fmt: skip
+"""What differs from the defaults of :class:`Configuration`, by task."""
+
+
+class State(NamedTuple):
+    """All that the next step depends on.
+
+    Attributes
+    ----------
+    iteration : int
+        Steps done.
+    cell : Parameters or GatedParameters
+    layer : ReadoutParameters
+    slots : tuple of tuples of arrays
+        Of the optimizer, for each array of cell and then of layer.
+    best : float
+        Best accuracy on the validation split so far; −1 before the first.
+    best_iteration : int
+    """
+
+    iteration: int
+    cell: Parameters | GatedParameters
+    layer: ReadoutParameters
+    slots: tuple[tuple[Array, ...], ...]
+    best: float = -1.0
+    best_iteration: int = 0
+
+
+class Diverged(ArithmeticError):
+    """A loss, gradient or parameter is not finite; the message says where, and what to try."""
+
+
+def check(configuration: Configuration) -> None:
+    """Refuse a configuration that cannot be trained.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, what was expected and what came.
+    """
+    for name, known in (
+        ("cell", CELLS),
+        ("optimizer", tuple(optimizers.SLOTS)),
+        ("schedule", optimizers.SCHEDULES),
+        ("dtype", ("float32", "float64")),
+    ):
+        if getattr(configuration, name) not in known:
+            raise ValueError(f"{name}: expected {' or '.join(known)}, got {getattr(configuration, name)!r}")
+    for name in ("units", "batch", "iterations", "evaluate_every"):
+        if getattr(configuration, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")
+    for name in ("step_size", "diffusion", "sigma_w", "momentum", "clip", "patience", "seed", "learning_rate"):
+        value = getattr(configuration, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if not 0 < configuration.validation < 1:
+        raise ValueError(f"validation: expected a part between 0 and 1, got {configuration.validation}")
+    if configuration.unconstrained and configuration.cell != "gated":
+        raise ValueError("unconstrained: expected the gated cell, as in the paper's ablation")
+
+
+def initial(configuration: Configuration, m: int, classes: int) -> State:
+    """The state before the first step, drawn from the seed; the readout's weights ~ N(0, 1/n), its bias 0."""
+    generator = _generator(configuration, _PARAMETERS)
+    n, dtype = configuration.units, np.dtype(configuration.dtype)
+    draw = initialization.gated_parameters if configuration.cell == "gated" else initialization.parameters
+    cell = draw(generator, n, m, sigma_w=configuration.sigma_w, triangular=_triangular(configuration), dtype=dtype)
+    weights = (generator.standard_normal((classes, n)) / math.sqrt(n)).astype(dtype)
+    layer = ReadoutParameters(weights, np.zeros(classes, dtype))
+    zeros = tuple((np.zeros_like(array),) * optimizers.SLOTS[configuration.optimizer] for array in (*cell, *layer))
+    return State(0, cell, layer, zeros)
+
+
+def parameter_count(configuration: Configuration, state: State) -> int:
+    """Trainable numbers: those of the arrays, of a strictly triangular W only what stands above its diagonal."""
+    n = configuration.units
+    below = n * (n + 1) // 2 if _triangular(configuration) else 0
+    return sum(int(array.size) for array in (*state.cell, *state.layer)) - below
+
+
+def splits(configuration: Configuration, size: int) -> tuple[Array, Array]:
+    """Indices to train on and indices to validate on: a partition of the training set, fixed by the seed."""
+    order = _generator(configuration, _SPLIT).permutation(size)
+    held_out = min(max(1, round(configuration.validation * size)), size - 1)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def batch_indices(configuration: Configuration, train: Array, iteration: int) -> Array:
+    """Indices of the batch of an iteration, from 0: each epoch goes through its own permutation, in whole batches."""
+    size = min(configuration.batch, len(train))
+    epoch, k = divmod(iteration, len(train) // size)
+    order = _permutation(configuration.seed, epoch, len(train))
+    return train[order[k * size : (k + 1) * size]]
+
+
+def batch_noise(configuration: Configuration, iteration: int) -> np.random.Generator:
+    """The generator of the noise in the batch of an iteration."""
+    return _generator(configuration, _NOISE, iteration)
+
+
+def step(
+    backend: ModuleType, configuration: Configuration, state: State, x: Array, labels: Array
+) -> tuple[State, dict[str, float]]:
+    """Forward, readout, backward, update.
+
+    Parameters
+    ----------
+    backend : module
+        Any that keeps the contract.
+    configuration : Configuration
+    state : State
+    x : (T, B, m) array
+        In the dtype of the configuration.
+    labels : (B,) array of integers
+
+    Returns
+    -------
+    state : State
+        In memory of its own. No argument is written.
+    measured : dict
+        ``loss``, ``accuracy``, ``norm`` (of the gradient, before it is clipped) and ``rate``.
+
+    Raises
+    ------
+    Diverged
+        If the loss, the gradient or a parameter is not finite.
+    """
+    module, options = getattr(backend, configuration.cell), _options(configuration)
+    dtype = np.dtype(configuration.dtype)
+    cell = type(state.cell)(*(backend.asarray(array, dtype) for array in state.cell))
+    device_x = backend.asarray(x, dtype)
+    h0 = backend.asarray(np.zeros((x.shape[1], configuration.units), dtype), dtype)
+    trajectory = module.forward(cell, device_x, h0, **options)
+    loss = readout.cross_entropy(state.layer, backend.to_numpy(trajectory.h[-1]), labels)
+    cotangent = backend.asarray(loss.h, dtype)
+    gradients = module.backward(cell, device_x, trajectory, cotangent, input_gradient=False, **options)
+    found = [np.asarray(backend.to_numpy(array)) for array in gradients.parameters]
+    if _triangular(configuration):
+        found[0] = np.triu(found[0], k=1)
+    found += loss.parameters
+    with np.errstate(all="ignore"):
+        norm = math.sqrt(sum(float(np.vdot(array, array.astype(np.float64))) for array in found))
+    k = state.iteration + 1
+    if not (math.isfinite(norm) and np.isfinite(loss.value)):
+        raise Diverged(_advice(k, norm, float(loss.value)))
+    if 0 < configuration.clip < norm:
+        found = [array * dtype.type(configuration.clip / norm) for array in found]
+    rate = optimizers.scheduled_rate(configuration.schedule, configuration.learning_rate, k, configuration.iterations)
+    values, slots = [], []
+    with np.errstate(all="ignore"):
+        for value, gradient, kept in zip((*state.cell, *state.layer), found, state.slots, strict=True):
+            value, kept = optimizers.update(
+                configuration.optimizer, value, gradient, kept, rate, k, configuration.momentum
+            )
+            values.append(value)
+            slots.append(kept)
+    if not all(np.isfinite(array).all() for array in values):
+        raise Diverged(_advice(k, norm, float(loss.value)))
+    changed = state._replace(
+        iteration=k, cell=type(state.cell)(*values[:-2]), layer=ReadoutParameters(*values[-2:]), slots=tuple(slots)
+    )
+    accuracy = float(np.mean(loss.logits.argmax(axis=1) == labels))
+    return changed, {"loss": float(loss.value), "accuracy": accuracy, "norm": norm, "rate": rate}
+
+
+def evaluate(
+    backend: ModuleType, configuration: Configuration, state: State, sequences: Any, labels: Array
+) -> tuple[float, float]:
+    """Mean loss and accuracy.
+
+    Parameters
+    ----------
+    backend : module
+    configuration : Configuration
+    state : State
+    sequences : callable
+        ``sequences(start, stop, generator)`` gives (T, B, m) of the samples from start to stop.
+    labels : (N,) array of integers
+
+    Returns
+    -------
+    loss, accuracy : float
+    """
+    module, dtype = getattr(backend, configuration.cell), np.dtype(configuration.dtype)
+    cell = type(state.cell)(*(backend.asarray(array, dtype) for array in state.cell))
+    total, right = 0.0, 0
+    for start in range(0, len(labels), BLOCK):
+        stop = min(start + BLOCK, len(labels))
+        x = sequences(start, stop, _generator(configuration, _EVALUATION, start))
+        h0 = backend.asarray(np.zeros((stop - start, configuration.units), dtype), dtype)
+        options = _options(configuration) | {"keep_every": max(len(x), 1)}
+        h = backend.to_numpy(module.forward(cell, backend.asarray(x, dtype), h0, **options).h[-1])
+        loss = readout.cross_entropy(state.layer, h, labels[start:stop])
+        total += float(loss.value) * (stop - start)
+        right += int((loss.logits.argmax(axis=1) == labels[start:stop]).sum())
+    return total / len(labels), right / len(labels)
+
+
+@functools.lru_cache(maxsize=1)
+def _permutation(seed: int, epoch: int, size: int) -> Array:
+    return np.random.default_rng((seed, _EPOCH, epoch)).permutation(size)
+
+
+def _triangular(configuration: Configuration) -> bool:
+    return not (configuration.full or configuration.unconstrained)
+
+
+def _options(configuration: Configuration) -> dict[str, Any]:
+    options: dict[str, Any] = {"step_size": configuration.step_size, "diffusion": configuration.diffusion}
+    return options | ({"unconstrained": True} if configuration.unconstrained else {})
+
+
+def _generator(configuration: Configuration, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng((configuration.seed, *purpose))
+
+
+def _advice(k: int, norm: float, loss: float) -> str:
+    return (
+        f"diverged at iteration {k}: loss {loss:g}, gradient norm {norm:g}; try a smaller --learning-rate, "
+        "--clip 1, a smaller --step-size or a larger --diffusion"
+    )

@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,7 +306,7 @@ def test_mnist_is_what_it_is(split, counts):
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999, -1, -8])
 def test_truncated_mnist_is_refused(tmp_path, name, kept):
-    parent = tasks.Path(MNIST)
+    parent = Path(MNIST)
     folder = parent / "mnist" if (parent / "mnist").is_dir() else parent
     for other in (IMAGES, LABELS):
         shutil.copyfile(folder / other, tmp_path / other)

@@ -1,19 +1,16 @@
-"""Real input: MNIST as it is downloaded, and scikit-learn's bundled handwritten digits, as pixel sequences.
+"""The paper's tasks: images as sequences, one pixel or one row of pixels a step, and scikit-learn's digits beside them.
 
-An IDX file starts with four bytes: 0, 0, the type of an entry (8: unsigned byte) and the number of dimensions d. Then
-come d sizes, big-endian, four bytes each, then the entries in row-major order. No size is believed before the bytes
-are there: a file may be cut off, be another one than its name says, or unpack to far more than it promises.
+Source of all: the paper's section 4. Its scaling of the input is not published; here a pixel is divided by the largest
+value it can have, so that it lies in [0, 1].
 """
 
 from __future__ import annotations
 
-import gzip
+import difflib
 import math
-import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,131 +18,173 @@ import antisymrnn_ref
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.conformance.cases import Case
+from antisymrnn_validation.experiments.data import (
+    DataError,
+    Images,
+    load_cifar,
+    load_digits,
+    load_mnist,
+    read_idx,
+)
 
-LARGEST_IDX = 2**30
-"""Largest number of entries an IDX file may promise; the largest official file has 47,040,000."""
+__all__ = [
+    "PERMUTATION_SEED",
+    "TASKS",
+    "DataError",
+    "Images",
+    "Task",
+    "load",
+    "load_digits",
+    "load_mnist",
+    "permutation",
+    "pixel_sequences",
+    "read_idx",
+    "real_case",
+    "sequences",
+]
 
-CONTENTS = {1: "labels (IDX magic 0x00000801)", 3: "images (IDX magic 0x00000803)"}
-"""What an IDX file of unsigned bytes holds, by its number of dimensions."""
+TASKS = ("digits", "mnist", "pmnist", "cifar", "noise-padded")
 
-_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-_GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 2**20
+PERMUTATION_SEED = 0
+"""Of the one permutation of permuted MNIST, see :func:`permutation`."""
 
 
-class DataError(ValueError):
-    """A data file or directory that cannot be used; the message names it, what was expected and what came."""
-
-
-class Images(NamedTuple):
-    """Labelled grey images.
+class Task(NamedTuple):
+    """A classification of sequences.
 
     Attributes
     ----------
-    images : (N, rows, columns) array of uint8
-    labels : (N,) array of uint8
-        0 to 9.
     name : str
-        What the images are, as a report calls them.
-    scale : float
-        Largest pixel value.
+        One of ``TASKS``.
+    T : int
+        Steps.
+    m : int
+        Inputs of a step.
+    classes : int
+    train_labels, test_labels : (N,) array of int64
+        0 to classes − 1.
+    train_pixels, test_pixels : (N, S, m) array of uint8
+        The first S steps of each sequence; the T − S others are noise.
+    white : float
+        Largest pixel value, which becomes 1.
     """
 
-    images: Array
-    labels: Array
     name: str
-    scale: float
+    T: int
+    m: int
+    classes: int
+    train_labels: Array
+    test_labels: Array
+    train_pixels: Array
+    test_pixels: Array
+    white: float
 
 
-def read_idx(path: str | os.PathLike[str]) -> Array:
-    """Read a gzip-compressed IDX file of unsigned bytes, whole, its checksum included.
+def load(name: str, data: Path | None) -> Task:
+    """Load a task.
 
     Parameters
     ----------
-    path : str or path
+    name : str
+        ``digits``: scikit-learn's 8 × 8 digits, m = 1, T = 64; of each class, in the order of the data set, every fifth
+        image (the 5th, 10th, …) is for the test: 1442 to train on, 355 to test on.
+        ``mnist``: m = 1, T = 784, in scanline order. ``pmnist``: the same under the fixed :func:`permutation`.
+        ``cifar``: m = 3, T = 1024; a step is red, green and blue of one pixel, in scanline order.
+        ``noise-padded``: m = 96, T = 1000; a step is one row of CIFAR-10, its 32 pixels from left to right with red,
+        green and blue of each together; after 32 rows come 968 steps of noise.
+    data : path, optional
+        Directory of the official files, see :func:`~antisymrnn_validation.experiments.data.load_mnist` and
+        :func:`~antisymrnn_validation.experiments.data.load_cifar`. ``digits`` needs none and ignores it.
 
     Returns
     -------
-    array of uint8
-        (N,) labels or (N, rows, columns) images, in memory of its own.
+    Task
 
     Raises
     ------
     DataError
-        If the file is missing, empty, cut off, not gzip, not IDX, or has more or fewer entries than its header says.
+        If there is no directory, or a file is missing or not the official one.
+    ValueError
+        If there is no such task.
     """
-    path = Path(path)
-    if not os.path.isfile(path):
-        came = "a directory" if os.path.isdir(path) else "nothing" if not os.path.exists(path) else "a special file"
-        raise DataError(f"{path}: expected a gzip-compressed IDX file, got {came}")
-    try:
-        with open(path, "rb") as compressed:
-            _check_gzip(path, compressed)
-            with gzip.GzipFile(fileobj=compressed) as stream:
-                return _entries(path, stream)
-    except EOFError:
-        raise DataError(f"{path}: expected a whole gzip file, got one that is cut off; download it again") from None
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: expected an intact gzip file, got a damaged one ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if name not in TASKS:
+        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
+    if name == "digits":
+        digits = load_digits()
+        test = _every_fifth(digits.labels)
+        splits = [digits._replace(images=digits.images[of], labels=digits.labels[of]) for of in (~test, test)]
+    elif data is None:
+        what = "MNIST" if name.endswith("mnist") else "CIFAR-10"
+        raise DataError(f"{name}: expected a directory with the {what} files, got none; only digits needs none")
+    elif name.endswith("mnist"):
+        splits = [load_mnist(data, split, official=True) for split in ("train", "test")]
+    else:
+        splits = [load_cifar(data, split) for split in ("train", "test")]
+    return _task(name, *splits)
 
 
-def load_mnist(directory: str | os.PathLike[str], split: str = "test") -> Images:
-    """Load one split of MNIST from the gzip IDX files as they are downloaded.
+def sequences(
+    task: Task, split: str, indices: Sequence[int] | Array, dtype: Any, generator: np.random.Generator | None = None
+) -> Array:
+    """Some samples of a task as a batch of sequences.
 
     Parameters
     ----------
-    directory : str or path
-        Holds the files ``train-images-idx3-ubyte.gz``, … or a folder ``mnist`` that does.
+    task : Task
     split : str
         ``train`` or ``test``.
+    indices : sequence of B integers
+        Which samples, 0 to N − 1.
+    dtype : dtype
+        float32 or float64.
+    generator : numpy Generator, optional
+        Of the noise; required by ``noise-padded``, ignored by the other tasks.
 
     Returns
     -------
-    Images
-        28 × 28 pixels, 0 to 255.
+    (T, B, m) array
+        C-contiguous and new. Noise is standard Gaussian, independent for every sample, step, input and call: it is
+        drawn from the generator in the order of the array, in ``dtype``.
 
     Raises
     ------
-    DataError
-        If the directory or a file is missing, a file cannot be used (:func:`read_idx`), labels stand where images are
-        expected or the other way round, or images and labels do not belong together.
+    IndexError
+        If an index is out of range.
+    TypeError
+        If an index is not an integer, or there is no such dtype.
     ValueError
-        If ``split`` is neither.
+        If the split or the dtype is another one, or the generator is missing.
     """
-    if split not in _FILES:
+    if split not in ("train", "test"):
         raise ValueError(f"split: expected train or test, got {split!r}")
-    folder = _mnist_folder(Path(directory), _FILES[split])
-    image_path, label_path = (folder / name for name in _FILES[split])
-    images, labels = _read(image_path, 3), _read(label_path, 1)
-    if images.shape[1:] != (28, 28):
-        raise DataError(f"{image_path}: expected images of 28 x 28 pixels, got {images.shape[1]} x {images.shape[2]}")
-    if len(labels) != len(images):
-        raise DataError(
-            f"{label_path}: expected {len(images)} labels, one for each image in {image_path.name}, got {len(labels)}"
-        )
-    if labels.max() > 9:
-        raise DataError(f"{label_path}: expected labels 0 to 9, got {labels[labels > 9][0]}")
-    return Images(images, labels, "MNIST", 255.0)
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+    pixels = task.train_pixels if split == "train" else task.test_pixels
+    S = pixels.shape[1]
+    if S < task.T and generator is None:
+        raise ValueError(f"generator: expected a numpy Generator for the noise of {task.name}, got None")
+    x = _time_major(pixels, indices, task.T, dtype, task.white)
+    if S < task.T and generator is not None:
+        generator.standard_normal(dtype=dtype.type, out=x[S:])
+    return x
 
 
-def load_digits() -> Images:
-    """The 1797 handwritten digits that come with scikit-learn: 8 × 8 pixels, 0 to 16. Nothing is downloaded.
+def permutation() -> Array:
+    """The order of the pixels in permuted MNIST: step t is pixel ``permutation()[t]`` of the scanline order.
 
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, the test set.
+    Returns
+    -------
+    (784,) array of int64
+        What sorts the first 784 raw 64-bit outputs of NumPy's PCG64 with seed ``PERMUTATION_SEED``; NumPy promises
+        that these never change, which it does not of ``Generator.permutation``.
     """
-    from sklearn import datasets  # here, because it takes seconds
-
-    digits = datasets.load_digits()
-    return Images(digits.images.astype(np.uint8), digits.target.astype(np.uint8), "digits", 16.0)
+    return np.argsort(np.random.PCG64(PERMUTATION_SEED).random_raw(784), kind="stable").astype(np.int64)
 
 
 def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:
-    """Images as sequences, one pixel a step, in scanline order.
+    """Grey images as sequences, one pixel a step, in scanline order.
 
     Parameters
     ----------
@@ -163,77 +202,43 @@ def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:
     ------
     IndexError
         If an index is out of range.
-
-    Notes
-    -----
-    Source: the paper's section 4, pixel MNIST: "one pixel at a time", m = 1. The paper does not give the scaling.
     """
-    chosen = np.asarray(indices, dtype=np.intp)
-    outside = chosen[(chosen < 0) | (chosen >= len(images.images))]
+    T = math.prod(images.images.shape[1:])
+    return _time_major(images.images.reshape(-1, T, 1), indices, T, np.dtype(np.float64), images.scale)
+
+
+def _task(name: str, train: Images, test: Images) -> Task:
+    """The pixels of both splits in the order and grouping of a task's steps."""
+    m = {"cifar": 3, "noise-padded": 96}.get(name, 1)
+    pixels = [split.images.reshape(len(split.images), -1, m) for split in (train, test)]
+    if name == "pmnist":
+        pixels = [np.ascontiguousarray(each[:, permutation()]) for each in pixels]
+    T = 1000 if name == "noise-padded" else pixels[0].shape[1]
+    labels = [split.labels.astype(np.int64) for split in (train, test)]
+    return Task(name, T, m, 10, labels[0], labels[1], pixels[0], pixels[1], train.scale)
+
+
+def _every_fifth(labels: Array) -> Array:
+    """Of each class the 5th, 10th, … sample, as a mask."""
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        chosen[np.flatnonzero(labels == label)[4::5]] = True
+    return chosen
+
+
+def _time_major(pixels: Array, indices: Sequence[int] | Array, T: int, dtype: np.dtype[Any], white: float) -> Array:
+    """(T, B, m): the pixels of (N, S, m) that are asked for, over ``white``; what follows step S is not yet written."""
+    chosen = np.asarray(indices)
+    if chosen.size and chosen.dtype.kind not in "iu":
+        raise TypeError(f"indices: expected integers, got {chosen.dtype}")
+    chosen = chosen.astype(np.intp).reshape(-1)
+    outside = chosen[(chosen < 0) | (chosen >= len(pixels))]
     if outside.size:
-        raise IndexError(f"indices: expected 0 to {len(images.images) - 1}, got {outside[0]}")
-    pixels = images.images[chosen].reshape(len(chosen), math.prod(images.images.shape[1:]))  # (B, T)
-    return np.ascontiguousarray(pixels.T, dtype=np.float64)[:, :, None] / images.scale
-
-
-def _mnist_folder(directory: Path, names: tuple[str, str]) -> Path:
-    """The directory or its folder ``mnist``, whichever has both files."""
-    if not os.path.isdir(directory):
-        came = "a file" if os.path.exists(directory) else "nothing"
-        raise DataError(f"{directory}: expected a directory with the MNIST files, got {came}")
-    folders = [folder for folder in (directory, directory / "mnist") if os.path.isdir(folder)]
-    missing = {folder: [name for name in names if not os.path.exists(folder / name)] for folder in folders}
-    folder = min(folders, key=lambda folder: len(missing[folder]))  # on a tie the directory itself
-    if missing[folder]:
-        unpacked = [name[: -len(".gz")] for name in missing[folder] if os.path.exists(folder / name[: -len(".gz")])]
-        hint = f"; {' and '.join(unpacked)} must stay compressed, as downloaded" if unpacked else ""
-        raise DataError(f"{folder}: expected {' and '.join(names)}, missing {' and '.join(missing[folder])}{hint}")
-    return folder
-
-
-def _read(path: Path, dimensions: int) -> Array:
-    array = read_idx(path)
-    if array.ndim != dimensions:
-        raise DataError(f"{path}: expected {CONTENTS[dimensions]}, got {CONTENTS[array.ndim]}; are two files swapped?")
-    return array
-
-
-def _check_gzip(path: Path, stream: BinaryIO) -> None:
-    start = stream.read(4)
-    stream.seek(0)
-    if not start:
-        raise DataError(f"{path}: expected a gzip-compressed IDX file, got an empty file")
-    if not start.startswith(_GZIP_MAGIC):
-        uncompressed = start[:3] == b"\0\0\x08"
-        came = "an IDX file that is not compressed" if uncompressed else f"a file that starts with {start!r}"
-        raise DataError(f"{path}: expected a gzip-compressed IDX file, as downloaded, got {came}")
-
-
-def _entries(path: Path, stream: Any) -> Array:
-    magic = _exactly(path, stream, 4, "a magic number of 4 bytes")
-    dimensions = magic[3]
-    if magic[:3] != b"\0\0\x08" or dimensions not in CONTENTS:
-        raise DataError(f"{path}: expected {' or '.join(CONTENTS.values())}, got magic 0x{magic.hex()}")
-    header = _exactly(path, stream, 4 * dimensions, f"{dimensions} sizes in the IDX header")
-    shape = tuple(int.from_bytes(header[k : k + 4], "big") for k in range(0, len(header), 4))
-    size, text = math.prod(shape), " x ".join(map(str, shape))
-    if not 1 <= size <= LARGEST_IDX:
-        raise DataError(f"{path}: expected 1 to {LARGEST_IDX} entries, got a header that promises {text} = {size}")
-    data = _exactly(path, stream, size, f"{text} = {size} bytes after the IDX header")
-    if stream.read(1):  # at the end of the file this also checks the length and the checksum
-        raise DataError(f"{path}: expected {text} = {size} bytes after the IDX header, got more")
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
-
-
-def _exactly(path: Path, stream: Any, size: int, what: str) -> bytearray:
-    """``size`` bytes, in pieces: memory grows with what the file holds, not with what its header says."""
-    data = bytearray()
-    while len(data) < size:
-        piece = stream.read(min(size - len(data), _CHUNK))
-        if not piece:
-            raise DataError(f"{path}: expected {what}, got {len(data)} bytes")
-        data += piece
-    return data
+        raise IndexError(f"indices: expected 0 to {len(pixels) - 1}, got {outside[0]}")
+    _, S, m = pixels.shape
+    x = np.empty((T, len(chosen), m), dtype)
+    np.divide(np.ascontiguousarray(pixels[chosen].transpose(1, 0, 2)), dtype.type(white), out=x[:S])
+    return x
 
 
 def real_case(cell: str, sequences: Array, labels: Array, *, n: int, seed: int = 0) -> Case:

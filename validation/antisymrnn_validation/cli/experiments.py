@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import sys
 import time
@@ -131,41 +130,17 @@ def curves(
 
 def _data(name: str, folder: Path | None) -> Data:
     """What a run needs of a task; an unknown name is refused with the closest one."""
-    from antisymrnn_validation.experiments import runs
-    from antisymrnn_validation.experiments import tasks as task_module
+    from antisymrnn_validation.experiments import runs, tasks
 
-    tasks: Any = task_module
-    known = list(getattr(tasks, "TASKS", ["digits"]))
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"unknown task {name!r}: expected {' or '.join(known)}{hint}")
-    if not hasattr(tasks, "load"):
-        return _digits(tasks)
     try:
         task = tasks.load(name, folder)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
-    def sequences(split: str, indices: Any, dtype: Any, generator: Any) -> Any:
+    def sequences(split: Any, indices: Any, dtype: Any, generator: Any) -> Any:
         return tasks.sequences(task, split, indices, dtype, generator)
 
     return runs.Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)
-
-
-def _digits(tasks: Any) -> Data:
-    """The digits in a fixed order: 1437 to train on, 360 to test on."""
-    from antisymrnn_validation.experiments import runs
-
-    images = tasks.load_digits()
-    order = np.random.default_rng(0).permutation(len(images.labels))
-    rows = {"train": order[:1437], "test": order[1437:]}
-    labels = {split: images.labels[chosen].astype(np.int64) for split, chosen in rows.items()}
-
-    def sequences(split: str, indices: Any, dtype: Any, _: Any) -> Any:
-        return tasks.pixel_sequences(images, rows[split][indices]).astype(dtype)
-
-    return runs.Data(1, 10, labels["train"], labels["test"], sequences)
 
 
 @contextmanager

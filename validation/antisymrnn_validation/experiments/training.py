@@ -56,8 +56,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "units": 64, "step_size": 0.3, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine",
         "iterations": 1500, "evaluate_every": 100,
     },
-    "noise-padded-cifar10": {"units": 256, "iterations": 10_000},
-    "cifar10": {"units": 256},
+    "noise-padded": {"units": 256, "iterations": 10_000},
+    "cifar": {"units": 256},
 }  # fmt: skip
 """What differs from the defaults of :class:`Configuration`, by task."""
 

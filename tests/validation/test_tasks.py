@@ -1,15 +1,22 @@
-"""Every way a data file can be wrong has its own sentence; real files and bundled digits are what they should be."""
+"""Every way a data file can be wrong has its own sentence; real files, bundled digits and tasks are as stated."""
 
 import gzip
+import hashlib
+import http.server
+import io
+import lzma
 import os
 import shutil
+import tarfile
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from antisymrnn_validation.experiments import tasks
+from antisymrnn_validation.experiments import data, downloading, tasks
 from antisymrnn_validation.experiments.tasks import DataError
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -313,3 +320,528 @@ def test_truncated_mnist_is_refused(tmp_path, name, kept):
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(kept * len(whole)) if kept >= 0 else kept])
     refused(tmp_path, name, "empty" if kept == 0 else "cut off")
+
+
+# Tasks
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return tasks.load("digits", None)
+
+
+def colours(seed=0, count=6):
+    """Images of noise in colour."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 10, count, dtype=np.uint8)
+    return data.Images(generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels, "colours", 255.0)
+
+
+@pytest.fixture
+def padded():
+    return tasks._task("noise-padded", colours(), colours(1, 3))
+
+
+def test_unknown_task_names_the_closest():
+    with pytest.raises(ValueError, match="got 'pmist'; did you mean pmnist"):
+        tasks.load("pmist", None)
+    with pytest.raises(ValueError, match="did you mean noise-padded"):
+        tasks.load("noisepadded", None)
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "digits"])
+def test_a_task_without_its_files(name, tmp_path):
+    with pytest.raises(DataError, match=f"{name}: expected a directory .*, got none"):
+        tasks.load(name, None)
+    with pytest.raises(DataError, match="missing"):
+        tasks.load(name, tmp_path)
+
+
+def test_the_split_of_the_digits(digits):
+    assert (digits.name, digits.T, digits.m, digits.classes) == ("digits", 64, 1, 10)
+    assert np.bincount(digits.train_labels).tolist() == [143, 146, 142, 147, 145, 146, 145, 144, 140, 144]
+    assert np.bincount(digits.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
+    assert digits.train_labels.dtype == digits.test_labels.dtype == np.int64
+    images = tasks.load_digits()
+    fifth_zero = images.images[np.flatnonzero(images.labels == 0)[4]]
+    k = int(np.flatnonzero(digits.test_labels == 0)[0])
+    np.testing.assert_array_equal(tasks.sequences(digits, "test", [k], np.float64)[:, 0, 0], fifth_zero.ravel() / 16)
+    both = np.concatenate([digits.train_pixels, digits.test_pixels])[:, :, 0]
+    np.testing.assert_array_equal(np.unique(both, axis=0), np.unique(images.images.reshape(-1, 64), axis=0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sequences_are_new_contiguous_and_rounded_once(digits, dtype):
+    x = tasks.sequences(digits, "train", np.array([3, 0, 3]), dtype)
+    assert (x.shape, x.dtype, x.flags.c_contiguous, x.flags.owndata) == ((64, 3, 1), dtype, True, True)
+    np.testing.assert_array_equal(x[:, 1, 0], (digits.train_pixels[0, :, 0] / 16).astype(dtype))
+    np.testing.assert_array_equal(x[:, 0], x[:, 2])
+    assert tasks.sequences(digits, "test", [], dtype).shape == (64, 0, 1)
+
+
+def test_bad_arguments_of_sequences(digits, padded):
+    with pytest.raises(ValueError, match="split: expected train or test, got 'valid'"):
+        tasks.sequences(digits, "valid", [0], np.float32)
+    with pytest.raises(ValueError, match="dtype: expected float32 or float64, got float16"):
+        tasks.sequences(digits, "train", [0], np.float16)
+    with pytest.raises(IndexError, match="indices: expected 0 to 354, got 355"):
+        tasks.sequences(digits, "test", [0, 355], np.float32)
+    with pytest.raises(IndexError, match="got -1"):
+        tasks.sequences(digits, "test", [-1], np.float32)
+    with pytest.raises(TypeError, match="indices: expected integers, got float64"):
+        tasks.sequences(digits, "test", [0.5], np.float32)
+    with pytest.raises(ValueError, match="generator: expected a numpy Generator for the noise of noise-padded"):
+        tasks.sequences(padded, "train", [0], np.float32)
+
+
+def test_the_permutation_is_one_and_always_the_same():
+    order = tasks.permutation()
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(784))
+    stated = "80af0db09bbbf7a2a106fd06941f7934d319f01432a3369a9b7186a2212a4456"
+    assert hashlib.sha256(order.astype("<i8").tobytes()).hexdigest() == stated
+    assert np.mean(np.abs(np.diff(order))) == pytest.approx(784 / 3, rel=0.1)  # neighbours are torn apart
+
+
+def test_permuted_mnist_has_the_pixels_of_mnist_in_another_order(images, labels):
+    loaded = data.Images(images, labels, "MNIST", 255.0)
+    plain, permuted = (tasks._task(name, loaded, loaded) for name in ("mnist", "pmnist"))
+    x, y = (tasks.sequences(task, "test", [4, 1], np.float32) for task in (plain, permuted))
+    assert (permuted.T, permuted.m) == (784, 1)
+    np.testing.assert_array_equal(y, x[tasks.permutation()])
+    assert y.max() <= 1.0
+
+
+def test_a_step_of_pixel_cifar_is_one_pixel():
+    images = colours()
+    task = tasks._task("cifar", images, images)
+    x = tasks.sequences(task, "train", [2, 5], np.float64)
+    assert (x.shape, task.T, task.m) == ((1024, 2, 3), 1024, 3)
+    for t in (0, 1, 31, 32, 1023):
+        np.testing.assert_array_equal(x[t, 1], images.images[5, t // 32, t % 32] / 255)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_padded_is_rows_and_then_noise(padded, dtype):
+    x = tasks.sequences(padded, "train", [2, 5], dtype, np.random.default_rng(0))
+    assert (x.shape, x.dtype, x.flags.c_contiguous) == ((1000, 2, 96), dtype, True)
+    images = colours().images
+    for row, column, channel in [(0, 0, 0), (0, 0, 2), (0, 1, 0), (7, 30, 1), (31, 31, 2)]:
+        assert x[row, 1, 3 * column + channel] == dtype(images[5, row, column, channel]) / dtype(255)
+    noise = x[32:].astype(np.float64)
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+    assert abs(noise.var() - 1) < 5 * np.sqrt(2 / noise.size)
+    assert abs((noise**4).mean() - 3) < 5 * np.sqrt(96 / noise.size)
+    for other in (np.roll(noise, 1, 0), np.roll(noise, 1, 1), np.roll(noise, 1, 2)):  # steps, samples, inputs
+        assert abs((noise * other).mean()) < 5 * np.sqrt(2 / noise.size)
+
+
+def test_noise_is_fresh_for_every_sample_and_visit_and_repeats_for_a_state(padded):
+    generator = np.random.default_rng(3)
+    first, second = (tasks.sequences(padded, "test", [1, 1], np.float32, generator) for _ in range(2))
+    np.testing.assert_array_equal(first[:32], second[:32])
+    np.testing.assert_array_equal(first[:32, 0], first[:32, 1])
+    assert np.mean(first[32:] == second[32:]) < 1e-3
+    assert np.mean(first[32:, 0] == first[32:, 1]) < 1e-3
+    again = tasks.sequences(padded, "test", [1, 1], np.float32, np.random.default_rng(3))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_batch_of_mnist_is_quick():
+    images = data.Images(np.zeros((2000, 28, 28), np.uint8), np.zeros(2000, np.uint8), "MNIST", 255.0)
+    task = tasks._task("mnist", images, images)
+    chosen = np.random.default_rng(0).integers(0, 2000, 128)
+    seconds = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        tasks.sequences(task, "train", chosen, np.float32)
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 2e-3
+
+
+# CIFAR-10 files
+
+TRAIN, TEST, INSIDE = data._BATCHES["train"], data._BATCHES["test"][0], data._IN_ARCHIVE
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Batches of four records, as if they were the official ones."""
+    monkeypatch.setattr(data, "_RECORDS", 4)
+    generator = np.random.default_rng(0)
+    made = {}
+    for name in (*TRAIN, TEST):
+        records = generator.integers(0, 256, (4, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        made[name] = records.tobytes()
+        monkeypatch.setitem(data.OFFICIAL, name, hashlib.sha256(made[name]).hexdigest())
+    return made
+
+
+def member(name, content=b"", **attributes):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in attributes.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def archive(folder, members):
+    path = folder / data.CIFAR_ARCHIVE
+    with tarfile.open(path, "w:gz", compresslevel=1) as file:
+        for info, content in members:
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def honest(batches):
+    directory = member(INSIDE, type=tarfile.DIRTYPE)
+    return [
+        directory,
+        member(f"{INSIDE}/readme.html", b"hello"),
+        *(member(f"{INSIDE}/{n}", c) for n, c in batches.items()),
+    ]
+
+
+def cifar_refused(folder, *words, split="test"):
+    """Refused with all the words in one line, and no file made anywhere."""
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(DataError) as caught:
+        data.load_cifar(folder, split)
+    assert sorted(folder.parent.rglob("*")) == before
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("place", ["", "cifar10", INSIDE, f"cifar10/{INSIDE}"])
+@pytest.mark.parametrize(("end", "pack"), [("", bytes), (".xz", lzma.compress), (".gz", gzip.compress)])
+def test_batches_of_cifar(tmp_path, batches, place, end, pack):
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in batches.items():
+        (folder / (name + end)).write_bytes(pack(content))
+    train, test = (data.load_cifar(tmp_path, split) for split in ("train", "test"))
+    assert (train.images.shape, test.images.shape, test.scale) == ((20, 32, 32, 3), (4, 32, 32, 3), 255.0)
+    record = batches["data_batch_3.bin"][2 * 3073 : 3 * 3073]
+    assert train.labels[10] == record[0]
+    for row, column in [(0, 0), (0, 1), (5, 9), (31, 31)]:  # red, green and blue are 1024 bytes apart
+        there = 1 + 32 * row + column
+        assert train.images[10, row, column].tolist() == [record[there], record[there + 1024], record[there + 2048]]
+
+
+@pytest.mark.parametrize("place", ["", "cifar10"])
+def test_archive_of_cifar(tmp_path, batches, place):
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    archive(folder, honest(batches))
+    records = np.frombuffer(batches[TEST], np.uint8).reshape(4, 3073)
+    test = data.load_cifar(tmp_path, "test")
+    np.testing.assert_array_equal(test.labels, records[:, 0])
+    np.testing.assert_array_equal(test.images[..., 1].reshape(4, -1), records[:, 1025:2049])
+    task = tasks.load("cifar", tmp_path)
+    assert (len(task.train_labels), len(task.test_labels)) == (20, 4)
+
+
+def test_missing_cifar(tmp_path, batches):
+    cifar_refused(tmp_path / "nowhere", "nowhere: expected a directory with the CIFAR-10 files, got nothing")
+    for name in TRAIN[:3]:
+        (tmp_path / name).write_bytes(batches[name])
+    cifar_refused(tmp_path, "missing data_batch_4.bin and data_batch_5.bin", split="train")
+    with pytest.raises(ValueError, match="split: expected train or test, got 'valid'"):
+        data.load_cifar(tmp_path, "valid")
+
+
+@pytest.mark.parametrize(("end", "pack"), [("", bytes), (".xz", lzma.compress), (".gz", gzip.compress)])
+def test_damaged_batches(tmp_path, batches, end, pack):
+    path, whole = tmp_path / (TEST + end), pack(batches[TEST])
+    for content, words in [
+        (b"", "cut off" if end == ".xz" else "got 0 bytes"),
+        (whole[: len(whole) // 2], "cut off" if end else "got 6146 bytes"),
+        (pack(batches[TEST][:-1]), "expected 4 records of 3073 bytes = 12292 bytes, got 12291 bytes"),
+        (pack(batches[TEST] + b"x"), "got more"),
+        (pack(batches[TRAIN[0]]), "it holds what belongs in data_batch_1.bin: are two files swapped?"),
+        (pack(b"\x0b" + batches[TEST][1:]), "expected labels 0 to 9, got 11"),
+        (pack(batches[TEST][:-1] + bytes([batches[TEST][-1] ^ 1])), "expected the official contents"),
+        (whole + b"junk" if end else whole + b"x", "damaged" if end else "got more"),
+        (b"<!DOCTYPE html>" if end else b"<!DOCTYPE", "damaged" if end else "got 9 bytes"),
+    ]:
+        path.write_bytes(content)
+        cifar_refused(tmp_path, str(path), words)
+    path.unlink()
+    path.mkdir()
+    cifar_refused(tmp_path, "got a directory")
+
+
+@pytest.mark.parametrize("end", [".xz", ".gz"])
+def test_bombs_of_batches_are_not_unpacked(tmp_path, batches, end):
+    bomb = batches[TEST] + bytes(2**25)
+    packed = lzma.compress(bomb, preset=0) if end == ".xz" else gzip.compress(bomb, 1)
+    (tmp_path / (TEST + end)).write_bytes(packed)
+    assert peak(lambda: cifar_refused(tmp_path, "got more")) < 2**23
+
+
+def test_xz_that_asks_for_too_much_memory(tmp_path, batches, monkeypatch):
+    monkeypatch.setattr(data, "_XZ_MEMORY", 2**20)
+    (tmp_path / f"{TEST}.xz").write_bytes(lzma.compress(batches[TEST]))
+    cifar_refused(tmp_path, "damaged", "emory")
+
+
+OUTSIDE = f"expected nothing outside {INSIDE}/"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        (member("../evil", b"x"), (OUTSIDE, "'../evil'")),
+        (member(f"{INSIDE}/../evil", b"x"), (OUTSIDE, "evil")),
+        (member(f"{INSIDE}/..", type=tarfile.DIRTYPE), (OUTSIDE,)),
+        (member("/etc/evil", b"x"), (OUTSIDE, "'/etc/evil'")),
+        (member(f"{INSIDE}\\..\\evil", b"x"), (OUTSIDE,)),
+        (member(f"{INSIDE}/deep/er", b"x"), (OUTSIDE,)),
+        (member("other/test_batch.bin", b"x"), (OUTSIDE,)),
+        (member(f"{INSIDE}/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"), ("is a link",)),
+        (member(f"{INSIDE}/{TEST}", type=tarfile.SYMTYPE, linkname="/etc/passwd"), ("is a link", TEST)),
+        (member(f"{INSIDE}/hard", type=tarfile.LNKTYPE, linkname=f"{INSIDE}/{TEST}"), ("is a link",)),
+        (member(f"{INSIDE}/pipe", type=tarfile.FIFOTYPE), ("a device",)),
+        (member(f"{INSIDE}/null", type=tarfile.CHRTYPE), ("a device",)),
+        (member(f"{INSIDE}/{TEST}", type=tarfile.DIRTYPE), (TEST, "got 0 bytes")),
+        (member(f"{INSIDE}/{TEST}", b"short"), (TEST, "got 5 bytes")),
+        (member(f"{INSIDE}/big", bytes(12293)), ("expected no file larger than 12292 bytes", "big")),
+    ],
+    ids=lambda value: value[0].name[-24:] if isinstance(value[0], tarfile.TarInfo) else None,
+)
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_hostile_archives(tmp_path, batches, hostile, words, place):
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    members = [hostile, *honest(batches)] if place == "first" else [*honest(batches), hostile]
+    path = archive(folder, members)
+    cifar_refused(folder, str(path), *words)
+
+
+def test_archives_that_are_not_whole(tmp_path, batches):
+    path = archive(tmp_path, honest(batches))
+    whole = path.read_bytes()
+    for length in (0, 1, 5, 10, 100, len(whole) // 2, len(whole) - 9, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        cifar_refused(tmp_path, str(path))
+    path.write_bytes(whole[:-8] + bytes(4) + whole[-4:])
+    cifar_refused(tmp_path, "damaged", "CRC")
+    path.write_bytes(b"<!DOCTYPE html>")
+    cifar_refused(tmp_path, "damaged")
+    path.write_bytes(gzip.compress(b"not a tar" * 200))
+    cifar_refused(tmp_path, "damaged")
+    archive(tmp_path, honest({name: batches[name] for name in TRAIN}))
+    cifar_refused(tmp_path, f"missing {TEST}")
+    archive(tmp_path, [*honest(batches), member(f"{INSIDE}/{TEST}", batches[TEST])])
+    cifar_refused(tmp_path, "once, got it twice")
+    archive(tmp_path, honest(batches | {TEST: batches[TRAIN[0]]}))
+    cifar_refused(tmp_path, TEST, "swapped")
+
+
+def test_bombs_of_archives(tmp_path, batches, monkeypatch):
+    monkeypatch.setattr(data, "_LARGEST_ARCHIVE", 2**20)
+    path = archive(tmp_path, honest(batches))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**26), 1))  # zeros behind the end
+    assert peak(lambda: cifar_refused(tmp_path, "expected at most 1048576 bytes when unpacked")) < 2**24
+    info = tarfile.TarInfo("././@LongLink")  # a name of 64 MiB, which tarfile would read whole
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**26
+    path.write_bytes(gzip.compress(info.tobuf() + bytes(2**26), 1))
+    assert peak(lambda: cifar_refused(tmp_path, "expected at most 1048576 bytes when unpacked")) < 2**24
+
+
+def test_official_mnist_only(folder):
+    with pytest.raises(DataError, match="expected the official contents"):
+        data.load_mnist(folder, official=True)
+
+
+# Downloads
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves what ``server.files`` has; ``server.ways`` says for a folder how it misbehaves."""
+
+    def do_GET(self):
+        folder, name = self.path.strip("/").split("/")
+        way, content = self.server.ways.get(folder, ""), self.server.files.get(name)
+        asked = self.headers.get("Range")
+        self.server.seen.append((folder, name, asked))
+        if way == "missing" or content is None:
+            self.send_error(404)
+            return
+        if way == "wrong":
+            content = bytes(len(content))
+        if way == "longer":
+            content += b"more"
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and way != "whole" else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        stop = start + (len(content) - start) // 2 if way == "cut" else len(content)
+        self.wfile.write(content[start:stop])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A mirror on the loopback address with two small files in the place of the official ones."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    generator = np.random.default_rng(0)
+    files = {name: generator.bytes(200_000) for name in ("one.gz", "two.gz")}
+    stated = {n: downloading.Remote(len(c), hashlib.sha256(c).hexdigest()) for n, c in files.items()}
+    monkeypatch.setitem(downloading.FILES, "mnist", stated)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as made:
+        made.files, made.ways, made.seen = files, {}, []
+        made.url = f"http://127.0.0.1:{made.server_port}"
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def fetch(server, folder, *mirrors):
+    return downloading.download("pmnist", folder, mirrors=[f"{server.url}/{mirror}/" for mirror in mirrors])
+
+
+def whole(server, folder):
+    """Whether the folder holds the files, whole, and nothing else."""
+    return {path.name: path.read_bytes() for path in (folder / "mnist").iterdir()} == server.files
+
+
+def test_download(server, tmp_path):
+    paths = fetch(server, tmp_path / "new", "good")
+    assert paths == [tmp_path / "new" / "mnist" / name for name in server.files]
+    assert whole(server, tmp_path / "new")
+    fetch(server, tmp_path / "new", "good")  # what is there is not fetched again
+    assert len(server.seen) == 2
+    assert downloading.download("digits", tmp_path / "none") == []
+    with pytest.raises(ValueError, match="task: expected one of"):
+        downloading.download("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("way", ["missing", "wrong", "longer", "cut"])
+def test_the_next_mirror_is_tried(server, tmp_path, way):
+    server.ways["bad"] = way
+    fetch(server, tmp_path, "bad", "good")
+    assert whole(server, tmp_path)
+    assert [folder for folder, *_ in server.seen] == ["bad", "good"] * 2
+    assert [asked for *_, asked in server.seen][1] == ("bytes=100000-" if way == "cut" else None)
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("missing", "404"),
+        ("wrong", "not the file with SHA-256"),
+        ("longer", "expected 200000 bytes, got more"),
+        ("cut", "IncompleteRead"),
+    ],
+)
+def test_no_mirror_has_it(server, tmp_path, way, words):
+    server.ways["bad"] = way
+    with pytest.raises(DataError) as caught:
+        fetch(server, tmp_path, "bad")
+    assert words in str(caught.value)
+    assert f"{server.url}/bad/one.gz" in str(caught.value)
+    left = ["one.gz.part"] if way == "cut" else []
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == left
+
+
+def test_a_download_goes_on_where_it_broke_off(server, tmp_path):
+    server.ways["bad"] = "cut"
+    with pytest.raises(DataError):
+        fetch(server, tmp_path, "bad")
+    assert (tmp_path / "mnist" / "one.gz.part").read_bytes() == server.files["one.gz"][:100_000]
+    fetch(server, tmp_path, "good")
+    assert whole(server, tmp_path)
+    assert [asked for *_, asked in server.seen] == [None, "bytes=100000-", None]
+
+
+@pytest.mark.parametrize("content", [bytes(1000), bytes(200_000), bytes(200_001)], ids=len)
+def test_a_partial_file_that_is_another_one_is_given_up(server, tmp_path, content):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "one.gz.part").write_bytes(content)
+    fetch(server, tmp_path, "good")
+    assert whole(server, tmp_path)
+
+
+def test_a_server_that_knows_no_ranges(server, tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "one.gz.part").write_bytes(server.files["one.gz"][:1000])
+    server.ways["old"] = "whole"
+    fetch(server, tmp_path, "old")
+    assert whole(server, tmp_path)
+    assert server.seen[0] == ("old", "one.gz", "bytes=1000-")
+    assert len(server.seen) == 2
+
+
+def test_a_damaged_file_is_replaced(server, tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "one.gz").write_bytes(b"damaged")
+    fetch(server, tmp_path, "good")
+    assert whole(server, tmp_path)
+
+
+def test_no_server_and_no_folder(server, tmp_path):
+    with pytest.raises(DataError, match="no mirror gave it: http://127.0.0.1:1/one.gz: "):
+        downloading.download("mnist", tmp_path, mirrors=["http://127.0.0.1:1"])
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be written"):
+        fetch(server, tmp_path / "file", "good")
+
+
+def test_what_is_stated_of_the_official_files():
+    for kind, files in downloading.FILES.items():
+        assert len(downloading.MIRRORS[kind]) >= 2
+        assert all(url.startswith("https://") and url.endswith("/") for url in downloading.MIRRORS[kind])
+        assert all(len(remote.sha256) == 64 for remote in files.values())
+    assert set(downloading._FOLDERS) == set(tasks.TASKS)
+
+
+# Real files
+
+
+@needs_mnist
+def test_stated_checksums_are_those_of_the_real_mnist():
+    for name, remote in downloading.FILES["mnist"].items():
+        found = [path for path in (Path(MNIST) / "mnist" / name, Path(MNIST) / name) if path.exists()]
+        content = found[0].read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == remote
+
+
+@needs_mnist
+def test_swapped_splits_of_the_real_mnist_are_refused(tmp_path):
+    parent = Path(MNIST) / "mnist" if (Path(MNIST) / "mnist").is_dir() else Path(MNIST)
+    for name in (IMAGES, LABELS):
+        shutil.copyfile(parent / name, tmp_path / name.replace("t10k", "train"))
+    with pytest.raises(DataError, match="it holds what belongs in t10k-images-idx3-ubyte.gz: are two files swapped"):
+        tasks.load("mnist", tmp_path)
+
+
+@needs_mnist
+def test_real_tasks_of_mnist():
+    plain = tasks.load("mnist", Path(MNIST))
+    assert (len(plain.train_labels), len(plain.test_labels), plain.T, plain.m) == (60000, 10000, 784, 1)
+    x = tasks.sequences(plain, "test", range(100), np.float32)
+    assert (x.shape, float(x.min()), float(x.max())) == ((784, 100, 1), 0.0, 1.0)
+
+
+@needs_mnist
+def test_real_cifar_is_what_it_is():
+    try:
+        images = data.load_cifar(MNIST, "test")
+    except DataError as error:
+        pytest.skip(f"ANTISYMRNN_DATA has no CIFAR-10: {error}")
+    assert np.bincount(images.labels).tolist() == [1000] * 10
+    pixels = images.images[::10].reshape(-1, 3) / 255
+    np.testing.assert_allclose(pixels.mean(0), [0.4914, 0.4822, 0.4465], atol=0.01)
+    np.testing.assert_allclose(pixels.std(0), [0.2470, 0.2435, 0.2616], atol=0.01)
+    near = np.abs(np.diff(images.images[:500].astype(int), axis=2)).mean()  # neighbours are alike in a true image
+    assert near < 15

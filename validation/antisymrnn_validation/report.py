@@ -472,6 +472,21 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
         yield begin
 
 
+@contextlib.contextmanager
+def progress_of_bytes(name: str, done: int, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar of a transfer on stderr, if that is a terminal; call what it yields with each number of bytes."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    import rich.console
+    import rich.progress as bars
+
+    columns = (bars.BarColumn(bar_width=20), bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TextColumn(name))
+    with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
 def check_writable(path: Path) -> None:
     """Raise ReportError if :func:`write_json` could not write to this path; leaves nothing behind."""
     with _temporary(path):

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from antisymrnn_validation import report
@@ -97,6 +96,8 @@ def train(
 @command
 def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFolder = None) -> int:
     """Evaluate the best checkpoint of a run on the test set."""
+    import numpy as np
+
     from antisymrnn_validation.experiments import runs
 
     try:

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from antisymrnn_validation import drawing, page
+from antisymrnn_validation import cli, drawing, page
+from antisymrnn_validation.cli import judging
 
 HOSTILE = "<script>alert('&\"')</script>"
 VOID = {"meta", "link", "input", "img", "mspace", "br"}
@@ -126,3 +127,15 @@ def test_in_a_browser(browser, tmp_path):
     requests = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     asked = {one["request"]["url"] for one in requests if one["documentURL"] == file.as_uri()}
     assert {address for address in asked if not address.startswith("data:")} == {file.as_uri()}
+
+
+def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judging, "_figures", lambda: FIGURES)
+    (tmp_path / "file").write_text("")
+    for folder, code in ((tmp_path / "file" / "x", 2), (tmp_path / "page", 0)):
+        with pytest.raises(SystemExit) as error:
+            cli.main(["verify", "--quick", "--only", "equation (11)", "--report", str(folder)])
+        assert error.value.code == code
+    assert "cannot be made a folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
+    assert 'id="figure-one"' in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")

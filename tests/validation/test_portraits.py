@@ -9,7 +9,6 @@ import pytest
 
 from antisymrnn_ref import dynamics
 from antisymrnn_validation import cli
-from antisymrnn_validation.cli import pictures
 from antisymrnn_validation.theory import figures, portraits
 
 W0 = np.array([[0.0, -2.0], [2.0, 0.0]])
@@ -40,12 +39,12 @@ def test_eight_systems_of_the_kinds_that_the_paper_has():
 
 
 def test_end_states_agree_with_the_known_ones_and_a_wrong_one_does_not(monkeypatch):
-    records = pictures.end_states()
+    records = portraits.end_states()
     assert [record["agrees"] for record in records].count(True) == 15
     assert [record["agrees"] for record in records].count(None) == 9
     moved = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
-    monkeypatch.setattr(figures, "END_STATES", moved)
-    (wrong,) = [record for record in pictures.end_states() if record["agrees"] is False]
+    monkeypatch.setattr(portraits, "END_STATES", moved)
+    (wrong,) = [record for record in portraits.end_states() if record["agrees"] is False]
     assert wrong["system"] == "(g) feedback, W₀"
 
 
@@ -69,8 +68,8 @@ def test_the_flow_keeps_the_energy_and_euler_tends_to_it_with_order_one():
 
 
 def test_the_ring_of_w_diff():
-    radii, summary = portraits.long_run()
-    assert radii.shape == (5001, 5)
+    h, summary = portraits.long_run()
+    assert h.shape == (5001, 5, 2)
     assert [round(value, 4) for value in summary] == [0.57, 0.5841, 0.5981]
 
 

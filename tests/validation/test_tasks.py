@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from antisymrnn_validation.experiments import data, downloading, tasks
-from antisymrnn_validation.experiments.tasks import DataError
+from antisymrnn_validation.experiments.data import DataError
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 MNIST = os.environ.get("ANTISYMRNN_DATA")
@@ -50,7 +50,7 @@ def folder(tmp_path, images, labels):
 def refused(folder, *words, split="test"):
     """The message with which the folder is refused; it names everything in ``words``."""
     with pytest.raises(DataError) as caught:
-        tasks.load_mnist(folder, split)
+        data.load_mnist(folder, split)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -59,7 +59,7 @@ def refused(folder, *words, split="test"):
 
 
 def test_small_files_come_back_whole(folder, images, labels):
-    loaded = tasks.load_mnist(folder)
+    loaded = data.load_mnist(folder)
     np.testing.assert_array_equal(loaded.images, images)
     np.testing.assert_array_equal(loaded.labels, labels)
     assert (loaded.images.dtype, loaded.labels.dtype, loaded.scale) == (np.uint8, np.uint8, 255.0)
@@ -70,13 +70,13 @@ def test_the_parent_of_a_folder_mnist_will_do(folder, images):
     (folder / "mnist").mkdir()
     for name in (IMAGES, LABELS):
         (folder / name).rename(folder / "mnist" / name)
-    np.testing.assert_array_equal(tasks.load_mnist(str(folder)).images, images)
+    np.testing.assert_array_equal(data.load_mnist(str(folder)).images, images)
 
 
 def test_a_file_of_several_gzip_members_is_read_whole(folder, images):
-    data = idx(images)
-    (folder / IMAGES).write_bytes(gzip.compress(data[:1000]) + gzip.compress(data[1000:]))
-    np.testing.assert_array_equal(tasks.load_mnist(folder).images, images)
+    content = idx(images)
+    (folder / IMAGES).write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
+    np.testing.assert_array_equal(data.load_mnist(folder).images, images)
 
 
 def test_missing_directory(tmp_path):
@@ -107,7 +107,7 @@ def test_unpacked_file_beside_a_missing_one_is_recognised(folder, labels):
 
 def test_unknown_split(folder):
     with pytest.raises(ValueError, match="split: expected train or test, got 'valid'"):
-        tasks.load_mnist(folder, "valid")
+        data.load_mnist(folder, "valid")
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
@@ -198,7 +198,7 @@ def test_damage_never_escapes_as_another_error(folder, labels):
         for value in (0, 0xFF, whole[position] ^ 1):
             (folder / LABELS).write_bytes(whole[:position] + bytes([value]) + whole[position + 1 :])
             try:
-                np.testing.assert_array_equal(tasks.load_mnist(folder).labels, labels)
+                np.testing.assert_array_equal(data.load_mnist(folder).labels, labels)
             except DataError:
                 refusals += 1
     assert refusals > len(whole)
@@ -248,7 +248,7 @@ def test_directory_or_pipe_in_the_place_of_a_file(folder):
 
 def test_read_idx_of_nothing(tmp_path):
     with pytest.raises(DataError, match=r"none\.gz: expected a gzip-compressed IDX file, got nothing"):
-        tasks.read_idx(tmp_path / "none.gz")
+        data.read_idx(tmp_path / "none.gz")
 
 
 def test_file_that_the_system_cannot_read(folder, monkeypatch):
@@ -257,11 +257,11 @@ def test_file_that_the_system_cannot_read(folder, monkeypatch):
 
     monkeypatch.setattr("builtins.open", failing_open)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):
-        tasks.read_idx(folder / LABELS)
+        data.read_idx(folder / LABELS)
 
 
 def test_pixel_sequences_are_scanlines(folder, images):
-    loaded = tasks.load_mnist(folder)
+    loaded = data.load_mnist(folder)
     x = tasks.pixel_sequences(loaded, [5, 2, 5])
     assert (x.shape, x.dtype) == ((784, 3, 1), np.float64)
     assert x.flags.c_contiguous
@@ -274,11 +274,11 @@ def test_pixel_sequences_are_scanlines(folder, images):
 @pytest.mark.parametrize("index", [-1, 7])
 def test_pixel_sequences_of_no_image(folder, index):
     with pytest.raises(IndexError, match=f"indices: expected 0 to 6, got {index}"):
-        tasks.pixel_sequences(tasks.load_mnist(folder), [0, index])
+        tasks.pixel_sequences(data.load_mnist(folder), [0, index])
 
 
 def test_digits():
-    digits = tasks.load_digits()
+    digits = data.load_digits()
     assert (digits.images.shape, digits.images.dtype, digits.labels.dtype) == ((1797, 8, 8), np.uint8, np.uint8)
     assert (digits.images.max(), digits.scale, digits.name) == (16, 16.0, "digits")
     # counts as the data set's own description has them, class by class
@@ -298,7 +298,7 @@ def test_digits():
     ],
 )
 def test_mnist_is_what_it_is(split, counts):
-    mnist = tasks.load_mnist(MNIST, split)
+    mnist = data.load_mnist(MNIST, split)
     assert mnist.images.shape == (sum(counts), 28, 28)
     assert np.bincount(mnist.labels).tolist() == counts
     if split == "train":
@@ -362,7 +362,7 @@ def test_the_split_of_the_digits(digits):
     assert np.bincount(digits.train_labels).tolist() == [143, 146, 142, 147, 145, 146, 145, 144, 140, 144]
     assert np.bincount(digits.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
     assert digits.train_labels.dtype == digits.test_labels.dtype == np.int64
-    images = tasks.load_digits()
+    images = data.load_digits()
     fifth_zero = images.images[np.flatnonzero(images.labels == 0)[4]]
     k = int(np.flatnonzero(digits.test_labels == 0)[0])
     np.testing.assert_array_equal(tasks.sequences(digits, "test", [k], np.float64)[:, 0, 0], fifth_zero.ravel() / 16)

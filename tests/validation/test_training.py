@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.experiments import optimizers, runs, training
+from antisymrnn_validation import cli
+from antisymrnn_validation.experiments import downloading, optimizers, runs, training
+from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
 
 SMALL = Configuration(
@@ -186,3 +188,22 @@ def test_early_stopping(tmp_path):
     summary = train(tmp_path, SMALL._replace(patience=10, iterations=10_000))
     assert summary["iterations"] == summary["best_iteration"] + 10
     assert json.loads((tmp_path / "summary.json").read_text())["parameters"] == summary["parameters"]
+
+
+def test_download_fills_the_folder_of_data_first(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def download(name, folder):
+        asked.append((name, folder))
+        raise DataError("no mirror gave it")
+
+    monkeypatch.setattr(downloading, "download", download)
+    for options, said in (
+        ((), "--download: expected --data DIR too"),
+        (("--data", str(tmp_path)), "no mirror gave it"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            cli.main(["train", "mnist", "--download", *options])
+        assert error.value.code == 2
+        assert said in capsys.readouterr().err
+    assert asked == [("mnist", tmp_path)]

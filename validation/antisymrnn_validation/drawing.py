@@ -7,7 +7,7 @@ told by colour alone. Text in an SVG is made of paths: it looks the same whereve
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +82,16 @@ def render(draw: Callable[[Figure], None], width: float, height: float) -> Drawi
         figure.savefig(png, format="png", metadata={"Software": None})
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         return Drawing(png.getvalue(), svg.getvalue())
+
+
+def draw_all(pictures: Mapping[str, tuple[str, Callable[[], Drawing]]]) -> dict[str, tuple[str, Drawing]]:
+    """Caption and drawing by name, of captions and functions that draw; under a progress bar."""
+    drawn = {}
+    with report.progress(len(pictures)) as begin:
+        for name, (caption, draw) in pictures.items():
+            begin(name)
+            drawn[name] = caption, draw()
+    return drawn
 
 
 def write(folder: Path, name: str, drawing: Drawing) -> list[Path]:

@@ -20,7 +20,7 @@ DISTRIBUTIONS = (
     "antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "matplotlib", "plotly",
     "pooch", "threadpoolctl", "typer", "rich",
 )  # fmt: skip
-"""What verify and conform rest on."""
+"""What the commands rest on."""
 
 OPTIONAL = ("numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
 """What backends and peers rest on."""

@@ -144,26 +144,23 @@ def _claim(claim: Record) -> str:
 
 
 def _certifications(results: Record) -> str:
-    rows: list[tuple[str, ...]] = []
-    for record in results["certifications"]:
-        head = (record["backend"], record["cell"], record["case"])
-        for array, entry in record["errors"].items():
-            word = "✓ passed" if entry["error"] <= entry["tolerance"] else "✗ failed"
-            rows.append((*head, array, *(f"{entry[key]:.2e}" for key in ("error", "tolerance", "reference")), word))
-        if not record["errors"]:
-            rows.append((*head, "none", "", "", "", record["status"]))
-    columns = ("backend", "cell", "case", "array", "error", "tolerance", "reference", "verdict")
+    told = report.accuracy_table("Certifications", results["certifications"])
+    rows = [
+        (*row[:-1], f"{'✗' if wrong else '✓'} {row[-1]}") for row, wrong in zip(told.rows, told.alarming, strict=True)
+    ]
     missing = "".join(
         f"<p>Backend {escape(name)} not run: {escape(reason)}</p>" for name, reason in results["not_run"].items()
     )
     where = f"<p>Relative errors of the states and of every gradient on {escape(results['data'])}.</p>"
-    return where + _chart(results["certifications"]) + _table(columns, rows, "Certifications") + missing
+    return where + _chart(results["certifications"]) + _table(told.columns, rows, told.title) + missing
 
 
 def _chart(records: Iterable[Record]) -> str:
     """Errors beside their tolerances, one pair of series for each backend; the lower end stands for zero."""
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
+
+    from antisymrnn_validation.drawing import COLOURS
 
     series: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for record in records:
@@ -185,7 +182,7 @@ def _chart(records: Iterable[Record]) -> str:
             hovertemplate="%{x}<br>%{customdata}",
             name=f"{escape(backend)}: {key}",
             mode="markers",
-            marker={**marker, "color": ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[i // 2 % 4]},
+            marker={**marker, "color": COLOURS[i // 2 % 4]},
         )
     figure.update_layout(
         template="plotly_white", height=480, margin={"l": 60, "r": 10, "t": 110, "b": 10}, font={"color": "#1d2329"},
@@ -197,7 +194,9 @@ def _chart(records: Iterable[Record]) -> str:
         full_html=False, include_plotlyjs=False, include_mathjax=False, div_id="errors",
         config={"responsive": True, "displayModeBar": False},
     )  # fmt: skip
-    caption = f"Errors and tolerances; hover for a value, choose a series in the legend. A zero stands at {FLOOR:.0e}."
+    caption = "Errors and tolerances; hover for a value, choose a series in the legend."
+    if any(value < FLOOR for points in series.values() for _, value in points):
+        caption += f" An error below {FLOOR:.0e} stands there."
     return (
         f'<script>{get_plotlyjs()}</script><figure><div class="white">{chart}</div>'
         f"<figcaption>{caption}</figcaption></figure>"

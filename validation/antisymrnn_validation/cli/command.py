@@ -26,7 +26,7 @@ AS_EXPECTED, CONTRADICTED, USAGE, NOTHING_RAN = range(4)
 INTERRUPTED, READER_GONE = 130, 141
 
 app = typer.Typer(
-    help="Decide the paper's claims, certify gradients, check and time backends.\n\n"
+    help="Decide the paper's claims, certify gradients, check and time backends, draw, train.\n\n"
     "Exit codes: 0 all as expected, 1 something contradicts, 2 usage, 3 nothing ran, 130 interrupted.",
     add_completion=False,
     rich_markup_mode=None,

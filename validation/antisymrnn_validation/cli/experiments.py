@@ -56,6 +56,7 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     data: DataFolder = None,
+    download: Annotated[bool, typer.Option("--download", help="First fetch what --data lacks.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="RUN", help="Default: a folder runs/TASK-….")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in RUN.")] = False,
 ) -> int:
@@ -66,8 +67,10 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if value is not None and name not in ("task", "data", "output", "resume")
+        if value is not None and name not in ("task", "data", "download", "output", "resume")
     }
+    if download:
+        _download(task, data)
     content = _data(task, data)
     module = load_backend_named(backend)
     from antisymrnn_validation.experiments import runs, training
@@ -127,6 +130,18 @@ def curves(
         raise UsageError(str(error)) from None
     print(*paths, sep="\n")
     return AS_EXPECTED
+
+
+def _download(name: str, folder: Path | None) -> None:
+    """The files of a task, into the folder of --data."""
+    from antisymrnn_validation.experiments import downloading
+
+    if folder is None:
+        raise UsageError("--download: expected --data DIR too, the folder to put the files in")
+    try:
+        downloading.download(name, folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _data(name: str, folder: Path | None) -> Data:

@@ -338,10 +338,11 @@ def _real_cases(data: Path | None, quick: bool) -> tuple[list[Any], str]:
     """One case of each cell on real sequences, and what they are."""
     from antisymrnn_validation.conformance import cases
     from antisymrnn_validation.experiments import tasks
+    from antisymrnn_validation.experiments.data import DataError, load_digits, load_mnist
 
     try:
-        images = tasks.load_digits() if data is None else tasks.load_mnist(data, "test")
-    except tasks.DataError as error:
+        images = load_digits() if data is None else load_mnist(data, "test")
+    except DataError as error:
         raise UsageError(str(error)) from error
     B, n = (2 if quick else 4, 16 if quick else 32) if data is None else (1, 32 if quick else 128)
     sequences = tasks.pixel_sequences(images, range(B))  # (T, B, 1)
@@ -360,16 +361,11 @@ def _write_page(folder: Path, line: str, results: Record) -> None:
 
 def _figures() -> dict[str, Any]:
     """The figures of the page: caption and drawing by name."""
+    from antisymrnn_validation import drawing
     from antisymrnn_validation.theory import portraits, spectra
 
     *_, spectral = spectra.figures(64, 96, [100, 200, 400, 800])
-    pictures = [*portraits.figures().items(), *spectral.items()]
-    drawn: dict[str, Any] = {}
-    with report.progress(len(pictures)) as begin:
-        for name, (caption, draw) in pictures:
-            begin(name)
-            drawn[name] = caption, draw()
-    return drawn
+    return drawing.draw_all({**portraits.figures(), **spectral})
 
 
 def _decide(claim: Any, quick: bool) -> Record:

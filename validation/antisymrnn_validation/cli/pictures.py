@@ -59,7 +59,7 @@ def portraits(
     began = time.perf_counter()
     if asked is None:
         pictures = theory.figures()
-        records = end_states()
+        records = theory.end_states()
     else:
         system, starts, T = asked
         pictures = theory.own_figures(system, starts, T)
@@ -67,11 +67,8 @@ def portraits(
             {"system": system.title, "start": list(a), "end": list(b), "printed": None, "agrees": None}
             for a, b in zip(starts.tolist(), theory.states(system, starts, T)[-1].tolist(), strict=True)
         ]
-    paths = []
-    with report.progress(len(pictures)) as begin:
-        for name, (_, draw) in pictures.items():
-            begin(name)
-            paths += drawing.write(output, name, draw())
+    drawn = drawing.draw_all(pictures)
+    paths = [path for name, (_, picture) in drawn.items() for path in drawing.write(output, name, picture)]
     report.show(_end_states_table(records))
     wrong = [record for record in records if record["agrees"] is False]
     line = f"portraits: {len(paths)} files in {output}"
@@ -80,30 +77,10 @@ def portraits(
         line += f"; {agreeing} of {agreeing + len(wrong)} end states as printed, to six decimals"
     print(line)
     code = CONTRADICTED if wrong else AS_EXPECTED
-    captions = [{"name": name, "caption": caption} for name, (caption, _) in pictures.items()]
+    captions = [{"name": name, "caption": caption} for name, (caption, _) in drawn.items()]
     results = {"figures": captions, "files": [str(path) for path in paths], "end_states": records}
     write_results(json, line, code, began, {"command": "portraits", **results})
     return code
-
-
-def end_states() -> list[Record]:
-    """End states of Figure 1's systems, beside the known ones."""
-    from antisymrnn_validation.theory import portraits as theory
-    from antisymrnn_validation.theory.figures import END_STATES
-
-    records: list[Record] = []
-    for letter, system in theory.figure_one_systems().items():
-        printed = END_STATES.get(system.title.split(", ")[-1])
-        for k, (start, end) in enumerate(
-            zip(theory.STARTS, theory.states(system, theory.STARTS, theory.STEPS)[-1], strict=True)
-        ):
-            known = None if printed is None else list(printed[k])
-            agrees = None if known is None else all(abs(a - b) < 0.500001e-6 for a, b in zip(end, known, strict=True))
-            records.append(
-                {"system": f"({letter}) {system.title}", "start": start.tolist(), "end": end.tolist()}
-                | {"printed": known, "agrees": agrees}
-            )
-    return records
 
 
 def _end_states_table(records: list[Record]) -> report.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,6 @@ def spectra(
     for name, least in (("--lengths", T[0]), ("--units", units), ("--seeds", seeds)):
         if least < 1:
             raise UsageError(f"{name}: expected at least 1, got {least}")
-    folder = report.output_folder(output)
     import numpy as np
 
     from antisymrnn_ref import initialization
@@ -56,6 +56,7 @@ def spectra(
         T, units, seeds = sorted({max(1, t // 8) for t in T}), min(units, 16), 1
     if 8 * (T[-1] + 20) * (2 * units) ** 2 > memory_bytes() / 2:
         raise UsageError(f"--units, --lengths: n = {units}, T = {T[-1]} does not fit into the memory")
+    folder = report.output_folder(output)
     x = np.random.default_rng(0).standard_normal((T[-1], 96))
     rows, records = [], []
     with report.progress(len(theory.UNTRAINED) + 1) as begin:
@@ -67,13 +68,13 @@ def spectra(
                 curve = theory.spectrum("", theory.antisymmetric_steps(p, x, eps, gamma), T[-1:])
                 told.append((curve.mean[0], curve.deviation[0]))
             mean, spread = np.mean(told, 0), np.std(told, 0)
-            cells = [f"{10**value:.3g}" for value in mean]
+            cells = [_power_of_ten(value) for value in mean]
             rows.append((f"{eps:g}", f"{gamma:g}", *cells, f"{spread[0]:.2g}", known))
             records.append({"step_size": eps, "diffusion": gamma, "log10_mean_and_deviation": told, "known": known})
-        begin("figures")
+        begin("four recurrences")
         curves, norms, pictures = theory.figures(units, 96, T)
-        for name, (_, draw) in pictures.items():
-            drawing.write(folder, name, draw())
+    for name, (_, picture) in drawing.draw_all(pictures).items():
+        drawing.write(folder, name, picture)
     columns = ("ε", "γ", "mean |λ|", "deviation", "seeds differ, log10", "known, n = 64, T = 800")
     report.show(report.Table(f"Untrained, n = {units}, T = {T[-1]}, {seeds} seeds", columns, rows, [False] * len(rows)))
     line = f"spectra: 4 files in {folder}"
@@ -82,3 +83,11 @@ def spectra(
     content["curves"] = [curve._asdict() for curve in curves]
     write_results(json, line, AS_EXPECTED, began, {"command": "spectra", "quick": quick, **content})
     return AS_EXPECTED
+
+
+def _power_of_ten(exponent: float) -> str:
+    """10^exponent, beyond the range of floats too."""
+    if not math.isfinite(exponent) or abs(exponent) < 300:
+        return f"{10**exponent:.3g}"
+    whole = math.floor(exponent)
+    return f"{10 ** (exponent - whole):.2f}e{whole:+d}"

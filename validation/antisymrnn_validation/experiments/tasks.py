@@ -24,24 +24,7 @@ from antisymrnn_validation.experiments.data import (
     load_cifar,
     load_digits,
     load_mnist,
-    read_idx,
 )
-
-__all__ = [
-    "PERMUTATION_SEED",
-    "TASKS",
-    "DataError",
-    "Images",
-    "Task",
-    "load",
-    "load_digits",
-    "load_mnist",
-    "permutation",
-    "pixel_sequences",
-    "read_idx",
-    "real_case",
-    "sequences",
-]
 
 TASKS = ("digits", "mnist", "pmnist", "cifar", "noise-padded")
 

@@ -17,14 +17,16 @@ from antisymrnn_ref import antisymmetric, dynamics, initialization, stability
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation import drawing
 from antisymrnn_validation.drawing import Drawing
-from antisymrnn_validation.experiments import tasks
+from antisymrnn_validation.experiments import data, tasks
+from antisymrnn_validation.report import Record
 from antisymrnn_validation.theory.certified import MATRICES
 from antisymrnn_validation.theory.certified import STEP_SIZE as DECIMAL_STEP_SIZE
+from antisymrnn_validation.theory.figures import END_STATES, floats
 from antisymrnn_validation.theory.figures import STARTS as DECIMAL_STARTS
-from antisymrnn_validation.theory.figures import floats
 
 STARTS = floats(DECIMAL_STARTS)  # (3, 2)
 STEP_SIZE = float(DECIMAL_STEP_SIZE)
+RING_STARTS = np.vstack([STARTS, [[0.05, 0.0], [3.0, 3.0]]])  # (5, 2)
 STEPS = 50
 LIMIT = 1.3
 """Largest coordinate that Figure 1 shows."""
@@ -82,6 +84,20 @@ def states(system: System, starts: Array, T: int) -> Array:
     return dynamics.feedback(system.matrix, starts, system.step_size, T)
 
 
+def end_states() -> list[Record]:
+    """End states of Figure 1's systems, each beside the known one and whether it agrees; None where none is known."""
+    records: list[Record] = []
+    for letter, system in figure_one_systems().items():
+        table = END_STATES.get(system.title.split(", ")[-1])
+        for k, (start, end) in enumerate(zip(STARTS.tolist(), states(system, STARTS, STEPS)[-1].tolist(), strict=True)):
+            record: Record = {"system": f"({letter}) {system.title}", "start": start, "end": end}
+            known = None if table is None else list(table[k])
+            agrees = known and all(abs(a - b) < 0.500001e-6 for a, b in zip(end, known, strict=True))
+            record |= {"printed": known, "agrees": agrees}
+            records.append(record)
+    return records
+
+
 def flow(M: Array, start: Array, times: Array) -> Array:
     """Solution of the ODE (D2) without input at the times, (times, 2).
 
@@ -107,18 +123,17 @@ def flow(M: Array, start: Array, times: Array) -> Array:
 
 
 def long_run(T: int = 5000, settled: int = 4000) -> tuple[Array, CycleSummary]:
-    """Distances from the origin under W_diff from Figure 1's starts, (0.05, 0) and (3, 3).
+    """States under W_diff from ``RING_STARTS``.
 
     Returns
     -------
-    radii : (T+1, 5) array
+    h : (T+1, 5, 2) array
     summary : CycleSummary
         From step ``settled`` on.
     """
-    starts = np.vstack([STARTS, [[0.05, 0.0], [3.0, 3.0]]])
-    radii = np.linalg.norm(dynamics.feedback(floats(MATRICES["W_diff"]), starts, STEP_SIZE, T), axis=-1)
-    late = radii[settled:]
-    return radii, CycleSummary(float(late.min()), float(late.mean()), float(late.max()))
+    h = dynamics.feedback(floats(MATRICES["W_diff"]), RING_STARTS, STEP_SIZE, T)
+    late = np.linalg.norm(h[settled:], axis=-1)
+    return h, CycleSummary(float(late.min()), float(late.mean()), float(late.max()))
 
 
 def step_eigenvalues(diffusion: float, *, n: int = 32, every: int = 4) -> Array:
@@ -128,7 +143,7 @@ def step_eigenvalues(diffusion: float, *, n: int = 32, every: int = 4) -> Array:
     -------
     (steps, n) complex array
     """
-    x = tasks.pixel_sequences(tasks.load_digits(), [0])  # (64, 1, 1)
+    x = tasks.pixel_sequences(data.load_digits(), [0])  # (64, 1, 1)
     p = initialization.parameters(np.random.default_rng(0), n, 1, sigma_w=1.0)
     h = antisymmetric.forward(p, x, np.zeros((1, n)), step_size=STEP_SIZE, diffusion=diffusion).h[:-1, 0]  # (T, n)
     M = p.W - p.W.T - diffusion * np.eye(n)
@@ -202,16 +217,14 @@ def draw_stability_region(figure: Figure, diffusions: Sequence[float] = (0.0, 0.
 def draw_limit_cycle(figure: Figure) -> None:
     """W_diff in the long run: five starts end on the same ring."""
     left, right = figure.subplots(1, 2)
-    starts = np.vstack([STARTS, [[0.05, 0.0], [3.0, 3.0]]])
-    h = dynamics.feedback(floats(MATRICES["W_diff"]), starts, STEP_SIZE, 1500)
-    radii, summary = long_run()
-    names = [f"({a:g}, {b:g})" for a, b in starts]
-    for k, name in enumerate(names):
+    h, summary = long_run()
+    radii = np.linalg.norm(h[:1001], axis=-1)
+    for k, (a, b) in enumerate(RING_STARTS):
         style = drawing.series(k) | {"markersize": 4, "markevery": 120, "linewidth": 1.0}
-        right.plot(radii[:1001, k], label=f"from {name}", **style)
+        right.plot(radii[:, k], label=f"from ({a:g}, {b:g})", **style)
         if k in (3, 4):
             left.plot(h[:800, k, 0], h[:800, k, 1], **(style | {"alpha": 0.7}))
-            left.plot(*starts[k], marker="*", color=style["color"], markersize=11, linestyle="")
+            left.plot(a, b, marker="*", color=style["color"], markersize=11, linestyle="")
     left.plot(h[-400:, 0, 0], h[-400:, 0, 1], color="black", linewidth=2.0)
     left.set(title="states; the ring in black", aspect="equal", xlabel="h₁", ylabel="h₂")
     right.axhspan(summary.least, summary.largest, color="0.8", zorder=0)

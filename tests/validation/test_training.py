@@ -198,6 +198,7 @@ def test_download_fills_the_folder_of_data_first(tmp_path, monkeypatch, capsys):
         raise DataError("no mirror gave it")
 
     monkeypatch.setattr(downloading, "download", download)
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)  # it stands in for --data
     for options, said in (
         ((), "--download: expected --data DIR too"),
         (("--data", str(tmp_path)), "no mirror gave it"),

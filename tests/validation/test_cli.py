@@ -507,6 +507,37 @@ def test_conform_reports_every_failure_and_goes_on(run, monkeypatch):
     assert out.splitlines()[-1] == "conform numpy: 5 checks: 2 passed, 2 failed, 1 not applicable"
 
 
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(judging, "_figures", lambda _: {})
+    checked = [("bits", "failed", "h: expected the same bits"), ("threads", "not applicable", "one thread only")]
+    results(monkeypatch, *checked)
+    options = ("--report", tmp_path / "page", "--json", tmp_path / "report.json")
+    code, out, _ = run("verify", *options)
+    assert code == 1
+    assert "FAILED numpy: bits on case 0\n  h: expected the same bits\n" in out
+    assert re.search(r"^0: the last state +0 +1 +1$", out, re.MULTILINE)
+    assert out.splitlines()[-1].endswith(
+        "absent not run; quick conformance of numpy FAILED, 2 checks: 0 passed, 1 failed, 1 not applicable"
+    )
+    (told,) = strictly(tmp_path / "report.json")["conformance"]
+    assert (told["backend"], told["total"]) == ("numpy", 2)
+    assert [entry["status"] for entry in told["checks"]] == ["failed", "not applicable"]
+    assert "expected the same bits" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+
+    code, out, _ = run("verify", *options, "--only", "threads")
+    assert code == 3
+    assert out.splitlines()[-1].endswith(
+        "quick conformance of numpy nothing ran, 1 of 2 checks: 0 passed, 0 failed, 1 not applicable"
+    )
+    code, _, err = run("verify", *options, "--only", "no such check")
+    assert code == 3
+    assert "none of 3 claims and 2 certifications and 2 checks has 'no such check'" in one_line(err)
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
+    assert run("verify", "--json", tmp_path / "report.json")[0] == 0
+    assert strictly(tmp_path / "report.json")["conformance"] == []
+
+
 def test_conform_exits_3_if_nothing_ran(run, monkeypatch):
     results(monkeypatch, ("threads", "not applicable", "one thread only"), ("bits", "passed", ""))
     code, _, err = run("conform", "numpy", "--only", "no such check")

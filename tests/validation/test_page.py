@@ -24,10 +24,29 @@ def results():
         "backend": HOSTILE, "cell": "gated", "check": "certified", "case": HOSTILE, "status": "passed",
         "errors": {HOSTILE: {"error": 0.0, "tolerance": 1e-14, "reference": 1e-16}}, "seconds": 2.0,
     }  # fmt: skip
+    failure = {
+        "backend": "wrong", "check": "accuracy", "case": "one", "level": 2, "status": "failed", "detail": HOSTILE,
+        "errors": {"W": {"error": 1.0, "tolerance": 1e-14, "reference": 1e-16}}, "diagnosis": f"{HOSTILE}\nand more",
+        "deviations": ["w not transposed"], "seconds": 2.0,
+    }  # fmt: skip
+    passed = {
+        **failure,
+        "check": "bits",
+        "level": 4,
+        "status": "passed",
+        "errors": {},
+        "diagnosis": "",
+        "deviations": [],
+    }
+    skipped = {**passed, "check": "threads", "status": "not applicable"}
     return {
         "summary": {"line": f"verify: {HOSTILE}"}, "environment": {"versions": {"numpy": HOSTILE}}, "data": HOSTILE,
         "claims": [claim, {**claim, "name": "antisymmetric", "verdict": "holds", "expected": "holds"}],
         "certifications": [certificate, {**certificate, "errors": {}, "status": "broke off"}],
+        "conformance": [
+            {"backend": HOSTILE, "total": 3, "checks": [passed, skipped]},
+            {"backend": "wrong", "total": 3, "checks": [failure, {**failure, "case": "two"}, passed]},
+        ],
         "not_run": {"cupy": HOSTILE},
     }  # fmt: skip
 
@@ -74,15 +93,37 @@ def test_structure_and_escaping():
     assert not re.search(r"url\((?!data:|#)", (page.Path(page.__file__).with_name("page.css")).read_text())
 
 
+def test_conformance_of_each_backend_failures_diagnosed():
+    _, _, section = page.page(results(), {}).partition('<section id="conformance">')
+    section, _, _ = section.partition("</section>")
+    told = Structure(section).text
+    assert "2 of 3 checks: 1 passed, 0 failed, 1 not applicable" in told
+    assert (
+        "3 checks: 1 passed, 2 failed, 0 not applicable; 2 of 2 failures equal the variant 'w not transposed'" in told
+    )
+    assert "FAILED wrong: accuracy on one\n  W: relative error 1.000e+00, tolerance 1.000e-14\n" in told
+    assert "and more\n  and the same on 1 more cases" in told
+    assert section.count('<tr class="bad"><td>⚠ ') == 2  # a level and a check
+    assert "⚠ 2: every gradient" in told
+    assert "⚠ accuracy" in told
+    assert f"cupy – not run{HOSTILE}" in told
+    tally = Structure(page.page(results(), {}).partition("<nav")[0]).text
+    assert "⚠ 2 of 4 checks of the contract passed" in tally
+    assert "⚠ 1 of 2 certifications passed" in tally
+
+
 def test_same_results_give_the_same_page_whatever_they_took():
     later = results()
-    for record in later["claims"] + later["certifications"]:
+    for record in later["claims"] + later["certifications"] + [r for b in later["conformance"] for r in b["checks"]]:
         record["seconds"] = 99.0
-    assert page.page(results(), {}) == page.page(later, {})
+    assert page.page(results(), FIGURES) == page.page(later, FIGURES)
 
 
-@pytest.fixture
-def browser(tmp_path):
+PDF = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no Chromium with its driver here: apt install chromium chromium-driver")
@@ -91,51 +132,112 @@ def browser(tmp_path):
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     quiet = "disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    for word in ["headless", "no-sandbox", f"user-data-dir={tmp_path / 'profile'}", *quiet.split()]:
+    for word in ["headless", "no-sandbox", f"user-data-dir={tmp_path_factory.mktemp('profile')}", *quiet.split()]:
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
         yield started
 
 
-def test_in_a_browser(browser, tmp_path):
-    from selenium.webdriver.common.keys import Keys
-
-    file = tmp_path / "index.html"
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "index.html"
     file.write_text(page.page(results(), FIGURES), encoding="utf-8")
-    backgrounds = set()
-    for width in (390, 1280):
-        for scheme in ("light", "dark"):
-            size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
-            browser.get(file.as_uri())
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-            assert browser.execute_script("return document.querySelectorAll('#errors .trace').length") >= 2
-            backgrounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-    assert len(backgrounds) == 2
-    reached = []
-    for _ in range(14):
-        browser.switch_to.active_element.send_keys(Keys.TAB)
-        element = browser.switch_to.active_element
-        reached.append(element.get_attribute("class") or element.tag_name)
-    assert reached[0] == "skip"
-    assert "summary" in reached
+    return file.as_uri()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open the page; at the end nothing was said on the console and nothing asked of a network."""
+
+    def visit(width):
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(address)
+        return browser.execute_script
+
+    yield visit
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    asked = {one["request"]["url"] for one in requests if one["documentURL"] == file.as_uri()}
-    assert {address for address in asked if not address.startswith("data:")} == {file.as_uri()}
+    asked = {one["request"]["url"] for one in requests if one["documentURL"].startswith(address)}
+    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {address}
+
+
+def emulate(browser, scheme, media=""):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_width_and_scheme(browser, visit, width):
+    ask = visit(width)
+    assert ask("return document.documentElement.scrollWidth") <= width
+    assert ask("return document.querySelectorAll('#errors .trace').length") >= 2
+    assert ask("""const edge = document.querySelector('#equations .box').getBoundingClientRect().right;
+        return [...document.querySelectorAll('math')].every((one) => one.getBoundingClientRect().right < edge)""")
+    backgrounds = set()
+    for scheme in ("light", "dark"):
+        emulate(browser, scheme)
+        backgrounds.add(ask("return getComputedStyle(document.body).backgroundColor"))
+    assert len(backgrounds) == 2
+
+
+def test_by_keyboard(browser, visit):
+    from selenium.webdriver.common.keys import Keys
+
+    ask = visit(390)
+
+    def press(key):
+        browser.switch_to.active_element.send_keys(key)
+        return browser.switch_to.active_element
+
+    skip = press(Keys.TAB)
+    assert skip.get_attribute("class") == "skip"
+    assert skip.rect["x"] >= 0
+    assert press(Keys.ENTER).get_attribute("id") == "main"
+    summary = next(element for _ in range(9) if (element := press(Keys.TAB)).tag_name == "summary")
+    assert summary.value_of_css_property("outline-style") == "solid"
+    assert summary.find_element("xpath", "..").get_attribute("open") is None
+    press(Keys.ENTER)
+    assert summary.find_element("xpath", "..").get_attribute("open") is not None
+    table = ask("location.hash = '#errors-table'; return document.getElementById('errors-table')")
+    assert ask("return [arguments[0].tabIndex, arguments[0].scrollLeft]", table) == [0, 0]
+    table.send_keys(Keys.END, Keys.ARROW_RIGHT)
+    assert ask("return new Promise((done) => setTimeout(() => done(arguments[0].scrollLeft), 300))", table) > 0
+    assert ask("return document.querySelector('#equations .box').tabIndex") == -1  # no stop where nothing scrolls
+
+
+def test_on_paper(browser, visit):
+    ask = visit(1280)
+    emulate(browser, "dark")
+    ask("""const form = document.getElementById('filter'); form.elements.text.value = 'no such claim';
+        form.dispatchEvent(new Event('input'));
+        addEventListener('beforeprint', () => { window.told = {
+            open: [...document.querySelectorAll('details')].every((one) => one.open),
+            chart: document.querySelector('#errors .main-svg').getBoundingClientRect().width}; });""")
+    assert len(browser.execute_cdp_cmd("Page.printToPDF", PDF)["data"]) > 1000
+    assert ask("return window.told") == {"open": True, "chart": 650}
+    assert ask("return document.querySelectorAll('details[open]').length") == 0
+    emulate(browser, "dark", "print")
+    assert ask("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert ask("return getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    shown = "return [...document.querySelectorAll('details.claim')].every((one) => one.getClientRects().length)"
+    assert ask(shown)
+    assert not ask("return document.querySelector('nav').getClientRects().length")
 
 
 def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(judging, "_figures", lambda: FIGURES)
+    monkeypatch.setattr(judging, "_figures", lambda _: FIGURES)
     (tmp_path / "file").write_text("")
-    for folder, code in ((tmp_path / "file" / "x", 2), (tmp_path / "page", 0)):
+    for folder, code in ((tmp_path / "file" / "x", 2), (tmp_path / "page", 0), (tmp_path / "again", 0)):
         with pytest.raises(SystemExit) as error:
-            cli.main(["verify", "--quick", "--only", "equation (11)", "--report", str(folder)])
+            cli.main(["verify", "--quick", "--backend", "numpy", "--only", "symmetric part", "--report", str(folder)])
         assert error.value.code == code
-    assert "cannot be made a folder" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "cannot be made a folder" in err
+    assert "; quick conformance of numpy ok, 4 of 325 checks: 4 passed, 0 failed, 0 not applicable" in out
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
-    assert 'id="figure-one"' in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    text = (tmp_path / "page" / "index.html").read_bytes()
+    assert b'id="figure-one"' in text
+    assert text == (tmp_path / "again" / "index.html").read_bytes()

@@ -14,6 +14,21 @@ function follow() {
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", follow);
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+function reach() {
+  for (const box of document.querySelectorAll("[role=region]")) box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1;
+}
+addEventListener("resize", reach);
+addEventListener("toggle", reach, true);
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const one of opened) one.open = true;
+  if (window.Plotly) Plotly.relayout("errors", { width: 650 });
+});
+addEventListener("afterprint", () => {
+  for (const one of opened) one.open = false;
+  if (window.Plotly) Plotly.relayout("errors", { width: null, autosize: true });
+});
 filter();
 follow();
+reach();

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antisymrnn_validation import report
+from antisymrnn_validation.conformance.checks import LEVELS
 from antisymrnn_validation.report import Record
 
 if TYPE_CHECKING:
@@ -19,33 +21,60 @@ if TYPE_CHECKING:
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """No request can leave the page."""
 
-SIGNS = {"holds": ("✓", "good"), "holds under a stated condition": ("◐", "mixed"), "refuted": ("✗", "mixed")}
+SIGNS = {
+    "holds": ("✓", "good"),
+    "holds under a stated condition": ("◐", "mixed"),
+    "refuted": ("✗", "mixed"),
+    "ok": ("✓", "good"),
+    "not run": ("–", "mixed"),
+}
+NUMBER = re.compile(r"[\d.e+-]+")
 FLOOR = 1e-20
 """Where the chart draws an error of zero: a logarithmic axis has none."""
 
-_STEP = "<msub><mi>h</mi><mi>t</mi></msub><mo>=</mo><msub><mi>h</mi><mrow><mi>t</mi><mo>−</mo><mn>1</mn></mrow></msub>"
 _BEFORE = "<msub><mi>h</mi><mrow><mi>t</mi><mo>−</mo><mn>1</mn></mrow></msub>"
+_STEP = f"<msub><mi>h</mi><mi>t</mi></msub><mo>=</mo>{_BEFORE}"
 _INPUT = "<msub><mi>x</mi><mi>t</mi></msub>"
 _SKEW = "<mi>W</mi><mo>−</mo><msup><mi>W</mi><mi mathvariant='normal'>T</mi></msup>"
+_THIN = "<mspace width='.17em'/>"
 _AFFINE = f"<mi>M</mi>{_BEFORE}<mo>+</mo><mi>V</mi>{_INPUT}<mo>+</mo><mi>b</mi>"
 _GATE = (
     f"<mi>M</mi>{_BEFORE}<mo>+</mo><msub><mi>V</mi><mi>z</mi></msub>{_INPUT}<mo>+</mo><msub><mi>b</mi><mi>z</mi></msub>"
 )
-EQUATIONS = {
-    "(10)": f"{_STEP}<mo>+</mo><mi>ε</mi><mi>tanh</mi><mo>(</mo><mo>(</mo>{_SKEW}<mo>)</mo>{_BEFORE}"
-    f"<mo>+</mo><mi>V</mi>{_INPUT}<mo>+</mo><mi>b</mi><mo>)</mo>",
-    "(11)": "<munder><mi>max</mi><mi>i</mi></munder><mo>|</mo><mn>1</mn><mo>+</mo><mi>ε</mi>"
-    "<msub><mi>λ</mi><mi>i</mi></msub><mo>(</mo><msub><mi>J</mi><mi>t</mi></msub><mo>)</mo><mo>|</mo><mo>≤</mo><mn>1</mn>",
-    "(12)": f"<mi>M</mi><mo>=</mo>{_SKEW}<mo>−</mo><mi>γ</mi><mi>I</mi><mo>,</mo><mspace width='1em'/>"
-    f"{_STEP}<mo>+</mo><mi>ε</mi><mi>tanh</mi><mo>(</mo>{_AFFINE}<mo>)</mo>",
-    "(13)": f"<msub><mi>z</mi><mi>t</mi></msub><mo>=</mo><mi>σ</mi><mo>(</mo>{_GATE}<mo>)</mo><mo>,</mo>"
-    f"<mspace width='1em'/>{_STEP}<mo>+</mo><mi>ε</mi><msub><mi>z</mi><mi>t</mi></msub><mo>∘</mo><mi>tanh</mi>"
-    f"<mo>(</mo>{_AFFINE}<mo>)</mo>",
-    "discrete Jacobian": "<mfrac><mrow><mo>∂</mo><msub><mi>h</mi><mi>T</mi></msub></mrow><mrow><mo>∂</mo><msub>"
-    "<mi>h</mi><mn>0</mn></msub></mrow></mfrac><mo>=</mo><munderover><mo>∏</mo><mrow><mi>t</mi><mo>=</mo><mi>T</mi></mrow>"
-    "<mn>1</mn></munderover><mo>(</mo><mi>I</mi><mo>+</mo><mi>ε</mi><msub><mi>D</mi><mi>t</mi></msub><mi>M</mi><mo>)</mo>",
+_PLUS = "<mo form='infix'>+</mo><mi>ε</mi>"
+EQUATIONS: dict[str, list[tuple[str, ...]]] = {
+    "(10) antisymmetric": [
+        (
+            _STEP,
+            f"{_PLUS}{_THIN}<mi>tanh</mi><mo>(</mo><mo>(</mo>{_SKEW}<mo>)</mo>{_THIN}{_BEFORE}<mo>+</mo><mi>V</mi>"
+            f"{_INPUT}<mo>+</mo><mi>b</mi><mo>)</mo>",
+        )
+    ],
+    "(11) forward Euler is stable": [
+        (
+            "<munder><mi>max</mi><mi>i</mi></munder><mspace width='.3em'/><mo>|</mo><mn>1</mn><mo>+</mo><mi>ε</mi>"
+            "<msub><mi>λ</mi><mi>i</mi></msub><mo>(</mo><msub><mi>J</mi><mi>t</mi></msub><mo>)</mo><mo>|</mo>"
+            "<mo>≤</mo><mn>1</mn>",
+        )
+    ],
+    "(12) with diffusion γ": [
+        (f"<mi>M</mi><mo>=</mo>{_SKEW}<mo>−</mo><mi>γ</mi><mi>I</mi><mo>,</mo>",),
+        (_STEP, f"{_PLUS}{_THIN}<mi>tanh</mi><mo>(</mo>{_AFFINE}<mo>)</mo>"),
+    ],
+    "(13) gated": [
+        (f"<msub><mi>z</mi><mi>t</mi></msub><mo>=</mo><mi>σ</mi><mo>(</mo>{_GATE}<mo>)</mo><mo>,</mo>",),
+        (_STEP, f"{_PLUS}{_THIN}<msub><mi>z</mi><mi>t</mi></msub><mo>∘</mo><mi>tanh</mi><mo>(</mo>{_AFFINE}<mo>)</mo>"),
+    ],
+    "(derived) discrete Jacobian": [
+        (
+            "<mfrac><mrow><mo>∂</mo><msub><mi>h</mi><mi>T</mi></msub></mrow><mrow><mo>∂</mo><msub><mi>h</mi>"
+            "<mn>0</mn></msub></mrow></mfrac><mo>=</mo><munderover><mo>∏</mo><mrow><mi>t</mi><mo>=</mo><mi>T</mi>"
+            "</mrow><mn>1</mn></munderover><mo>(</mo><mi>I</mi><mo>+</mo><mi>ε</mi><msub><mi>D</mi><mi>t</mi></msub>"
+            "<mi>M</mi><mo>)</mo>",
+        )
+    ],
 }
-"""MathML by the paper's tag; the Jacobian is derived."""
+"""MathML by the paper's tag: equations, each in the pieces between which a narrow screen may break it."""
 
 
 def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
@@ -54,7 +83,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     Parameters
     ----------
     results : Record
-        What ``verify --json`` writes. Times are left out: the same results give the same page.
+        What ``verify --report --json`` writes. Times are left out: the same results give the same page.
     figures : mapping
         Caption and drawing by name; may be empty.
 
@@ -63,17 +92,18 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     str
         HTML.
     """
-    claims, certificates = results["claims"], results["certifications"]
+    claims, certificates, conformance = results["claims"], results["certifications"], results["conformance"]
     counts = Counter(report.verdict(claim) for claim in claims)
     tally = "".join(f"<li>{_sign(word)} {number}</li>" for word, number in sorted(counts.items()))
-    passed = sum(not report.contradicts(record) for record in certificates)
-    tally += f"<li><b>{passed} of {len(certificates)}</b> certifications without a contradiction</li>"
+    tally += _passed(certificates, "certifications passed")
+    tally += _passed([entry for record in conformance for entry in record["checks"]], "checks of the contract passed")
     parts = {
         "equations": ("Equations", _equations()),
         "claims": (f"The paper's claims: {len(claims)}", _filter(counts) + "".join(map(_claim, claims))),
         "certifications": (f"Certified gradients: {len(certificates)}", _certifications(results)),
+        "conformance": ("Conformance of each backend", _conformance(results)),
         "figures": (f"Figures: {len(figures)}", _figures(figures)),
-        "environment": ("Environment", _environment(results["environment"])),
+        "environment": ("Environment", _table(report.sections_table("Environment", results["environment"]))),
     }
     navigation = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
     sections = "".join(
@@ -111,12 +141,25 @@ def _sign(word: str) -> str:
     return f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {escape(word)}</span>'
 
 
+def _passed(records: Iterable[Record], what: str) -> str:
+    """How many passed of those that apply."""
+    counts = report.status_counts(list(records))
+    number = counts.total() - counts["not applicable"]
+    if not number:
+        return ""
+    sign, kind = ("✓", "good") if counts["passed"] == number else ("⚠", "bad")
+    told = f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {counts["passed"]} of {number}</span>'
+    return f"<li>{told} {what}</li>"
+
+
 def _equations() -> str:
-    rows = (
-        f'<div class="equation"><math display="inline">{formula}</math><span class="soft">{tag}</span></div>'
-        for tag, formula in EQUATIONS.items()
-    )
-    return f'<div class="box" tabindex="0" role="region" aria-label="Equations">{"".join(rows)}</div>'
+    rows = ""
+    for tag, equations in EQUATIONS.items():
+        told = ""
+        for pieces in equations:
+            told += f"<div>{' '.join(f'<math displaystyle=true>{piece}</math>' for piece in pieces)}</div>"
+        rows += f'<div class="equation"><div>{told}</div><span class="soft">{tag}</span></div>'
+    return f'<div class="box" tabindex="0" role="region" aria-label="Equations">{rows}</div>'
 
 
 def _filter(verdicts: Iterable[str]) -> str:
@@ -136,26 +179,48 @@ def _claim(claim: Record) -> str:
     told["Expected"] = f"{claim['expected']}: {'as expected' if claim['as_expected'] else 'CONTRADICTION'}"
     terms = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in told.items())
     numbers = [(key, _text(value)) for key, value in claim["numbers"].items()]
+    table = report.Table(f"Numbers of {claim['name']}", ("number", "value"), numbers, [False] * len(numbers))
     return (
         f'<details class="claim" id="claim-{name}" data-verdict="{escape(word)}"><summary>{_sign(word)} '
         f'<span class="what">{escape(claim["statement"])}</span></summary><div class="body"><dl>{terms}</dl>'
-        f'{_table(("number", "value"), numbers, "Numbers")}<p><a href="#claim-{name}">{name}</a></p></div></details>'
+        f'{_table(table)}<p><a href="#claim-{name}">{name}</a></p></div></details>'
     )
 
 
 def _certifications(results: Record) -> str:
-    told = report.accuracy_table("Certifications", results["certifications"])
-    rows = [
-        (*row[:-1], f"{'✗' if wrong else '✓'} {row[-1]}") for row, wrong in zip(told.rows, told.alarming, strict=True)
-    ]
-    missing = "".join(
-        f"<p>Backend {escape(name)} not run: {escape(reason)}</p>" for name, reason in results["not_run"].items()
-    )
     where = f"<p>Relative errors of the states and of every gradient on {escape(results['data'])}.</p>"
-    return where + _chart(results["certifications"]) + _table(told.columns, rows, told.title) + missing
+    if results["not_run"]:
+        names = ", ".join(map(escape, results["not_run"]))
+        where += f'<p>Not run: {names}; the reasons stand under <a href="#conformance">Conformance</a>.</p>'
+    told = report.accuracy_table("Errors and tolerances", results["certifications"])
+    return where + _chart(results["certifications"]) + _table(told, "errors-table")
 
 
-def _chart(records: Iterable[Record]) -> str:
+def _conformance(results: Record) -> str:
+    """Of each backend the levels, the failures in full, and every check by name; or why it cannot run."""
+    text = (
+        "<p>Each promise of the contract, checked on the quick cases. <code>antisymrnn conform BACKEND</code> checks "
+        "all of them, <code>antisymrnn explain CHECK</code> says what a check is about.</p>"
+    )
+    for record in results["conformance"]:
+        name, state = record["backend"], report.conformance_state(record)
+        groups = report.groups_table(record["checks"])
+        failures = "".join(
+            f'<pre class="box" tabindex="0" role="region" aria-label="Failure">{escape(paragraph)}</pre>'
+            for paragraph in report.failures(record["checks"])
+        )
+        text += (
+            f"<h3>{escape(name)} {_sign(state)}</h3><p>{escape(report.conformance_line(record))}.</p>{failures}"
+            f"{_table(report.levels_table(record['checks'], LEVELS)._replace(title=f'Levels, {name}'))}"
+            f'<details><summary>By name: {len(groups.rows)} checks</summary><div class="body">'
+            f"{_table(groups._replace(title=f'Checks by name, {name}'))}</div></details>"
+        )
+    for name, reason in results["not_run"].items():
+        text += f"<h3>{escape(name)} {_sign('not run')}</h3><p>{escape(reason)}</p>"
+    return text
+
+
+def _chart(records: Sequence[Record]) -> str:
     """Errors beside their tolerances, one pair of series for each backend; the lower end stands for zero."""
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
@@ -185,7 +250,7 @@ def _chart(records: Iterable[Record]) -> str:
             marker={**marker, "color": COLOURS[i // 2 % 4]},
         )
     figure.update_layout(
-        template="plotly_white", height=480, margin={"l": 60, "r": 10, "t": 110, "b": 10}, font={"color": "#1d2329"},
+        template="plotly_white", height=480, margin={"l": 60, "r": 10, "t": 20, "b": 10}, font={"color": "#1d2329"},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02},
         yaxis={"type": "log", "title": "relative error", "exponentformat": "power", "dtick": 2},
         xaxis={"automargin": True, "tickangle": -60},
@@ -197,39 +262,47 @@ def _chart(records: Iterable[Record]) -> str:
     caption = "Errors and tolerances; hover for a value, choose a series in the legend."
     if any(value < FLOOR for points in series.values() for _, value in points):
         caption += f" An error below {FLOOR:.0e} stands there."
+    rows = report.accuracy_table("", records).alarming
+    alternative = f"{len(rows)} relative errors on a logarithmic axis, {sum(rows)} of them above their tolerance."
     return (
-        f'<script>{get_plotlyjs()}</script><figure><div class="white">{chart}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<script>{get_plotlyjs()}</script><figure aria-labelledby="errors-caption"><div class="white" role="img" '
+        f'aria-label="{alternative}">{chart}</div><figcaption id="errors-caption">{caption} The numbers stand in '
+        '<a href="#errors-table">the table</a>.</figcaption></figure>'
     )
 
 
 def _figures(figures: Mapping[str, tuple[str, Drawing]]) -> str:
     if not figures:
         return "<p>None were drawn.</p>"
-    return "".join(
-        f'<figure id="figure-{escape(name)}"><div class="white"><img alt="{escape(caption)}" src="'
-        f'data:image/svg+xml;base64,{base64.b64encode(drawing.svg).decode()}"></div><figcaption>{escape(caption)}</figcaption></figure>'
-        for name, (caption, drawing) in figures.items()
-    )
+    text = ""
+    for name, (caption, drawing) in figures.items():
+        name, caption, svg = escape(name), escape(caption), base64.b64encode(drawing.svg).decode()
+        text += (
+            f'<figure id="figure-{name}"><div class="white" tabindex="0" role="region" aria-label="Figure {name}">'
+            f'<img alt="{caption}" src="data:image/svg+xml;base64,{svg}"></div><figcaption>{caption}</figcaption>'
+            "</figure>"
+        )
+    return text
 
 
-def _environment(environment: Mapping[str, Any]) -> str:
-    return "".join(
-        f"<h3>{escape(name)}</h3>{_table(('what', 'value'), [(k, _text(v)) for k, v in section.items()], name)}"
-        for name, section in environment.items()
-    )
-
-
-def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]], label: str) -> str:
-    """A table in a box that scrolls by itself, by keyboard too."""
-    rows = list(rows)
-    if not rows:
+def _table(table: report.Table, name: str = "") -> str:
+    """A table in a box that scrolls by itself, by keyboard too; a row that alarms says so without its colour."""
+    if not table.rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    kinds = [' class="number"' if all(map(NUMBER.fullmatch, column[1:])) else "" for column in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(table.columns, kinds, strict=True)
+    )
+    body = ""
+    for (first, *rest), wrong in zip(table.rows, table.alarming, strict=True):
+        cells = zip((f"⚠ {first}" if wrong else first, *rest), kinds, strict=True)
+        told = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in cells)
+        body += f'<tr class="bad">{told}</tr>' if wrong else f"<tr>{told}</tr>"
+    where = f' id="{name}"' if name else ""
     return (
-        f'<div class="box" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div>"
+        f'<div class="box"{where} tabindex="0" role="region" aria-label="{escape(table.title)}"><table><thead>'
+        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -339,6 +339,17 @@ def conform_line(records: Sequence[Record], total: int) -> str:
     return f"{of(len(records), total)} checks: {tally}"
 
 
+def conformance_state(record: Record) -> str:
+    """``ok``, ``FAILED``, or ``nothing ran``: what the checks of a backend came to."""
+    counts = status_counts(record["checks"])
+    return "FAILED" if counts["failed"] else "ok" if counts["passed"] else "nothing ran"
+
+
+def conformance_line(record: Record) -> str:
+    """How many checks of a backend ran of how many, what became of them, and what the failures have in common."""
+    return conform_line(record["checks"], record["total"]) + diagnosis_of(record["checks"])
+
+
 def of(number: int, total: int) -> str:
     """``3``, or ``2 of 3``."""
     return str(number) if number == total else f"{number} of {total}"
@@ -383,6 +394,22 @@ def failure(record: Record, *, again: bool = False) -> str:
     if again:
         diagnosis = [f"the variant {record['deviations'][0]!r} again"]
     return "\n  ".join([title, *(outside or [record["detail"]]), *diagnosis])
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """A paragraph for each failure, told once, and on how many more cases it is the same."""
+    same: dict[tuple[str, str], list[Record]] = {}
+    for record in filter(contradicts, records):
+        (known,) = record["deviations"][:1] or [record["detail"]]
+        same.setdefault((record["check"], known), []).append(record)
+    told: set[str] = set()
+    paragraphs = []
+    for first, *others in same.values():
+        names = set(first["deviations"][:1])
+        more = [f"  and the same on {len(others)} more cases"] if others else []
+        paragraphs.append("\n".join([failure(first, again=bool(names & told)), *more]))
+        told |= names
+    return paragraphs
 
 
 def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:

@@ -208,15 +208,16 @@ def broke_off(key: str, error: BaseException) -> Record:
     return {key: said, "traceback": "".join(traceback.format_exception(error))}
 
 
+def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[Record]:
+    """The records of checks of one backend, run under a progress bar; the failures are printed."""
+    records = each(
+        chosen, lambda check: f"{backend}: {check.name}: {check.case}", lambda check: run_check(backend, check, module)
+    )
+    print_failures(records)
+    return records
+
+
 def print_failures(records: Sequence[Record]) -> None:
-    """Each failure once, and on how many more cases it is the same."""
-    same: dict[tuple[str, str], list[Record]] = {}
-    for record in filter(report.contradicts, records):
-        (known,) = record["deviations"][:1] or [record["detail"]]
-        same.setdefault((record["check"], known), []).append(record)
-    told: set[str] = set()
-    for first, *others in same.values():
-        known = set(first["deviations"][:1])
-        more = [f"  and the same on {len(others)} more cases"] if others else []
-        print(report.failure(first, again=bool(known & told)), *more, sep="\n", end="\n\n")
-        told |= known
+    """Print what failed."""
+    for paragraph in report.failures(records):
+        print(paragraph, end="\n\n")

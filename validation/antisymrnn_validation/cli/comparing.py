@@ -25,8 +25,7 @@ from antisymrnn_validation.cli.command import (
     command,
     each,
     import_package,
-    print_failures,
-    run_check,
+    run_checks,
     title,
     write_results,
 )
@@ -145,17 +144,12 @@ def _compared(names: Sequence[str] | None) -> tuple[dict[str, ModuleType], dict[
 
 def _conformance(modules: Mapping[str, ModuleType]) -> tuple[list[str], Record]:
     """The names of the backends that are red, and what each one's checks came to."""
-    from antisymrnn_validation.conformance import checks
+    from antisymrnn_validation.conformance import judge
 
     red, told = [], {}
     for name, module in modules.items():
-        every = checks.iter_checks(name, quick=True)
-        records = each(
-            [(name, check, module) for check in every],
-            lambda item: f"{item[0]}: {item[1].name}: {item[1].case}",
-            lambda item: run_check(*item),
-        )
-        print_failures(records)
+        every = judge.checks_of(module, quick=True)
+        records = run_checks(name, module, every)
         counts = report.status_counts(records)
         failed = [record for record in records if report.contradicts(record)]
         line = report.conform_line(records, len(every))

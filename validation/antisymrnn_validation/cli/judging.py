@@ -33,6 +33,7 @@ from antisymrnn_validation.cli.command import (
     matches,
     print_failures,
     run_check,
+    run_checks,
     title,
     write_results,
 )
@@ -53,28 +54,32 @@ def verify(
     quick: Quick = False,
     json: Json = None,
     only: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only claims and certifications with TEXT in their name or source.")
+        str,
+        typer.Option(metavar="TEXT", help="Only claims, certifications and checks with TEXT in their name or source."),
     ] = "",
     backend: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Certify this backend alone. May be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Judge this backend alone. May be repeated.")
     ] = None,
     report_folder: Annotated[
         Path | None,
         typer.Option(
-            "--report", metavar="DIR", help="Write the results as one page, DIR/index.html, that opens from disk."
+            "--report",
+            metavar="DIR",
+            help="Run the quick checks of conform too, and write everything as one page, DIR/index.html.",
         ),
     ] = None,
 ) -> int:
     """Decide the claims and certify gradients.
 
     Every claim of the paper gets its verdict; then every state and gradient of the specification, and of every other
-    backend that can run, is compared with its certified truth on real input.
+    backend that can run, is compared with its certified truth on real input. With --report the quick checks of conform
+    follow, of each backend that can run.
     """
     check_writable(json)
     if report_folder is not None:
         report.check_writable(report.output_folder(report_folder) / "index.html")
     backends = backends_by_name(backend)
-    from antisymrnn_validation.conformance import checks
+    from antisymrnn_validation.conformance import checks, judge
     from antisymrnn_validation.theory import claims
 
     problems, source = _real_cases(data, quick)
@@ -83,8 +88,14 @@ def verify(
     total = len(claims.CLAIMS), len(certificates)
     ledger = [claim for claim in claims.CLAIMS if matches(only, claim.name, claim.source)]
     certificates = [entry for entry in certificates if matches(only, *entry[:2], entry[2].name, entry[2].case, source)]
-    if not ledger and not certificates:
-        raise NothingRan(f"none of {total[0]} claims and {total[1]} certifications has {only!r} in its name or source")
+    reported = runnable if report_folder is not None else {}
+    every = {name: judge.checks_of(module, quick=True) for name, module in reported.items()}
+    chosen = {name: judge.selected(known, only=only) for name, known in every.items()}
+    if not ledger and not certificates and not any(chosen.values()):
+        there = f"{total[0]} claims and {total[1]} certifications"
+        if report_folder is not None:
+            there += f" and {sum(map(len, every.values()))} checks"
+        raise NothingRan(f"none of {there} has {only!r} in its name or source")
 
     start = time.perf_counter()
     decided = each(ledger, lambda claim: claim.name, lambda claim: _decide(claim, quick))
@@ -95,25 +106,43 @@ def verify(
         lambda entry: f"{entry[0]}, {entry[1]} on {source}",
         lambda entry: {"cell": entry[1], **run_check(entry[0], entry[2], runnable[entry[0]])},
     )
-    not_run = {name: reason for name, reason in backends.items() if isinstance(reason, str) and certified}
+    ran = certified or any(chosen.values())
+    not_run = {name: reason for name, reason in backends.items() if isinstance(reason, str) and ran}
     if certified:
         report.show(
             report.accuracy_table(f"Relative errors of the states and of every gradient on {source}", certified)
         )
     if not_run:
         print("\n".join(f"backend {name} not run: {reason}" for name, reason in not_run.items()), end="\n\n")
+    conformance: list[Record] = []
+    for name, module in reported.items():
+        records = run_checks(name, module, chosen[name])
+        report.show(report.levels_table(records, checks.LEVELS)._replace(title=f"Quick conformance of {name}"))
+        conformance.append({"backend": name, "total": len(every[name]), "checks": records})
 
     contradictions = [report.contradiction(record) for record in decided if not record["as_expected"]]
     contradictions += [report.failure(record) for record in certified if report.contradicts(record)]
     for paragraph in contradictions:
         print(paragraph, end="\n\n")
     line = f"{title('verify', quick)}: {report.verify_line(decided, certified, total, source, not_run)}"
-    code = CONTRADICTED if contradictions else AS_EXPECTED
+    states = [report.conformance_state(record) for record in conformance]
+    for record, state in zip(conformance, states, strict=True):
+        line += f"; quick conformance of {record['backend']} {state}, {report.conformance_line(record)}"
+    if contradictions or "FAILED" in states:
+        code = CONTRADICTED
+    else:
+        code = AS_EXPECTED if decided or certified or "ok" in states else NOTHING_RAN
     print(line)
-    results = {"data": source, "claims": decided, "certifications": certified, "not_run": not_run}
+    results = {
+        "data": source,
+        "claims": decided,
+        "certifications": certified,
+        "not_run": not_run,
+        "conformance": conformance,
+    }
     write_results(json, line, code, start, {"command": "verify", "quick": quick, "only": only, **results})
     if report_folder is not None:
-        _write_page(report_folder, line, results)
+        _write_page(report_folder, line, quick, results)
     return code
 
 
@@ -173,7 +202,7 @@ def conform(
     """
     check_writable(json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
-    from antisymrnn_validation.conformance import checks
+    from antisymrnn_validation.conformance import checks, judge
 
     name, module, source = target
     expected = _expected_failures(expect)
@@ -188,22 +217,15 @@ def conform(
         except ValueError as error:
             raise UsageError(f"--{error}") from error
     dtypes = among("--dtype", checks.DTYPES, [dtype] if dtype else checks.DTYPES)
-    # the specification is judged alike under each of its names
-    known = "numpy" if module.__name__ == "antisymrnn_ref" else name
-    features = checks.features_of(module)
-    if drawn is None:
-        every = checks.iter_checks(known, quick=quick, features=features, dtypes=dtypes)
-    else:
-        every = checks.drawn_checks(known, drawn, features=features, dtypes=dtypes)
-    chosen = [check for check in every if matches(only, f"{check.name}: {check.case}")]
-    chosen = [check for check in chosen if level is None or check.level <= level]
+    every = judge.checks_of(module, quick=quick, dtypes=dtypes, drawn=drawn)
+    chosen = judge.selected(every, level=level, only=only)
     if not chosen:
         limited = "" if level is None else f", at levels up to {level}"
         raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case{limited}")
 
     start = time.perf_counter()
-    judge = functools.partial(run_check, name, module=module, expected=expected, source=source)
-    records = each(chosen, lambda check: f"{check.name}: {check.case}", judge)
+    run = functools.partial(run_check, name, module=module, expected=expected, source=source)
+    records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
     print_failures(records)
     report.show(report.groups_table(records))
     report.show(report.levels_table(records, checks.LEVELS))
@@ -350,21 +372,24 @@ def _real_cases(data: Path | None, quick: bool) -> tuple[list[Any], str]:
     return found, f"{images.name} (T = {len(sequences)}, n = {n}, B = {B})"
 
 
-def _write_page(folder: Path, line: str, results: Record) -> None:
+def _write_page(folder: Path, line: str, quick: bool, results: Record) -> None:
     """The page of ``--report``."""
     from antisymrnn_validation import page
     from antisymrnn_validation.environment import environment
 
     content = {"summary": {"line": line}, "environment": environment(), **results}
-    report.write_text(folder / "index.html", page.page(content, _figures()))
+    report.write_text(folder / "index.html", page.page(content, _figures(quick)))
 
 
-def _figures() -> dict[str, Any]:
+def _figures(quick: bool) -> dict[str, Any]:
     """The figures of the page: caption and drawing by name."""
     from antisymrnn_validation import drawing
     from antisymrnn_validation.theory import portraits, spectra
 
-    *_, spectral = spectra.figures(64, 96, [100, 200, 400, 800])
+    n, lengths = (16, [12, 25, 50, 100]) if quick else (64, [100, 200, 400, 800])
+    with report.progress(1) as begin:
+        begin(f"spectra of four recurrences, n = {n}, T = {lengths[-1]}")
+        *_, spectral = spectra.figures(n, 96, lengths)
     return drawing.draw_all({**portraits.figures(), **spectral})
 
 

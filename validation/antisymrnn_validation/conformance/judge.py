@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from antisymrnn_ref import load_backend
+from antisymrnn_validation.conformance import checks
 from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.conformance.checks import DTYPES, Check, Result, features_of, iter_checks
+from antisymrnn_validation.conformance.checks import DTYPES, Check, Result
 from antisymrnn_validation.conformance.diagnosis import diagnose
 
 if TYPE_CHECKING:
@@ -56,7 +57,13 @@ def load(target: Target) -> tuple[str, ModuleType]:
 
 
 def checks_of(
-    target: Target, *, quick: bool = False, level: int = 5, dtypes: Sequence[str] = DTYPES, only: str = ""
+    target: Target,
+    *,
+    quick: bool = False,
+    level: int | None = None,
+    dtypes: Sequence[str] = DTYPES,
+    only: str = "",
+    drawn: int | None = None,
 ) -> list[Check]:
     """The checks that :func:`check_backend` runs, in order.
 
@@ -65,16 +72,27 @@ def checks_of(
     target : str or module
     quick : bool
         Leave out the longest.
-    level : int
-        Up to which level.
+    level, only
+        As for :func:`selected`.
     dtypes : sequence of str
-    only : str
-        A text in the name of the check or of its case.
+    drawn : int, optional
+        In place of the checks, accuracy on so many cases drawn at random.
     """
     name, module = load(target)
-    every = iter_checks(name, quick=quick, features=features_of(module), dtypes=dtypes)
+    features = checks.features_of(module)
+    if drawn is None:
+        every = checks.iter_checks(name, quick=quick, features=features, dtypes=dtypes)
+    else:
+        every = checks.drawn_checks(name, drawn, features=features, dtypes=dtypes)
+    return selected(every, level=level, only=only)
+
+
+def selected(every: Sequence[Check], *, level: int | None = None, only: str = "") -> list[Check]:
+    """Those of some checks up to a level, if one is given, with a text in "check: case", in upper or lower case."""
     return [
-        check for check in every if check.level <= level and only.casefold() in f"{check.name}: {check.case}".casefold()
+        check
+        for check in every
+        if (level is None or check.level <= level) and only.casefold() in f"{check.name}: {check.case}".casefold()
     ]
 
 

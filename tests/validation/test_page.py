@@ -1,5 +1,6 @@
 """The page of verify --report: whole, escaped, and quiet in a real browser."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -7,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from antisymrnn_validation import cli, drawing, page
+from antisymrnn_validation import cli, drawing, page, report
 from antisymrnn_validation.cli import judging
+from antisymrnn_validation.theory import portraits, spectra
 
 HOSTILE = "<script>alert('&\"')</script>"
 VOID = {"meta", "link", "input", "img", "mspace", "br"}
@@ -225,6 +227,27 @@ def test_on_paper(browser, visit):
     shown = "return [...document.querySelectorAll('details.claim')].every((one) => one.getClientRects().length)"
     assert ask(shown)
     assert not ask("return document.querySelector('nav').getClientRects().length")
+
+
+@pytest.mark.parametrize(("quick", "n", "longest"), [(True, 16, 100), (False, 64, 800)])
+def test_the_figures_are_small_under_quick_and_each_begins_under_a_bar(monkeypatch, quick, n, longest):
+    asked, begun = [], []
+
+    def figures(*sizes):
+        assert begun
+        asked.append(sizes)
+        return [], {}, {"spectra": ("caption", lambda: "drawn")}
+
+    @contextlib.contextmanager
+    def progress(_):
+        yield begun.append
+
+    monkeypatch.setattr(spectra, "figures", figures)
+    monkeypatch.setattr(portraits, "figures", lambda: {"figure-1": ("caption", lambda: "drawn")})
+    monkeypatch.setattr(report, "progress", progress)
+    assert judging._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
+    assert [(units, m, lengths[-1]) for units, m, lengths in asked] == [(n, 96, longest)]
+    assert begun == [f"spectra of four recurrences, n = {n}, T = {longest}", "figure-1", "spectra"]
 
 
 def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):

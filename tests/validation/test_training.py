@@ -1,8 +1,11 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
+import errno
 import json
+import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli
+from antisymrnn_validation import cli, report
 from antisymrnn_validation.experiments import downloading, optimizers, runs, training
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
@@ -141,7 +144,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         assert process.stdout.readline() == b"there\n"
         process.send_signal(signal.SIGKILL)
     with open(killed / "metrics.jsonl", "a") as file:  # as if killed after a record and within the next
-        file.write('{"iteration": 25, "loss": 0}\n{"itera')
+        file.write(json.dumps(dict.fromkeys(runs.MEASURED, 25)) + '\n{"itera')
     train(killed, resume=True)
     assert same(whole / "checkpoint.npz", killed / "checkpoint.npz")
     assert same(whole / "best.npz", killed / "best.npz")
@@ -175,6 +178,99 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path, damage):
     with pytest.raises(runs.RunError, match=said[damage]):
         train(tmp_path, short, resume=True)
     assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, monkeypatch):
+    whole, short_of_space = tmp_path / "whole", tmp_path / "short of space"
+    train(whole)
+    sync, at = os.fsync, [0]
+
+    def full(descriptor):
+        if at[0] >= 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(report.ReportError, match="cannot be written: No space left on device"):
+            train(short_of_space, progress=lambda k, _: at.__setitem__(0, k))
+    assert runs.load(short_of_space / "checkpoint.npz", SMALL).iteration == 5
+    assert not list(short_of_space.glob(".antisymrnn*"))
+    train(short_of_space, resume=True)
+    assert same(whole / "checkpoint.npz", short_of_space / "checkpoint.npz")
+    assert (whole / "metrics.jsonl").read_bytes() == (short_of_space / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synced there")
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+
+    def noted_sync(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def noted_replace(*paths):
+        done.append("name")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    report.write_bytes(tmp_path / "file", b"content")
+    assert done == ["file", "name", "folder"]
+
+
+def test_an_error_in_the_data_ends_the_run(tmp_path):
+    def broken(*_):
+        raise MemoryError("no room for a batch")
+
+    with pytest.raises(MemoryError, match="no room for a batch"):
+        runs.train(tmp_path, SMALL, tiny()._replace(sequences=broken), load_backend("numpy"))
+
+
+def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path):
+    train(tmp_path, SMALL._replace(iterations=5))
+    (tmp_path / "best.npz").unlink()
+    with pytest.raises(runs.RunError, match="best.npz: expected a checkpoint, got nothing"):
+        train(tmp_path, SMALL._replace(iterations=5), resume=True, progress=lambda *_: pytest.fail("it went on"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("cell", "gate", "cell: expected antisymmetric or gated, got 'gate'; did you mean gated"),
+        ("optimizer", "adamw", "did you mean adam"),
+        ("schedule", "Cosine", "did you mean cosine"),
+        ("dtype", "float", "did you mean float"),
+        ("units", "128", "units: expected a whole number, got '128'"),
+        ("units", True, "units: expected a whole number, got True"),
+        ("units", 0, "units: expected at least 1, got 0"),
+        ("step_size", math.nan, "step_size: expected a finite number of at least 0, got nan"),
+        ("full", 1, "full: expected true or false, got 1"),
+        ("task", None, "task: expected a text, got None"),
+        ("validation", 1, "validation: expected a part between 0 and 1, got 1"),
+        ("hidden", 3, "unexpected keyword argument 'hidden'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_is_refused(tmp_path, field, value, said):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL._asdict() | {field: value}))
+    with pytest.raises(runs.RunError, match=f"config.json: expected the configuration of a run, got .*{said}"):
+        runs.configuration_of(tmp_path)
+
+
+def test_the_name_of_a_run_tells_it_from_others():
+    usual = Configuration("digits", **training.DEFAULTS["digits"])
+    assert runs.name(usual) == "digits"
+    assert runs.name(usual._replace(cell="gated", learning_rate=0.5)) == "digits-cell=gated-learning_rate=0.5"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "expected a run with metrics.jsonl"), ('{"iteration": 5}\n', "expected records with")]
+)
+def test_a_folder_without_curves_is_refused(tmp_path, content, said):
+    if content:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(runs.RunError, match=said):
+        runs.write_curves(tmp_path, [tmp_path])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

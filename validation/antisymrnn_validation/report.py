@@ -531,10 +531,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes, whole or not at all."""
+    """Write bytes, whole or not at all, and so that they survive a power cut."""
     with _temporary(path) as (temporary, target):
-        temporary.write_bytes(content)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def output_folder(path: Path) -> Path:

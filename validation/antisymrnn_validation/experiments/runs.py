@@ -1,17 +1,21 @@
 """A run is a folder: configuration, environment, metrics, checkpoints, curves, summary.
 
 ``checkpoint.npz`` is the last good state and ``best.npz`` the best on the validation split, each written whole or
-not at all. A run that is killed at any moment and resumed ends with the same bits, on the same machine.
+not at all and forced to the disk. A run that is killed at any moment and resumed ends with the same bits, on the same
+machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,11 +25,15 @@ import numpy as np
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
 from antisymrnn_validation import report
-from antisymrnn_validation.experiments import training
+from antisymrnn_validation.experiments import optimizers, training
 from antisymrnn_validation.experiments.training import Configuration, State
 
 VERSION = 1
 """Of the layout of a checkpoint."""
+
+
+MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accuracy"}
+"""What every record of ``metrics.jsonl`` has, beside the norm of the gradient and the learning rate."""
 
 
 class RunError(ValueError):
@@ -58,6 +66,7 @@ def train(
     *,
     resume: bool = False,
     progress: Callable[[int, dict[str, Any]], None] = lambda *_: None,
+    evaluating: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Train until the iterations or the patience are used up, and write the folder.
 
@@ -72,6 +81,8 @@ def train(
         Go on from the checkpoint, if there is one yet.
     progress : callable
         Called after each step with the number of steps done and what was measured.
+    evaluating : callable
+        Called during an evaluation with the number of samples done and of all; at its end both are the same.
 
     Returns
     -------
@@ -107,27 +118,34 @@ def train(
     count = training.parameter_count(configuration, state)
     if checkpoint.exists():
         state = load(checkpoint, configuration)
+        load(folder / "best.npz", configuration)  # what is missing is missed before hours of training
     _truncate(metrics, state.iteration)
     learn, held_out = training.splits(configuration, len(data.train_labels))
     dtype = np.dtype(configuration.dtype)
+
+    def batch(k: int) -> tuple[Array, Array]:
+        chosen = training.batch_indices(configuration, learn, k)
+        return chosen, data.sequences("train", chosen, dtype, training.batch_noise(configuration, k))
+
     start, first = time.perf_counter(), state.iteration
-    while state.iteration < configuration.iterations and not _out_of_patience(configuration, state):
-        chosen = training.batch_indices(configuration, learn, state.iteration)
-        x = data.sequences("train", chosen, dtype, training.batch_noise(configuration, state.iteration))
-        state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen])
-        progress(state.iteration, measured)
-        if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
-            loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out)
-            record = {"iteration": state.iteration, **measured}
-            record |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            if accuracy > state.best:
-                state = state._replace(best=accuracy, best_iteration=state.iteration)
-                save(folder / "best.npz", configuration, state)
-            _append(metrics, record)
-            save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
+    with contextlib.closing(_one_ahead(batch, first, configuration.iterations)) as batches:
+        while state.iteration < configuration.iterations and not _out_of_patience(configuration, state):
+            chosen, x = next(batches)
+            state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen])
+            progress(state.iteration, measured)
+            if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
+                loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)
+                record = {"iteration": state.iteration, **measured}
+                record |= {"validation_loss": loss, "validation_accuracy": accuracy}
+                if accuracy > state.best:
+                    state = state._replace(best=accuracy, best_iteration=state.iteration)
+                    save(folder / "best.npz", configuration, state)
+                _append(metrics, record)
+                save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
     seconds = time.perf_counter() - start
     best = load(folder / "best.npz", configuration)
-    loss, accuracy = evaluate(configuration, data, backend, best, "test", np.arange(len(data.test_labels)))
+    everything = np.arange(len(data.test_labels))
+    loss, accuracy = evaluate(configuration, data, backend, best, "test", everything, evaluating)
     summary = {
         "task": configuration.task,
         "iterations": state.iteration,
@@ -145,24 +163,47 @@ def train(
 
 
 def evaluate(
-    configuration: Configuration, data: Data, backend: ModuleType, state: State, split: str, indices: Array
+    configuration: Configuration,
+    data: Data,
+    backend: ModuleType,
+    state: State,
+    split: str,
+    indices: Array,
+    evaluating: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on some samples of a split."""
+    """Mean loss and accuracy on some samples of a split; ``evaluating`` as in :func:`train`."""
     labels = data.train_labels if split == "train" else data.test_labels
     dtype = np.dtype(configuration.dtype)
 
     def sequences(start: int, stop: int, generator: np.random.Generator) -> Array:
+        evaluating(start, len(indices))
         return data.sequences(split, indices[start:stop], dtype, generator)
 
-    return training.evaluate(backend, configuration, state, sequences, labels[indices])
+    found = training.evaluate(backend, configuration, state, sequences, labels[indices])
+    evaluating(len(indices), len(indices))
+    return found
+
+
+def name(configuration: Configuration) -> str:
+    """The task and what differs from its defaults, as the name of a folder: ``digits-cell=gated-seed=1``."""
+    usual = Configuration(configuration.task, **training.DEFAULTS.get(configuration.task, {}))
+    fields = zip(Configuration._fields, configuration, usual, strict=True)
+    return "-".join([configuration.task, *(f"{field}={value}" for field, value, default in fields if value != default)])
 
 
 def configuration_of(folder: Path) -> Configuration:
-    """The configuration of a run."""
+    """The configuration of a run.
+
+    Raises
+    ------
+    RunError
+        If ``config.json`` is missing or holds anything but a configuration that can be trained.
+    """
     path = folder / "config.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return Configuration(**fields)
+        configuration = Configuration(**json.loads(path.read_text(encoding="utf-8")))
+        training.check(configuration)
+        return configuration
     except OSError as error:
         raise RunError(f"{path}: expected the configuration of a run: {error.strerror or error}") from None
     except (TypeError, ValueError) as error:
@@ -200,21 +241,25 @@ def load(path: Path, configuration: Configuration) -> State:
     if str(content.get("configuration")) != _hash(configuration):
         raise RunError(f"{path}: the checkpoint belongs to another configuration than config.json")
     kind = GatedParameters if configuration.cell == "gated" else Parameters
-    size = len(kind._fields)
-    values = [content[f"value_{k}"] for k in range(size + 2)]
-    slots = (tuple(content[n] for n in sorted(content) if n.startswith(f"slot_{k}_")) for k in range(size + 2))
-    return State(
-        int(content["iteration"]),
-        kind(*values[:size]),
-        ReadoutParameters(*values[size:]),
-        tuple(slots),
-        float(content["best"]),
-        int(content["best_iteration"]),
-    )
+    size, kept = len(kind._fields), optimizers.SLOTS[configuration.optimizer]
+    try:
+        values = [content[f"value_{k}"] for k in range(size + 2)]
+        slots = tuple(tuple(content[f"slot_{k}_{j}"] for j in range(kept)) for k in range(size + 2))
+        iteration, best, best_iteration = (content[name].item() for name in ("iteration", "best", "best_iteration"))
+    except KeyError as error:
+        raise RunError(f"{path}: expected a whole checkpoint, got one without {error}") from None
+    layer = ReadoutParameters(*values[size:])
+    return State(iteration, kind(*values[:size]), layer, slots, best, best_iteration)
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl``, without a line that is cut off."""
+    """The records of ``metrics.jsonl``, without a line that is cut off.
+
+    Raises
+    ------
+    RunError
+        If there is no such file, or it holds other records.
+    """
     records = []
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -222,29 +267,50 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
         raise RunError(f"{folder}: expected a run with metrics.jsonl: {error.strerror or error}") from None
     for line in lines:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break  # what a kill left of a line
+        if not (isinstance(record, dict) and record.keys() >= MEASURED):
+            raise RunError(
+                f"{folder / 'metrics.jsonl'}: expected records with {', '.join(sorted(MEASURED))}, got {line:.60}"
+            )
+        records.append(record)
     return records
 
 
 def write_curves(target: Path, folders: list[Path]) -> list[Path]:
-    """Draw loss and accuracy of runs into ``curves.png`` and ``curves.svg``."""
+    """Draw loss and accuracy of runs, of validation and of training batches, into ``curves.png`` and ``curves.svg``."""
     from antisymrnn_validation import drawing
 
     found = [(folder.resolve().name, metrics_of(folder)) for folder in folders]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 2)
-        for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
             for k, (label, records) in enumerate(found):
                 iterations = [record["iteration"] for record in records]
-                values = [record[f"validation_{name}"] for record in records]
-                axis.plot(iterations, values, label=label, markersize=3, **drawing.series(k))
-            axis.set(xlabel="iteration", title=f"validation {name}")
+                style = drawing.series(k)
+                for key, look in (
+                    (f"validation_{quantity}", {"label": label, "markersize": 3, **style}),
+                    (quantity, {"color": style["color"], "linewidth": 0.8, "alpha": 0.5}),
+                ):
+                    axis.plot(iterations, [float(record[key]) for record in records], **look)
+            axis.set(xlabel="iteration", title=f"{quantity}: validation; thin: the last training batch")
+        axes[0].set_yscale("log")
         axes[0].legend()
 
     return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2))
+
+
+def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
+    """What a function makes of start, …, stop − 1; a thread makes the next while the caller works on the last."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make, start)
+        for k in range(start + 1, stop):
+            ready = coming.result()
+            coming = thread.submit(make, k)
+            yield ready
+        yield coming.result()
 
 
 def _hash(configuration: Configuration) -> str:
@@ -264,6 +330,8 @@ def _append(path: Path, record: dict[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(report.strict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise report.ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
 

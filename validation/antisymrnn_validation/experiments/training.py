@@ -6,10 +6,11 @@ that is resumed sees the same batches and the same noise, to the bit.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -19,6 +20,15 @@ from antisymrnn_ref.readout import ReadoutParameters
 from antisymrnn_validation.experiments import optimizers
 
 CELLS = ("antisymmetric", "gated")
+CHOICES = {
+    "cell": CELLS,
+    "optimizer": tuple(optimizers.SLOTS),
+    "schedule": optimizers.SCHEDULES,
+    "dtype": ("float32", "float64"),
+}
+"""What some fields of a configuration may be."""
+
+KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 BLOCK = 256
 """How many sequences are evaluated at a time."""
 
@@ -26,7 +36,56 @@ _PARAMETERS, _SPLIT, _EPOCH, _NOISE, _EVALUATION = range(5)  # what a generator 
 
 
 class Configuration(NamedTuple):
-    """Everything that decides the numbers of a run; ``config.json`` holds it."""
+    """Everything that decides the numbers of a run; ``config.json`` holds it.
+
+    Every number is finite and at least 0. Where the paper says something, its set is given as published or, where only
+    later sources have it, unconfirmed; the rest is our choice.
+
+    Attributes
+    ----------
+    task : str
+        One of ``tasks.TASKS``.
+    backend : str
+        A name or module path that ``load_backend`` takes.
+    cell : str
+        ``antisymmetric``, equation (12), or ``gated``, equation (13).
+    unconstrained : bool
+        W as it is in place of W − Wᵀ; the published ablation, of the gated cell alone.
+    full : bool
+        Train all of W; else what is strictly above its diagonal, as the published parameter counts have it.
+    units : int
+        n, from 1. Published: 128 for MNIST, 256 for CIFAR-10, 196 in the ablation.
+    step_size : float
+        ε. Published: 0.01, 0.1 or 1.
+    diffusion : float
+        γ. Unconfirmed: 0.001, 0.01, 0.1 or 1.
+    sigma_w : float
+        W ~ N(0, σ_w²/n). Published: 0, 1, 2, 4, 8 or 16.
+    optimizer : str
+        ``sgd`` (with momentum) or ``adagrad``, both published, or ``adam``, ours.
+    learning_rate : float
+        Unconfirmed: 0.1, 0.2, … 1.
+    momentum : float
+        Of ``sgd``. The paper has some, of unknown size.
+    schedule : str
+        One of ``optimizers.SCHEDULES``. Not published.
+    clip : float
+        Largest norm of the gradient, 0 for none. Not published.
+    batch : int
+        B, from 1. Unconfirmed: 128.
+    iterations : int
+        From 1. Unconfirmed: 50,000; 10,000 for noise-padded.
+    evaluate_every : int
+        Iterations between two evaluations and checkpoints, from 1. Ours.
+    patience : int
+        Iterations without a better accuracy on the validation split after which the run ends, 0 for no end. Ours.
+    validation : float
+        Part of the training set to validate on, between 0 and 1. Ours.
+    seed : int
+        Of every draw.
+    dtype : str
+        ``float32`` or ``float64``. Not published.
+    """
 
     task: str
     backend: str = "numba"
@@ -98,14 +157,14 @@ def check(configuration: Configuration) -> None:
     ValueError
         Naming the field, what was expected and what came.
     """
-    for name, known in (
-        ("cell", CELLS),
-        ("optimizer", tuple(optimizers.SLOTS)),
-        ("schedule", optimizers.SCHEDULES),
-        ("dtype", ("float32", "float64")),
-    ):
-        if getattr(configuration, name) not in known:
-            raise ValueError(f"{name}: expected {' or '.join(known)}, got {getattr(configuration, name)!r}")
+    for name, kind in get_type_hints(Configuration).items():
+        value = getattr(configuration, name)
+        if type(value) not in ((int, float) if kind is float else (kind,)):
+            raise ValueError(f"{name}: expected {KINDS[kind]}, got {value!r}")
+    for name, known in CHOICES.items():
+        if (value := getattr(configuration, name)) not in known:
+            close = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
+            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}; did you mean {close[0]}?")
     for name in ("units", "batch", "iterations", "evaluate_every"):
         if getattr(configuration, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")

@@ -249,6 +249,26 @@ def _percent(value: float | None) -> str:
     return f"{text} %" if text else ""
 
 
+def profile_table(parts: Mapping[str, float], iterations: int) -> Table:
+    """Where an iteration of training spends its time: one row for each part, in seconds by name."""
+    total = sum(parts.values())
+    rows = [(part, _number(seconds, ".3f", 1e3), _percent(seconds / total)) for part, seconds in parts.items()]
+    rows.append(("all", _number(total, ".3f", 1e3), _percent(1.0)))
+    columns = ("part", "ms", "of an iteration")
+    return Table(f"One iteration of training, mean of {iterations}", columns, rows, [False] * len(rows))
+
+
+def turns_table(contenders: Mapping[str, Record], batch: int) -> Table:
+    """Whole iterations of training in turns: one row for each contender, the first being what the others are over."""
+    first = next(iter(contenders.values()))["median"]
+    rows = []
+    for name, times in contenders.items():
+        ratios = _number(batch / times["median"], ".0f"), _number(times["median"] / first, ".2f")
+        rows.append((name, _milliseconds(times, "median"), _quartiles(times), *ratios, str(times["samples"])))
+    columns = ("contender", "median ms", "quartiles", "sequences/s", "times the first", "samples")
+    return Table("The same training in turns", columns, rows, [False] * len(rows))
+
+
 def sections_table(title: str, sections: Mapping[str, Any]) -> Table:
     """One row for each entry of nested mappings and lists."""
 

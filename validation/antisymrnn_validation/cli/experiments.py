@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,16 +16,25 @@ import typer
 from antisymrnn_validation import report
 from antisymrnn_validation.cli.command import (
     AS_EXPECTED,
+    CONTRADICTED,
     INTERRUPTED,
     Contradicted,
+    Json,
     UsageError,
+    check_writable,
     command,
     import_package,
     load_backend_named,
+    write_results,
 )
+from antisymrnn_validation.report import Record
 
 if TYPE_CHECKING:
     from antisymrnn_validation.experiments.runs import Data
+    from antisymrnn_validation.experiments.training import Configuration
+
+RECENT_SECONDS = 5.0
+"""Of training, over which sequences per second are told."""
 
 DataFolder = Annotated[
     Path | None,
@@ -57,8 +67,15 @@ def train(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     data: DataFolder = None,
     download: Annotated[bool, typer.Option("--download", help="First fetch what --data lacks.")] = False,
-    output: Annotated[Path | None, typer.Option(metavar="RUN", help="Default: a folder runs/TASK-….")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Default: in runs/, named by the task and by what differs from its defaults."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in RUN.")] = False,
+    profile: Annotated[
+        int | None, typer.Option(metavar="N", help="No run: where N iterations spend their time, beside PyTorch.")
+    ] = None,
+    json: Json = None,
 ) -> int:
     """Train on a task, into the folder of a run.
 
@@ -67,8 +84,9 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if value is not None and name not in ("task", "data", "download", "output", "resume")
+        if value is not None and name not in ("task", "data", "download", "output", "resume", "profile", "json")
     }
+    check_writable(json)
     if download:
         _download(task, data)
     content = _data(task, data)
@@ -76,33 +94,51 @@ def train(
     from antisymrnn_validation.experiments import runs, training
 
     configuration = training.Configuration(task, **(training.DEFAULTS.get(task, {}) | given))
-    folder = output or Path("runs") / f"{task}-{cell}-{configuration.units}-seed{seed}"
-    print(f"run {folder}")
+    start = time.perf_counter()
+    if profile is not None:
+        line, code, results = _profile(configuration, content, module, profile)
+        print(line)
+        write_results(json, line, code, start, {"command": "train", "configuration": configuration._asdict()} | results)
+        return code
+    folder = output or Path("runs") / runs.name(configuration)
+    print(f"run {folder}", flush=True)
     try:
-        with _progress(configuration.iterations, configuration.batch, configuration.evaluate_every) as progress:
-            summary = runs.train(folder, configuration, content, module, resume=resume, progress=progress)
+        with _progress(configuration) as (stepped, evaluating):
+            summary = runs.train(
+                folder, configuration, content, module, resume=resume, progress=stepped, evaluating=evaluating
+            )
     except training.Diverged as error:
-        raise Contradicted(f"{error}; the last checkpoint in {folder} is kept") from None
+        kept = (
+            f"the last checkpoint in {folder} is kept" if (folder / "checkpoint.npz").exists() else "no checkpoint yet"
+        )
+        raise Contradicted(f"{error}; {kept}") from None
+    except report.ReportError as error:
+        raise UsageError(f"{error}; what {folder} holds is whole: --resume goes on with it") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         print(f"antisymrnn train: interrupted; go on with --output {folder} --resume", file=sys.stderr)
         return INTERRUPTED
-    print(
+    line = (
         f"train: {task}, {summary['parameters']} parameters, {summary['iterations']} iterations, "
         f"test accuracy {summary['test_accuracy']:.2%} at the best validation (iteration {summary['best_iteration']}), "
         f"{summary['seconds']:.1f} s"
     )
+    print(line)
+    results = {"configuration": configuration._asdict(), "run": summary, "metrics": runs.metrics_of(folder)}
+    write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
     return AS_EXPECTED
 
 
 @command
-def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFolder = None) -> int:
+def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFolder = None, json: Json = None) -> int:
     """Evaluate the best checkpoint of a run on the test set."""
     import numpy as np
 
     from antisymrnn_validation.experiments import runs
 
+    check_writable(json)
+    start = time.perf_counter()
     try:
         configuration = runs.configuration_of(run)
         content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
@@ -110,8 +146,13 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
     except ValueError as error:
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
-    loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices)
-    print(f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%}")
+    with _progress(configuration) as (_, evaluating):
+        loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, evaluating)
+    line = f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%}"
+    print(line)
+    results = {"samples": len(indices), "test_loss": loss, "test_accuracy": accuracy, "iteration": state.iteration}
+    head = {"command": "evaluate", "folder": str(run), "configuration": configuration._asdict()}
+    write_results(json, line, AS_EXPECTED, start, head | results)
     return AS_EXPECTED
 
 
@@ -119,16 +160,23 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
 def curves(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where curves.png and curves.svg go.")] = Path("."),
+    json: Json = None,
 ) -> int:
     """Draw loss and accuracy of runs into one figure."""
+    check_writable(json)
+    start = time.perf_counter()
     import_package("matplotlib", "validation")
     from antisymrnn_validation.experiments import runs
 
     try:
+        records = [{"folder": str(folder), "metrics": runs.metrics_of(folder)} for folder in run]
         paths = runs.write_curves(report.output_folder(output), run)
     except ValueError as error:
         raise UsageError(str(error)) from None
     print(*paths, sep="\n")
+    line = f"curves: {len(run)} runs"
+    content = {"command": "curves", "files": [str(path) for path in paths], "runs": records}
+    write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
 
 
@@ -159,14 +207,64 @@ def _data(name: str, folder: Path | None) -> Data:
     return runs.Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)
 
 
+def _profile(configuration: Configuration, data: Data, backend: ModuleType, iterations: int) -> tuple[str, int, Record]:
+    """The last line, the exit code and the results of train --profile."""
+    from antisymrnn_validation.comparison import timing, training_speed
+    from antisymrnn_validation.experiments import training
+
+    if iterations < 1:
+        raise UsageError(f"--profile: expected at least 1, got {iterations}")
+    try:
+        training.check(configuration)
+        found = training_speed.profile(configuration, data, backend, iterations)
+    except training.Diverged as error:
+        raise Contradicted(str(error)) from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    report.show(report.profile_table(found.iteration, iterations))
+    print(
+        f"once in {configuration.evaluate_every} iterations: evaluation {found.evaluation:.3f} s, "
+        f"checkpoint {1e3 * found.checkpoint:.1f} ms",
+        end="\n\n",
+    )
+    line = f"train --profile: {configuration.task}, {found.backend:.1%} of an iteration in {configuration.backend}"
+    results: Record = {"profile": found._asdict() | {"backend": found.backend}}
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return f"{line}; PyTorch is not installed: pip install 'antisymrnn-ref[peers]'", AS_EXPECTED, results
+    held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)
+    results["errors"] = held.errors
+    if not held.samples:
+        worst = max(held.errors, key=lambda name: held.errors[name])
+        return f"{line}; PyTorch is NOT the same: {worst} off by {held.errors[worst]:.1e}", CONTRADICTED, results
+    times = {name: timing.summary(samples, 1.0)._asdict() for name, samples in held.samples.items()}
+    report.show(report.turns_table(times, configuration.batch))
+    mine, theirs = (each["median"] for each in times.values())
+    line += f", {configuration.batch / mine:.0f} sequences/s, torch eager takes {theirs / mine:.2f} times as long"
+    return line, AS_EXPECTED, results | {"turns": times}
+
+
 @contextmanager
-def _progress(total: int, batch: int, every: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """A bar on a terminal, a plain line now and then otherwise."""
-    start, calls = time.perf_counter(), itertools.count(1)
+def _progress(
+    configuration: Configuration,
+) -> Iterator[tuple[Callable[[int, dict[str, Any]], None], Callable[[int, int], None]]]:
+    """What to call after a step and during an evaluation: bars on a terminal, a plain line now and then otherwise."""
+    total, every = configuration.iterations, configuration.evaluate_every
+    recent: deque[tuple[float, float]] = deque()  # when a step ended, and its seconds
+    last: float | None = None
 
     def line(measured: dict[str, Any]) -> str:
-        speed = next(calls) * batch / (time.perf_counter() - start)
-        return f"loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.3f}  {speed:.0f} sequences/s"
+        nonlocal last
+        now = time.perf_counter()
+        if last is not None:
+            recent.append((now, now - last))
+        last = now
+        while recent and recent[0][0] < now - RECENT_SECONDS:
+            recent.popleft()
+        seconds = sum(each for _, each in recent)
+        speed = f"  {len(recent) * configuration.batch / seconds:.0f} sequences/s" if seconds else ""
+        return f"loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.3f}{speed}"
 
     if not sys.stderr.isatty():
 
@@ -175,17 +273,37 @@ def _progress(total: int, batch: int, every: int) -> Iterator[Callable[[int, dic
             if k % every == 0 or k == total:
                 print(f"iteration {k}  {text}", flush=True)
 
-        yield plain
+        def not_training(*_: int) -> None:
+            nonlocal last
+            last = time.perf_counter()
+
+        yield plain, not_training
         return
     import rich.console
     import rich.progress as bars
+    import rich.table
 
+    text = rich.table.Column(no_wrap=True, overflow="ellipsis")
     columns = (
-        bars.BarColumn(20),
-        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.description}", table_column=text),
         bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("left"),
+        bars.MofNCompleteColumn(),
+        bars.BarColumn(None),
     )
-    with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=total)
-        yield lambda k, measured: bar.update(shown, completed=k, description=line(measured))
+    with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True, expand=True) as bar:
+        training = bar.add_task("", total=total, visible=False)
+        evaluation = bar.add_task("evaluation", total=1, visible=False)
+
+        def stepped(k: int, measured: dict[str, Any]) -> None:
+            bar.update(training, completed=k, description=line(measured), visible=True)
+
+        def evaluating(done: int, samples: int) -> None:
+            nonlocal last
+            last = time.perf_counter()
+            if not done:
+                bar.reset(evaluation, total=samples, visible=False)
+            seconds = bar.tasks[evaluation].elapsed or 0.0
+            bar.update(evaluation, completed=done, visible=seconds > 2.0 and done < samples)
+
+        yield stepped, evaluating

@@ -130,9 +130,24 @@ def torch_compiled(case: Case, device: str, compiler: Callable[[Any], Any] | Non
 def _torch_loop(case: Case, device: str, compiler: Callable[[Any], Any], steps: int) -> Prepared:
     import torch
 
-    T, B, m = case.x.shape
     parameters = [torch.tensor(leaf, device=device).requires_grad_() for leaf in case.parameters]
-    x, h0, g = (torch.tensor(array, device=device) for array in (case.x.reshape(T * B, m), case.h0, case.g))
+    last_state = torch_last_state(case, parameters, device, compiler, steps)
+    return _differentiated(last_state, parameters, torch.tensor(case.g, device=device), case.parameters._fields)
+
+
+def torch_last_state(
+    case: Case,
+    parameters: Sequence[Any],
+    device: str = "cpu",
+    compiler: Callable[[Any], Any] = lambda advance: advance,
+    steps: int | None = None,
+) -> Callable[[], Any]:
+    """A function that computes h_T of a case from parameters in PyTorch's tensors, ``steps`` at a time."""
+    import torch
+
+    T, B, m = case.x.shape
+    steps = steps or max(1, T)
+    x, h0 = (torch.tensor(array, device=device) for array in (case.x.reshape(T * B, m), case.h0))
     n, step_size = h0.shape[1], float(case.dtype.type(case.step_size))
     identity = torch.eye(n, dtype=h0.dtype, device=device)
 
@@ -157,7 +172,7 @@ def _torch_loop(case: Case, device: str, compiler: Callable[[Any], Any], steps: 
             h = compiled(h, M_transposed, [each[start : start + steps] for each in u])
         return h
 
-    return _differentiated(last_state, parameters, g, case.parameters._fields)
+    return last_state
 
 
 def torch_layer(layer: str, case: Case, device: str = "cpu", tf32: bool = False) -> Prepared:

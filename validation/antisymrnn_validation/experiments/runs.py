@@ -14,7 +14,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -302,7 +302,7 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
     return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2))
 
 
-def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
+def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Generator[Any, None, None]:
     """What a function makes of start, …, stop − 1; a thread makes the next while the caller works on the last."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(make, start)

@@ -1,0 +1,256 @@
+"""The commands train, evaluate and curves: what they print, their exit codes, what they leave in a folder."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from antisymrnn_validation import cli
+from antisymrnn_validation.cli import experiments
+from antisymrnn_validation.comparison import peers, training_speed
+from antisymrnn_validation.experiments import runs, training
+
+TINY = ("digits", "--backend", "numpy", "--units", "4", "--batch", "8", "--iterations", "4", "--evaluate-every", "2")
+
+
+@pytest.fixture(autouse=True)
+def _no_real_data(monkeypatch):
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run, and its JSON document."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", *TINY, "--output", str(folder / "run"), "--json", str(folder / "train.json")])
+    assert caught.value.code == 0
+    return folder / "run", json.loads((folder / "train.json").read_text())
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def test_train_evaluate_and_curves_say_the_same_in_text_and_json(run, finished, tmp_path):
+    folder, document = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert document["run"] == summary
+    assert document["configuration"]["units"] == 4
+    assert [record["iteration"] for record in document["metrics"]] == [2, 4]
+    assert f"test accuracy {summary['test_accuracy']:.2%}" in document["summary"]["line"]
+    code, out, _ = run("evaluate", folder, "--json", tmp_path / "evaluate.json")
+    evaluated = json.loads((tmp_path / "evaluate.json").read_text())
+    assert code == 0
+    assert f"evaluate: digits, 355 samples, test loss {summary['test_loss']:.4f}" in out
+    assert (evaluated["test_loss"], evaluated["test_accuracy"]) == (summary["test_loss"], summary["test_accuracy"])
+    code, out, _ = run("curves", folder, folder, "--output", tmp_path, "--json", tmp_path / "curves.json")
+    drawn = json.loads((tmp_path / "curves.json").read_text())
+    assert code == 0
+    assert out.split() == drawn["files"] == [str(tmp_path / "curves.png"), str(tmp_path / "curves.svg")]
+    assert [each["metrics"] for each in drawn["runs"]] == [document["metrics"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "holds a run already; --resume goes on with it"),
+        (("--resume", "--units", "5"), "another configuration: units is 4, asked for 5"),
+    ],
+)
+def test_a_folder_that_is_taken_is_left_alone(run, folder, options, said):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = run("train", *TINY, "--output", folder, *options)
+    assert code == 2
+    assert said in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "cut off or damaged"),
+        (lambda path: np.savez(path, **dict(np.load(path)) | {"version": 99}), "of version 1, got version 99"),
+        (lambda path: path.unlink(), "expected a checkpoint, got nothing"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
+    damage(folder / "best.npz")
+    for arguments in (("evaluate", folder), ("train", *TINY, "--output", folder, "--resume")):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert f"best.npz: {said}" in err or ("best.npz: expected a checkpoint" in err and said in err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("digit",), "did you mean digits"),
+        (("digits", "--backend", "nump"), "numpy"),
+        (("digits", "--cell", "gate"), "did you mean gated"),
+        (("digits", "--optimizer", "sdg"), "did you mean sgd"),
+        (("digits", "--schedule", "cos"), "did you mean cosine"),
+        (("digits", "--dtype", "float16"), "did you mean float"),
+        (("digits", "--step-size", "nan"), "step_size: expected a finite number"),
+        (("digits", "--profile", "0"), "--profile: expected at least 1, got 0"),
+        (("digits", "--backend", "numpy", "--units", "0", "--profile", "1"), "units: expected at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(run, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("train", *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_the_folder_is_named_by_what_differs(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "train", lambda folder, *_, **__: pytest.skip(str(folder)))
+    with pytest.raises(pytest.skip.Exception, match=re.escape("runs/digits-cell=gated-learning_rate=0.5-seed=3")):
+        run("train", "digits", "--backend", "numba", "--cell", "gated", "--learning-rate", "0.5", "--seed", "3")
+
+
+def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch):
+    sizes = ("--output", tmp_path / "run", "--optimizer", "sgd", "--schedule", "constant")
+    code, _, err = run("train", *TINY, *sizes, "--learning-rate", "1e39")
+    assert code == 1
+    assert re.search(
+        r"diverged at iteration \d: loss .* norm .*; try a smaller --learning-rate.*; no checkpoint yet", err
+    )
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        code, _, err = run("train", *TINY, "--output", tmp_path / "other")
+    assert code == 2
+    assert "No space left on device; what" in err
+    assert "is whole: --resume goes on with it" in err
+    assert run("train", *TINY, "--output", tmp_path / "other", "--resume")[0] == 0
+
+
+def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path):
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
+
+    longer = (*TINY, "--iterations", "300", "--output", str(tmp_path / "run"))
+    path = os.pathsep.join(sys.path)
+    process, terminal = pty.fork()
+    if not process:
+        environment = os.environ | {"PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "80"}
+        command = [sys.executable, "-m", "antisymrnn_validation.cli", "train", *longer]
+        os.execve(sys.executable, command, environment)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    seen, interrupted = b"", False
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # so Linux tells the end
+            break
+        if not piece:
+            break
+        seen += piece
+        if not interrupted and b"sequences/s" in seen and (tmp_path / "run" / "checkpoint.npz").exists():
+            os.write(terminal, b"\x03")
+            interrupted = True
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\^C", "", seen.decode())
+    assert f"interrupted; go on with --output {tmp_path / 'run'} --resume" in " ".join(text.split())
+    bars = [line for line in re.split(r"[\r\n]+", text) if "sequences/s" in line]
+    assert [line for line in bars if len(line) > 80] == []
+    assert re.match(r"loss \d+\.\d{4}  accuracy \d\.\d{3}  +\d+ sequences/s +[-\d:]+ left +\d+/300", bars[-1])
+    assert run("train", *longer, "--resume")[0] == 0
+
+
+def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    configuration = training.Configuration("digits", batch=100, iterations=4, evaluate_every=1)
+    measured = {"loss": 1.0, "accuracy": 0.5}
+    with experiments._progress(configuration) as (stepped, evaluating):
+        now[0] = 50.0  # the first step compiles
+        stepped(1, measured)
+        now[0] = 51.0
+        stepped(2, measured)
+        now[0] = 90.0
+        evaluating(10, 10)
+        now[0] = 90.5
+        stepped(3, measured)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "iteration 1  loss 1.0000  accuracy 0.500"
+    assert second.endswith("  100 sequences/s")
+    assert third.endswith("  200 sequences/s")
+
+
+def test_the_profile_adds_up_and_leaves_no_clock_behind(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    step = training.step
+    code, out, _ = run("train", *TINY, "--profile", "3", "--json", tmp_path / "profile.json")
+    document = json.loads((tmp_path / "profile.json").read_text())
+    parts = document["profile"]["iteration"]
+    assert code == 0
+    assert training.step is step
+    assert set(parts) == {"forward", "backward", "readout", "update", "rest of the step", "data"}
+    assert all(seconds > 0 for seconds in parts.values())
+    share = (parts["forward"] + parts["backward"]) / sum(parts.values())
+    assert document["profile"]["backend"] == pytest.approx(share)
+    assert f"train --profile: digits, {share:.1%} of an iteration in numpy; PyTorch is not installed" in out
+
+
+@pytest.mark.parametrize("options", [(), ("--cell", "gated"), ("--cell", "gated", "--unconstrained")])
+def test_pytorch_trains_the_same_model(options):
+    pytest.importorskip("torch")
+    from antisymrnn_ref import load_backend
+
+    configuration = training.Configuration(
+        "digits", "numpy", cell="gated" if options else "antisymmetric", unconstrained="--unconstrained" in options,
+        units=5, batch=7, iterations=3, optimizer="adam", schedule="cosine", clip=0.1, dtype="float64",
+    )  # fmt: skip
+    data = experiments._data("digits", None)
+    start = state = training.initial(configuration, 1, 10)
+    step = training_speed.torch_training(configuration, start)
+    for k in range(3):
+        chosen = training.batch_indices(configuration, np.arange(100), k)
+        x, labels = data.sequences("train", chosen, np.float64, None), data.train_labels[chosen]
+        state, measured = training.step(load_backend("numpy"), configuration, state, x, labels)
+        loss, _ = step(x, labels)
+        np.testing.assert_allclose(loss, measured["loss"], rtol=1e-7)  # PyTorch clips to the norm + 1e-6
+
+
+def test_the_contest_takes_turns_and_refuses_another_model(run, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    code, out, _ = run("train", *TINY, "--profile", "2", "--json", tmp_path / "profile.json")
+    document = json.loads((tmp_path / "profile.json").read_text())
+    assert code == 0
+    assert [each["samples"] for each in document["turns"].values()] == [2, 2]
+    assert max(document["errors"].values()) <= training_speed.AGREEMENT
+    assert "torch eager takes" in out
+    monkeypatch.setattr(peers, "recurrent_matrix", lambda W, identity, _: W - W.T + 0 * identity)
+    code, out, _ = run("train", *TINY, "--profile", "2")
+    assert code == 1
+    assert "PyTorch is NOT the same" in out

@@ -1,6 +1,7 @@
 """The commands train, evaluate and curves: what they print, their exit codes, what they leave in a folder."""
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -140,14 +141,18 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
         r"diverged at iteration \d: loss .* norm .*; try a smaller --learning-rate.*; no checkpoint yet", err
     )
 
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    calls, sync = itertools.count(), os.fsync
+
+    def full(descriptor):
+        if next(calls) > 6:  # the first checkpoint is being written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         code, _, err = run("train", *TINY, "--output", tmp_path / "other")
     assert code == 2
-    assert "No space left on device; what" in err
+    assert "checkpoint.npz: cannot be written: No space left on device; what" in err
     assert "is whole: --resume goes on with it" in err
     assert run("train", *TINY, "--output", tmp_path / "other", "--resume")[0] == 0
 

@@ -113,7 +113,8 @@ def train(
         )
         raise Contradicted(f"{error}; {kept}") from None
     except report.ReportError as error:
-        raise UsageError(f"{error}; what {folder} holds is whole: --resume goes on with it") from None
+        kept = f"; what {folder} holds is whole: --resume goes on with it" if (folder / "config.json").exists() else ""
+        raise UsageError(f"{error}{kept}") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:

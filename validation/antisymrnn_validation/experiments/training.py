@@ -112,8 +112,8 @@ class Configuration(NamedTuple):
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
-        "units": 64, "step_size": 0.3, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine",
-        "iterations": 1500, "evaluate_every": 100,
+        "units": 64, "step_size": 0.3, "diffusion": 0.5, "sigma_w": 0.5, "optimizer": "adam", "learning_rate": 0.03,
+        "schedule": "cosine", "clip": 1.0, "batch": 32, "iterations": 2000, "evaluate_every": 100,
     },
     "noise-padded": {"units": 256, "iterations": 10_000},
     "cifar": {"units": 256},

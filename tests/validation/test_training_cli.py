@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 
@@ -158,34 +160,36 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
 
 
 def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path):
-    pty = pytest.importorskip("pty")
-    import fcntl
-    import struct
-    import termios
-
-    longer = (*TINY, "--iterations", "300", "--output", str(tmp_path / "run"))
-    path = os.pathsep.join(sys.path)
-    process, terminal = pty.fork()
-    if not process:
-        environment = os.environ | {"PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "80"}
-        command = [sys.executable, "-m", "antisymrnn_validation.cli", "train", *longer]
-        os.execve(sys.executable, command, environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    folder = tmp_path / "run"
+    longer = (*TINY, "--iterations", "300", "--output", str(folder))
+    here, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "antisymrnn_validation.cli", "train", *longer],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "80"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
     seen, interrupted = b"", False
-    while True:
-        try:
-            piece = os.read(terminal, 4096)
-        except OSError:  # so Linux tells the end
-            break
-        if not piece:
-            break
-        seen += piece
-        if not interrupted and b"sequences/s" in seen and (tmp_path / "run" / "checkpoint.npz").exists():
-            os.write(terminal, b"\x03")
-            interrupted = True
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\^C", "", seen.decode())
-    assert f"interrupted; go on with --output {tmp_path / 'run'} --resume" in " ".join(text.split())
+    with process:
+        while True:
+            try:
+                piece = os.read(here, 4096)
+            except OSError:  # so Linux tells the end
+                break
+            if not piece:
+                break
+            seen += piece
+            if not interrupted and b"sequences/s" in seen and (folder / "checkpoint.npz").exists():
+                process.send_signal(signal.SIGINT)
+                interrupted = True
+    os.close(here)
+    assert process.returncode == 130
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
+    assert f"interrupted; go on with --output {folder} --resume" in " ".join(text.split())
     bars = [line for line in re.split(r"[\r\n]+", text) if "sequences/s" in line]
     assert [line for line in bars if len(line) > 80] == []
     assert re.match(r"loss \d+\.\d{4}  accuracy \d\.\d{3}  +\d+ sequences/s +[-\d:]+ left +\d+/300", bars[-1])

@@ -273,6 +273,48 @@ def test_a_folder_without_curves_is_refused(tmp_path, content, said):
         runs.write_curves(tmp_path, [tmp_path])
 
 
+def test_a_run_from_before_the_shards_can_be_read_and_gone_on_with(tmp_path):
+    train(tmp_path, SMALL._replace(iterations=5))
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    assert old.pop("shards") == 1
+    path.write_text(json.dumps(old))
+    configuration = runs.configuration_of(tmp_path)
+    assert runs.load(tmp_path / "checkpoint.npz", configuration).iteration == 5
+    assert train(tmp_path, configuration, resume=True)["iterations"] == 5
+    # what a checkpoint of this configuration held before there were shards
+    assert runs.fingerprint(SMALL) == "4018b7010263b6bd82d243f092d688a35ce5a6012a6628bd8fdbbf23e9fe5bc5"
+    assert runs.fingerprint(SMALL._replace(shards=2)) != runs.fingerprint(SMALL)
+
+
+@pytest.mark.parametrize("cell", training.CELLS)
+def test_shards_sum_to_the_gradient_of_the_batch_in_their_order(cell):
+    configuration = SMALL._replace(cell=cell, dtype="float64", optimizer="sgd")
+    data, backend = tiny(), load_backend("numpy")
+    state, asked = training.initial(configuration, 2, 2), []
+    x = data.sequences("train", np.arange(100), np.float64, np.random.default_rng(0))
+
+    def backwards(backend, configuration, state, shards):
+        asked.append([len(labels) for _, labels, _ in shards])
+        return training.each_here(backend, configuration, state, shards[::-1])[::-1]
+
+    def stepped(shards, each=training.each_here):
+        changed, measured = training.step(
+            backend, configuration._replace(shards=shards), state, x, data.train_labels, each=each
+        )
+        return (*changed.cell, *changed.layer, *changed.slots[0]), measured
+
+    (whole, measured), (cut, also), (again, _) = stepped(1), stepped(7), stepped(7, backwards)
+    assert asked == [[15, 15, 14, 14, 14, 14, 14]]
+    for one, other, third in zip(whole, cut, again, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-12)
+        assert other.tobytes() == third.tobytes()
+    assert any(one.tobytes() != other.tobytes() for one, other in zip(whole, cut, strict=True))
+    assert also == pytest.approx(measured, rel=1e-12)
+    with pytest.raises(ValueError, match="shards: expected at most batch = 16, got 17"):
+        training.check(SMALL._replace(shards=17))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_stops_with_advice(tmp_path):
     wild = SMALL._replace(optimizer="sgd", learning_rate=1e37, evaluate_every=1)

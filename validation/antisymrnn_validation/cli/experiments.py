@@ -65,6 +65,7 @@ def train(
     validation: Annotated[float | None, typer.Option(help="Part of the training set to validate on.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    shards: Annotated[int, typer.Option(help="Parts of a batch whose gradients are added in order.")] = 1,
     data: DataFolder = None,
     download: Annotated[bool, typer.Option("--download", help="First fetch what --data lacks.")] = False,
     output: Annotated[

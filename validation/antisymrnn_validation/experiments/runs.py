@@ -31,6 +31,9 @@ from antisymrnn_validation.experiments.training import Configuration, State
 VERSION = 1
 """Of the layout of a checkpoint."""
 
+YOUNGER = ("shards",)
+"""Fields that ``config.json`` lacks where a run is older than they are."""
+
 
 MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accuracy"}
 """What every record of ``metrics.jsonl`` has, beside the norm of the gradient and the learning rate."""
@@ -210,13 +213,22 @@ def configuration_of(folder: Path) -> Configuration:
         raise RunError(f"{path}: expected the configuration of a run, got something else ({error})") from None
 
 
+def fingerprint(configuration: Configuration) -> str:
+    """SHA-256 of a configuration; a younger field counts only where it has another value than its default."""
+    fields = configuration._asdict()
+    for name in YOUNGER:
+        if fields[name] == Configuration._field_defaults[name]:
+            del fields[name]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
 def save(path: Path, configuration: Configuration, state: State) -> None:
     """Write a state as a checkpoint, whole or not at all."""
     arrays = {f"value_{k}": array for k, array in enumerate((*state.cell, *state.layer))}
     arrays |= {f"slot_{k}_{j}": array for k, kept in enumerate(state.slots) for j, array in enumerate(kept)}
     numbers: dict[str, Any] = {name: getattr(state, name) for name in ("iteration", "best", "best_iteration")}
     stream = io.BytesIO()
-    np.savez(stream, version=VERSION, configuration=_hash(configuration), **numbers, **arrays)
+    np.savez(stream, version=VERSION, configuration=fingerprint(configuration), **numbers, **arrays)
     report.write_bytes(path, stream.getvalue())
 
 
@@ -238,7 +250,7 @@ def load(path: Path, configuration: Configuration) -> State:
     version = content.get("version")
     if version is None or version != VERSION:
         raise RunError(f"{path}: expected a checkpoint of version {VERSION}, got version {version}")
-    if str(content.get("configuration")) != _hash(configuration):
+    if str(content.get("configuration")) != fingerprint(configuration):
         raise RunError(f"{path}: the checkpoint belongs to another configuration than config.json")
     kind = GatedParameters if configuration.cell == "gated" else Parameters
     size, kept = len(kind._fields), optimizers.SLOTS[configuration.optimizer]
@@ -311,10 +323,6 @@ def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Generator[A
             coming = thread.submit(make, k)
             yield ready
         yield coming.result()
-
-
-def _hash(configuration: Configuration) -> str:
-    return hashlib.sha256(json.dumps(configuration._asdict(), sort_keys=True).encode()).hexdigest()
 
 
 def _difference(held: Configuration, asked: Configuration) -> str:

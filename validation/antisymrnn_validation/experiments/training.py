@@ -1,7 +1,8 @@
 """One step of training, the splits and batches, and evaluation: functions on any backend.
 
 Every draw is derived from the seed and from what it is for (an epoch, an iteration), never from draws before it: a run
-that is resumed sees the same batches and the same noise, to the bit.
+that is resumed sees the same batches and the same noise, to the bit. A batch may be cut into shards, whose gradients
+are added in their order: where each was computed changes no bit.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
@@ -108,6 +110,7 @@ class Configuration(NamedTuple):
     validation: float = 0.1
     seed: int = 0
     dtype: str = "float32"
+    shards: int = 1
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -145,6 +148,24 @@ class State(NamedTuple):
     best_iteration: int = 0
 
 
+class Gradient(NamedTuple):
+    """Of the mean loss of a batch, or of the part of it that a shard contributes.
+
+    Attributes
+    ----------
+    loss : float
+        The mean loss, or the shard's part of that mean.
+    right : int
+        How many samples the model has right.
+    arrays : tuple of arrays
+        Of cell and then of layer, in the dtype of the configuration.
+    """
+
+    loss: float
+    right: int
+    arrays: tuple[Array, ...]
+
+
 class Diverged(ArithmeticError):
     """A loss, gradient or parameter is not finite; the message says where, and what to try."""
 
@@ -165,13 +186,15 @@ def check(configuration: Configuration) -> None:
         if (value := getattr(configuration, name)) not in known:
             close = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
             raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}; did you mean {close[0]}?")
-    for name in ("units", "batch", "iterations", "evaluate_every"):
+    for name in ("units", "batch", "iterations", "evaluate_every", "shards"):
         if getattr(configuration, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")
     for name in ("step_size", "diffusion", "sigma_w", "momentum", "clip", "patience", "seed", "learning_rate"):
         value = getattr(configuration, name)
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if configuration.shards > configuration.batch:
+        raise ValueError(f"shards: expected at most batch = {configuration.batch}, got {configuration.shards}")
     if not 0 < configuration.validation < 1:
         raise ValueError(f"validation: expected a part between 0 and 1, got {configuration.validation}")
     if configuration.unconstrained and configuration.cell != "gated":
@@ -217,10 +240,10 @@ def batch_noise(configuration: Configuration, iteration: int) -> np.random.Gener
     return _generator(configuration, _NOISE, iteration)
 
 
-def step(
-    backend: ModuleType, configuration: Configuration, state: State, x: Array, labels: Array
-) -> tuple[State, dict[str, float]]:
-    """Forward, readout, backward, update.
+def gradient(
+    backend: ModuleType, configuration: Configuration, state: State, x: Array, labels: Array, size: int
+) -> Gradient:
+    """Forward, readout and backward of a shard.
 
     Parameters
     ----------
@@ -228,21 +251,17 @@ def step(
         Any that keeps the contract.
     configuration : Configuration
     state : State
+        Its slots are not looked at.
     x : (T, B, m) array
         In the dtype of the configuration.
     labels : (B,) array of integers
+    size : int
+        Samples of the whole batch, at least B.
 
     Returns
     -------
-    state : State
+    Gradient
         In memory of its own. No argument is written.
-    measured : dict
-        ``loss``, ``accuracy``, ``norm`` (of the gradient, before it is clipped) and ``rate``.
-
-    Raises
-    ------
-    Diverged
-        If the loss, the gradient or a parameter is not finite.
     """
     module, options = getattr(backend, configuration.cell), _options(configuration)
     dtype = np.dtype(configuration.dtype)
@@ -256,30 +275,63 @@ def step(
     found = [np.asarray(backend.to_numpy(array)) for array in gradients.parameters]
     if _triangular(configuration):
         found[0] = np.triu(found[0], k=1)
-    found += loss.parameters
+    part = len(labels) / size
     with np.errstate(all="ignore"):
-        norm = math.sqrt(sum(float(np.vdot(array, array.astype(np.float64))) for array in found))
-    k = state.iteration + 1
-    if not (math.isfinite(norm) and np.isfinite(loss.value)):
-        raise Diverged(_advice(k, norm, float(loss.value)))
-    if 0 < configuration.clip < norm:
-        found = [array * dtype.type(configuration.clip / norm) for array in found]
-    rate = optimizers.scheduled_rate(configuration.schedule, configuration.learning_rate, k, configuration.iterations)
-    values, slots = [], []
+        arrays = tuple(array * dtype.type(part) for array in (*found, *loss.parameters))
+    right = int((loss.logits.argmax(axis=1) == labels).sum())
+    return Gradient(float(loss.value) * part, right, arrays)
+
+
+def each_here(
+    backend: ModuleType, configuration: Configuration, state: State, shards: Sequence[tuple[Array, Array, int]]
+) -> list[Gradient]:
+    """The :func:`gradient` of each shard, one after the other."""
+    return [gradient(backend, configuration, state, *shard) for shard in shards]
+
+
+def step(
+    backend: ModuleType,
+    configuration: Configuration,
+    state: State,
+    x: Array,
+    labels: Array,
+    *,
+    each: Callable[..., Sequence[Gradient]] = each_here,
+) -> tuple[State, dict[str, float]]:
+    """The gradient of a batch, shard by shard, and the update.
+
+    Parameters
+    ----------
+    backend : module
+        Any that keeps the contract.
+    configuration : Configuration
+        Its ``shards`` cut the batch into as many runs of samples, as equal as can be, the longer ones first.
+    state : State
+    x : (T, B, m) array
+        In the dtype of the configuration.
+    labels : (B,) array of integers
+    each : callable
+        As :func:`each_here`: wherever it computes, its results come in the order of the shards.
+
+    Returns
+    -------
+    state : State
+        In memory of its own. No argument is written.
+    measured : dict
+        ``loss``, ``accuracy``, ``norm`` (of the gradient, before it is clipped) and ``rate``.
+
+    Raises
+    ------
+    Diverged
+        If the loss, the gradient or a parameter is not finite.
+    """
+    size = len(labels)
+    count = min(configuration.shards, size)
+    pieces = zip(np.array_split(x, count, axis=1), np.array_split(labels, count), strict=True)
+    shards = [(np.ascontiguousarray(piece), its, size) for piece, its in pieces]
     with np.errstate(all="ignore"):
-        for value, gradient, kept in zip((*state.cell, *state.layer), found, state.slots, strict=True):
-            value, kept = optimizers.update(
-                configuration.optimizer, value, gradient, kept, rate, k, configuration.momentum
-            )
-            values.append(value)
-            slots.append(kept)
-    if not all(np.isfinite(array).all() for array in values):
-        raise Diverged(_advice(k, norm, float(loss.value)))
-    changed = state._replace(
-        iteration=k, cell=type(state.cell)(*values[:-2]), layer=ReadoutParameters(*values[-2:]), slots=tuple(slots)
-    )
-    accuracy = float(np.mean(loss.logits.argmax(axis=1) == labels))
-    return changed, {"loss": float(loss.value), "accuracy": accuracy, "norm": norm, "rate": rate}
+        whole = functools.reduce(_plus, each(backend, configuration, state, shards))
+    return _updated(configuration, state, whole, size)
 
 
 def evaluate(
@@ -313,6 +365,36 @@ def evaluate(
         total += float(loss.value) * (stop - start)
         right += int((loss.logits.argmax(axis=1) == labels[start:stop]).sum())
     return total / len(labels), right / len(labels)
+
+
+def _plus(first: Gradient, second: Gradient) -> Gradient:
+    arrays = tuple(one + other for one, other in zip(first.arrays, second.arrays, strict=True))
+    return Gradient(first.loss + second.loss, first.right + second.right, arrays)
+
+
+def _updated(configuration: Configuration, state: State, whole: Gradient, size: int) -> tuple[State, dict[str, float]]:
+    """The next state, and what was measured, from the gradient of a batch of ``size``."""
+    found, dtype = whole.arrays, np.dtype(configuration.dtype)
+    with np.errstate(all="ignore"):
+        norm = math.sqrt(sum(float(np.vdot(array, array.astype(np.float64))) for array in found))
+    k = state.iteration + 1
+    if not (math.isfinite(norm) and math.isfinite(whole.loss)):
+        raise Diverged(_advice(k, norm, whole.loss))
+    if 0 < configuration.clip < norm:
+        found = tuple(array * dtype.type(configuration.clip / norm) for array in found)
+    rate = optimizers.scheduled_rate(configuration.schedule, configuration.learning_rate, k, configuration.iterations)
+    values, slots = [], []
+    with np.errstate(all="ignore"):
+        for value, its, kept in zip((*state.cell, *state.layer), found, state.slots, strict=True):
+            value, kept = optimizers.update(configuration.optimizer, value, its, kept, rate, k, configuration.momentum)
+            values.append(value)
+            slots.append(kept)
+    if not all(np.isfinite(array).all() for array in values):
+        raise Diverged(_advice(k, norm, whole.loss))
+    changed = state._replace(
+        iteration=k, cell=type(state.cell)(*values[:-2]), layer=ReadoutParameters(*values[-2:]), slots=tuple(slots)
+    )
+    return changed, {"loss": whole.loss, "accuracy": whole.right / size, "norm": norm, "rate": rate}
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from antisymrnn_ref import load_backend
 from antisymrnn_validation import cli, report
@@ -313,6 +314,18 @@ def test_shards_sum_to_the_gradient_of_the_batch_in_their_order(cell):
     assert also == pytest.approx(measured, rel=1e-12)
     with pytest.raises(ValueError, match="shards: expected at most batch = 16, got 17"):
         training.check(SMALL._replace(shards=17))
+
+
+def test_the_norm_that_clips_does_not_go_by_the_threads_of_the_BLAS():
+    configuration = SMALL._replace(units=128)
+    state, norms = training.initial(configuration, 2, 2), []
+    x, labels = tiny().sequences("train", np.arange(16), np.float32, np.random.default_rng(0)), np.arange(16) % 2
+    (gradient,) = training.each_here(load_backend("numpy"), configuration, state, [(x, labels, 16)])
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads, "blas"):
+            _, measured = training.step(None, configuration, state, x, labels, each=lambda *_: [gradient])
+            norms.append(measured["norm"])
+    assert norms[0] == norms[1]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

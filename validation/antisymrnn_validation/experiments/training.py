@@ -376,7 +376,8 @@ def _updated(configuration: Configuration, state: State, whole: Gradient, size: 
     """The next state, and what was measured, from the gradient of a batch of ``size``."""
     found, dtype = whole.arrays, np.dtype(configuration.dtype)
     with np.errstate(all="ignore"):
-        norm = math.sqrt(sum(float(np.vdot(array, array.astype(np.float64))) for array in found))
+        # not by BLAS, which sums in an order that goes by its threads
+        norm = math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in found))
     k = state.iteration + 1
     if not (math.isfinite(norm) and math.isfinite(whole.loss)):
         raise Diverged(_advice(k, norm, whole.loss))

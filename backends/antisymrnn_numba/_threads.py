@@ -23,7 +23,7 @@ def workers(groups: int) -> int:
     """How many threads share so many groups: at most what ``numba.get_num_threads()`` would say."""
     # to ask Numba itself starts its layer; where none is started, nobody has set a number
     started = parallel._is_initialized
-    most = parallel._get_num_threads() if started else config.NUMBA_DEFAULT_NUM_THREADS  # type: ignore[attr-defined]
+    most = parallel._get_num_threads() if started else config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     return max(1, min(groups, int(most)))
 
 

@@ -140,6 +140,16 @@ def test_the_same_bits_with_any_number_of_threads():
     assert len(set(digests)) == 1
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_set_from_outside_is_kept_before_numba_starts_its_own(threads):
+    code = """
+import numba
+from antisymrnn_numba import _threads
+print(_threads.workers(64), numba.get_num_threads(), _threads.workers(64))
+"""
+    assert python(code, NUMBA_NUM_THREADS=str(threads)).split() == [str(threads)] * 3
+
+
 def test_nothing_is_compiled_at_import_and_a_second_process_finds_the_first_ones_code(tmp_path):
     code = """
 import antisymrnn_numba

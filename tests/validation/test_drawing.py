@@ -1,5 +1,9 @@
 """Figures: the same bytes every time, whatever the user's style, and files whole or not at all."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import matplotlib
 import pytest
 
@@ -49,3 +53,18 @@ def test_an_output_folder_is_made_or_refused_with_its_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(report.ReportError, match="file: cannot be made a folder"):
         report.output_folder(tmp_path / "file")
+
+
+def test_threads_that_draw_at_once_do_not_mix_their_styles():
+    alone = drawing.render(lambda figure: figure.subplots().plot([0, 1]), 2, 2)
+    barrier = threading.Barrier(2)
+
+    def draw(figure):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(timeout=0.2)  # both here at once, if nothing keeps them apart
+        figure.subplots().plot([0, 1])
+
+    with ThreadPoolExecutor(2) as pool:
+        drawn = list(pool.map(lambda _: drawing.render(draw, 2, 2), range(2)))
+    assert barrier.broken
+    assert drawn == [alone, alone]

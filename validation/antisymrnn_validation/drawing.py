@@ -7,6 +7,7 @@ told by colour alone. Text in an SVG is made of paths: it looks the same whereve
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,9 @@ STYLE: Any = {
 }
 
 
+_style = threading.Lock()  # the style is set for the whole process
+
+
 class Drawing(NamedTuple):
     """A figure in both formats."""
 
@@ -73,7 +77,7 @@ def render(draw: Callable[[Figure], None], width: float, height: float) -> Drawi
     Drawing
         PNG and SVG, without a date or a version of a library: the same bytes for the same drawing.
     """
-    with matplotlib.rc_context():
+    with _style, matplotlib.rc_context():
         matplotlib.rcdefaults()  # not what a matplotlibrc of the user says
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -328,6 +328,19 @@ def test_the_norm_that_clips_does_not_go_by_the_threads_of_the_BLAS():
     assert norms[0] == norms[1]
 
 
+def test_where_the_gradients_are_computed_is_the_callers_choice(tmp_path):
+    short, asked = SMALL._replace(iterations=5, shards=2), []
+
+    def each(backend, configuration, state, shards):
+        asked.append(state.iteration)
+        return training.each_here(backend, configuration, state, shards)
+
+    train(tmp_path / "one", short)
+    train(tmp_path / "other", short, each=each)
+    assert asked == [0, 1, 2, 3, 4]
+    assert same(tmp_path / "one" / "checkpoint.npz", tmp_path / "other" / "checkpoint.npz")
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_stops_with_advice(tmp_path):
     wild = SMALL._replace(optimizer="sgd", learning_rate=1e37, evaluate_every=1)

@@ -196,17 +196,12 @@ def _download(name: str, folder: Path | None) -> None:
 
 def _data(name: str, folder: Path | None) -> Data:
     """What a run needs of a task; an unknown name is refused with the closest one."""
-    from antisymrnn_validation.experiments import runs, tasks
+    from antisymrnn_validation.experiments import runs
 
     try:
-        task = tasks.load(name, folder)
+        return runs.data_of(name, folder)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-    def sequences(split: Any, indices: Any, dtype: Any, generator: Any) -> Any:
-        return tasks.sequences(task, split, indices, dtype, generator)
-
-    return runs.Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)
 
 
 def _profile(configuration: Configuration, data: Data, backend: ModuleType, iterations: int) -> tuple[str, int, Record]:

@@ -8,13 +8,14 @@ machine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +26,8 @@ import numpy as np
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
 from antisymrnn_validation import report
-from antisymrnn_validation.experiments import optimizers, training
-from antisymrnn_validation.experiments.training import Configuration, State
+from antisymrnn_validation.experiments import optimizers, tasks, training
+from antisymrnn_validation.experiments.training import Configuration, Gradient, State
 
 VERSION = 1
 """Of the layout of a checkpoint."""
@@ -61,6 +62,17 @@ class Data(NamedTuple):
     sequences: Callable[..., Array]
 
 
+@functools.cache
+def data_of(name: str, folder: Path | None) -> Data:
+    """What a run needs of a task, see :func:`~antisymrnn_validation.experiments.tasks.load`; kept for the next run."""
+    task = tasks.load(name, folder)
+
+    def sequences(split: str, indices: Array, dtype: Any, generator: np.random.Generator | None) -> Array:
+        return tasks.sequences(task, split, indices, dtype, generator)
+
+    return Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)
+
+
 def train(
     folder: Path,
     configuration: Configuration,
@@ -70,6 +82,7 @@ def train(
     resume: bool = False,
     progress: Callable[[int, dict[str, Any]], None] = lambda *_: None,
     evaluating: Callable[[int, int], None] = lambda *_: None,
+    each: Callable[..., Sequence[Gradient]] = training.each_here,
 ) -> dict[str, Any]:
     """Train until the iterations or the patience are used up, and write the folder.
 
@@ -86,6 +99,8 @@ def train(
         Called after each step with the number of steps done and what was measured.
     evaluating : callable
         Called during an evaluation with the number of samples done and of all; at its end both are the same.
+    each : callable
+        Where the gradients of shards are computed, see :func:`training.step`; it changes no bit.
 
     Returns
     -------
@@ -134,7 +149,7 @@ def train(
     with contextlib.closing(_one_ahead(batch, first, configuration.iterations)) as batches:
         while state.iteration < configuration.iterations and not _out_of_patience(configuration, state):
             chosen, x = next(batches)
-            state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen])
+            state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen], each=each)
             progress(state.iteration, measured)
             if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
                 loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)

@@ -18,7 +18,7 @@ from antisymrnn_ref.backend import backend_modules, load_backend
 
 DISTRIBUTIONS = (
     "antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "matplotlib", "plotly",
-    "pooch", "threadpoolctl", "typer", "rich",
+    "pooch", "threadpoolctl", "typer", "rich", "dask", "distributed",
 )  # fmt: skip
 """What the commands rest on."""
 

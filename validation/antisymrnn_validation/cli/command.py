@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 try:
     import typer
@@ -38,6 +38,9 @@ app.add_typer(vectors_app, name="vectors", help="List, describe, export and veri
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything to FILE as strict JSON.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems: a first look, not the full evidence.")]
+
+
+Result = TypeVar("Result")
 
 
 class UsageError(Exception):
@@ -135,7 +138,7 @@ def load_backend_named(name: str) -> ModuleType:
     return load_foreign(load_backend, name)
 
 
-def load_foreign(load: Callable[..., ModuleType], *arguments: Any) -> ModuleType:
+def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:
     """What a function makes of a third party's code."""
     from antisymrnn_validation.environment import reason
 

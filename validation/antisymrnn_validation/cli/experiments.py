@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ from antisymrnn_validation.report import Record
 
 if TYPE_CHECKING:
     from antisymrnn_validation.experiments.runs import Data
-    from antisymrnn_validation.experiments.training import Configuration
+    from antisymrnn_validation.experiments.training import Configuration, Gradient
 
 RECENT_SECONDS = 5.0
 """Of training, over which sequences per second are told."""
@@ -66,6 +66,7 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     shards: Annotated[int, typer.Option(help="Parts of a batch whose gradients are added in order.")] = 1,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that share the shards.")] = None,
     data: DataFolder = None,
     download: Annotated[bool, typer.Option("--download", help="First fetch what --data lacks.")] = False,
     output: Annotated[
@@ -85,7 +86,8 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if value is not None and name not in ("task", "data", "download", "output", "resume", "profile", "json")
+        if value is not None
+        and name not in ("task", "workers", "data", "download", "output", "resume", "profile", "json")
     }
     check_writable(json)
     if download:
@@ -104,9 +106,9 @@ def train(
     folder = output or Path("runs") / runs.name(configuration)
     print(f"run {folder}", flush=True)
     try:
-        with _progress(configuration) as (stepped, evaluating):
+        with _each(workers, shards) as each, _progress(configuration) as (stepped, evaluating):
             summary = runs.train(
-                folder, configuration, content, module, resume=resume, progress=stepped, evaluating=evaluating
+                folder, configuration, content, module, resume=resume, progress=stepped, evaluating=evaluating, each=each
             )
     except training.Diverged as error:
         kept = (
@@ -180,6 +182,23 @@ def curves(
     content = {"command": "curves", "files": [str(path) for path in paths], "runs": records}
     write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
+
+
+@contextmanager
+def _each(workers: int | None, shards: int) -> Iterator[Callable[..., Sequence[Gradient]]]:
+    """Where the gradients of shards are computed: here, or on so many worker processes."""
+    if workers is None:
+        from antisymrnn_validation.experiments.training import each_here
+
+        yield each_here
+        return
+    if workers > shards:
+        raise UsageError(f"--workers: expected at most --shards = {shards}, got {workers}")
+    import_package("dask.distributed", "validation")
+    from antisymrnn_validation.experiments import cluster
+
+    with cluster.connected(workers, None) as client:
+        yield cluster.each_there(client)
 
 
 def _download(name: str, folder: Path | None) -> None:

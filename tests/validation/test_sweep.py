@@ -1,0 +1,389 @@
+"""Sweeps: grids, results in SQLite, a real scheduler with a worker that is killed, gradients from several processes."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from antisymrnn_ref import load_backend
+from antisymrnn_validation import cli
+from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
+from antisymrnn_validation.experiments.results import Outcome
+from antisymrnn_validation.experiments.training import Configuration
+
+SHORT = Configuration(
+    "digits", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=10,
+    evaluate_every=5,
+)  # fmt: skip
+GRID = {name: value for name, value in SHORT._asdict().items() if value != Configuration._field_defaults.get(name)}
+
+
+def write_grid(path, **fields):
+    lines = (f"{name} = {json.dumps(value)}" for name, value in (GRID | fields).items())
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["sweep", *map(str, arguments)])
+    return error.value.code, *capsys.readouterr()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A run in this process, without curves."""
+    monkeypatch.setattr(runs, "write_curves", lambda *_: None)
+    return train
+
+
+def train(folder, configuration, **options):
+    return runs.train(
+        folder, configuration, runs.data_of("digits", None), load_backend(configuration.backend), **options
+    )
+
+
+def rows(path):
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        return store.execute("SELECT status, digest, folder, worker FROM points ORDER BY fields").fetchall()
+
+
+def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text('task = ["digits", "mnist"]\nseed = [0, 1, 2]\nstep_size = 1\nclip = [0, 0.5]\n')
+    grid = sweep.read_grid(path)
+    assert len(grid) == len(set(grid)) == 12
+    assert grid[1] == Configuration("digits", **(training.DEFAULTS["digits"] | {"step_size": 1.0, "clip": 0.5}))
+    assert grid[-1] == Configuration("mnist", seed=2, step_size=1.0, clip=0.5)
+    assert type(grid[0].step_size) is type(grid[0].clip) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "expected a grid in TOML: No such file"),
+        ("task = ", "expected a grid in TOML: Invalid value"),
+        (b"\xff", "expected a grid in TOML"),
+        ("seed = 1", "expected a task"),
+        ('task = "mnsit"', "'mnsit'; did you mean 'mnist'"),
+        ('task = "digits"\nlearning_rat = 1', "got 'learning_rat'; did you mean 'learning_rate'"),
+        ('task = "digits"\nseed = [1, 0.5]', "seed: expected a whole number or a list of such, got 0.5"),
+        ('task = "digits"\nseed = true', "seed: expected a whole number or a list of such, got True"),
+        ('task = "digits"\nfull = 1', "full: expected true or false or a list"),
+        ('task = "digits"\nclip = "1"', "clip: expected a number or a list of such, got '1'"),
+        ('task = "digits"\n[units]\nfrom = 1', "units: expected a whole number or a list of such, got {'from': 1}"),
+        ('task = "digits"\nclip = [1, 1.0]', "clip: expected at least one value, each once"),
+        ('task = "digits"\nclip = []', "clip: expected at least one value, each once"),
+        ('task = "digits"\nclip = [1, -1]', "clip: expected a finite number .* got -1.0; in the point .*'clip': -1.0"),
+        (f'task = "digits"\nseed = {list(range(200))}\nunits = {list(range(1, 101))}', "200 seed × 100 units = 20000"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused(tmp_path, text, said):
+    path = tmp_path / "grid.toml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(sweep.GridError, match=said):
+        sweep.read_grid(path)
+
+
+@pytest.mark.parametrize("what", ["nothing", "text", "another database", "another version"])
+def test_a_file_that_holds_no_results_of_this_version_is_refused(tmp_path, what):
+    path = tmp_path / results.FILE
+    if what == "text":
+        path.write_text("not a database, but long enough to be looked at" * 100)
+    elif what == "another database":
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE points (x)")
+    elif what == "another version":
+        with results.open_store(path, create=True) as store:
+            store.execute("PRAGMA user_version = 99")
+    said = {"nothing": "got nothing", "text": "not a database", "another database": "got another SQLite"}
+    before = path.read_bytes() if path.exists() else None
+    store = results.open_store(path, create=what != "nothing")
+    with pytest.raises(results.StoreError, match=said.get(what, "version 1, got version 99")), store:
+        pass
+    assert before == (path.read_bytes() if path.exists() else None)
+
+
+def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
+    alone(tmp_path / "run", SHORT)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    first = Outcome("done", {"test_accuracy": 0.5}, digest=results.digest(tmp_path / "run", SHORT), files=files)
+    with results.open_store(tmp_path / results.FILE, create=True) as store:
+        assert results.keep(store, tmp_path, SHORT, first) == first
+        assert results.keep(store, tmp_path, SHORT, first) == first
+        other = results.keep(store, tmp_path, SHORT, first._replace(digest="0" * 64))
+        assert other.status == "failed"
+        assert "expected parameters with SHA-256" in other.error
+        (record,) = results.records(store, [SHORT])
+        assert (record["status"], record["digest"]) == ("done", first.digest)
+        assert not results.missing(store, [SHORT])
+        assert len(results.missing(store, [SHORT, SHORT._replace(seed=1)])) == 1
+    assert runs.metrics_of(tmp_path / record["folder"]) == runs.metrics_of(tmp_path / "run")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_means_and_spreads_are_over_the_seeds():
+    def record(step_size, seed, status, accuracy):
+        summary = dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy", "seconds"), accuracy)
+        fields = SHORT._replace(step_size=step_size, seed=seed)._asdict()
+        return {"fields": fields, "status": status, "summary": summary if status == "done" else {}}
+
+    found = [record(0.1, 0, "done", 0.5), record(0.1, 1, "done", 0.7), record(0.2, 0, "done", 0.4)]
+    groups = results.over_seeds([*found, record(0.2, 1, "diverged", 0), record(0.3, 0, "failed", 0)])
+    assert [group["fields"] for group in groups] == [{"step_size": value} for value in (0.1, 0.2, 0.3)]
+    assert groups[0]["test_accuracy"] == pytest.approx({"mean": 0.6, "spread": 0.02**0.5})
+    assert groups[1]["test_accuracy"] == {"mean": 0.4, "spread": None}
+    assert groups[2]["test_accuracy"] == {"mean": None, "spread": None}
+    table = results.table("", groups)
+    assert table.rows[0][:4] == ("0.1", "2 of 2", "", "60.00 ± 14.14")
+    assert table.rows[1][1:4] == ("1 of 2", "1 diverged", "40.00")
+    assert table.alarming == [False, False, True]
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
+    with sweep._owned(tmp_path, "run") as first:
+        first.mkdir()
+        (first / "file").touch()
+        with sweep._owned(tmp_path, "run") as second:
+            assert second != first
+            assert list(second.iterdir()) == []
+    assert not first.exists()
+    assert not second.exists()
+    with contextlib.suppress(KeyboardInterrupt), sweep._owned(tmp_path, "run") as third:
+        third.mkdir()
+        raise KeyboardInterrupt
+    with sweep._owned(tmp_path, "run") as fourth:
+        assert fourth == third
+        assert fourth.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"threads": 2}, "the workers on here take 8 threads or more, it has 4 processors; start them as NUMBA_NUM"),
+        ({"numpy": "1.0"}, "expected numpy .* as here, got 1.0 on tcp://b"),
+        ({}, None),
+    ],
+)
+def test_workers_with_too_many_threads_or_other_versions_are_refused(changed, said):
+    class Client:
+        def scheduler_info(self, **_):
+            return {"workers": {f"tcp://{name}": {"host": "here", "nthreads": 2} for name in "ab"}}
+
+        def run(self, _):
+            versions, _, _ = cluster._about()
+            others = versions | {"numpy": changed.get("numpy", versions["numpy"])}
+            threads = changed.get("threads", 1)
+            return {"tcp://a": (versions, 4, threads), "tcp://b": (others, 4, threads)}
+
+    with pytest.raises(cluster.ClusterError, match=said) if said else contextlib.nullcontext():
+        cluster._check_workers(Client())
+
+
+def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
+    reported = []
+
+    @contextlib.contextmanager
+    def connected(workers, scheduler):
+        def threads():
+            import importlib.util
+
+            import threadpoolctl
+
+            counts = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+            if importlib.util.find_spec("antisymrnn_numba"):
+                from antisymrnn_numba import _threads
+
+                counts.append(_threads.workers(64))
+            return os.getpid(), max(counts)
+
+        with before(workers, scheduler) as client:
+            reported.extend(client.run(threads).values())
+            yield client
+
+    before = cluster.connected
+    monkeypatch.setattr(cluster, "connected", connected)
+    grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
+    code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--json", tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert "sweep: 2 points: 1 diverged, 1 done" in out.splitlines()[-1]
+    workers = min(2, cluster.processors())
+    assert len({process for process, _ in reported}) == workers
+    for _, most in reported:
+        assert workers * most <= cluster.processors()
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert [group["statuses"] for group in document["over_seeds"]] == [{"done": 1}, {"diverged": 1}]
+    for record in document["points"]:
+        assert ("diverged at iteration" in record["error"]) == (record["fields"]["learning_rate"] == 1e37)
+        folder = tmp_path / "out" / record["folder"]
+        assert runs.configuration_of(folder) == Configuration(**record["fields"])
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 1000
+    held = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("digits-*/*")}
+    monkeypatch.setattr(cluster, "connected", None)
+    for options in ([], ["--summary"]):
+        code, out, _ = run(capsys, grid, "--output", tmp_path / "out", *options)
+        assert code == 0
+        assert "1 of 1" in out
+    assert held == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("digits-*/*")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scheduler", "tcp://127.0.0.1:1"], "expected one that runs at 'tcp://127.0.0.1:1': Timed out"),
+        (["--scheduler", "nonsense"], "expected one that runs at 'nonsense': missing port"),
+        (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers: expected it without --scheduler"),
+        (["--workers", "99999"], "--workers: expected 1 to"),
+        (["--summary"], "expected the results of a sweep, got nothing"),
+    ],
+)
+def test_clusters_that_are_not_there(tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.setattr(cluster, "TIMEOUT", 0.5)
+    code, _, err = run(capsys, write_grid(tmp_path / "grid.toml"), "--output", tmp_path / "out", *options)
+    assert code == 2
+    assert said in err
+
+
+def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):
+    grid = write_grid(tmp_path / "grid.toml", backend=["numpy", "nunpy"])
+    code, _, err = run(capsys, grid, "--output", tmp_path / "out")
+    assert code == 2
+    assert "did you mean 'numpy'" in err
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The address of a scheduler, it and its two workers as processes of their own, and the workers' scratch folder."""
+    folder = tmp_path_factory.mktemp("cluster")
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+    def start(what, *arguments):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments]
+        with open(folder / f"{what}.log", "a") as log:
+            return subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
+
+    written = folder / "scheduler.json"
+    shared = ["--scheduler-file", str(written), "--host", "127.0.0.1"]
+    processes = [start("scheduler", "--port", "0", *shared)]
+    try:
+        options = ["--nthreads", "1", "--no-nanny", "--local-directory", str(folder)]
+        processes += [start("worker", *shared, *options) for _ in range(2)]
+        while not written.exists() and processes[0].poll() is None:
+            time.sleep(0.02)
+        yield json.loads(written.read_text())["address"], processes, folder
+    finally:
+        for process in processes[::-1]:
+            process.kill()
+            process.wait()
+
+
+def test_several_processes_give_the_bits_of_one_and_a_killed_worker_loses_nothing(scheduler, tmp_path, alone, capsys):
+    address, (_, victim, _), scratch = scheduler
+    sharded = SHORT._replace(shards=3, clip=0.1)
+    alone(tmp_path / "one", sharded)
+    with cluster.connected(0, address) as client:
+        client.wait_for_workers(2, timeout=30)
+        client.run(sweep.check_here, [SHORT], None)  # both begin at once then
+        alone(tmp_path / "two", sharded, each=cluster.each_there(client))
+
+    grid = write_grid(tmp_path / "grid.toml", seed=[0, 1, 2], iterations=60, evaluate_every=3)
+    killed = threading.Event()
+
+    def kill():
+        while len(list(scratch.rglob("antisymrnn-unfinished/*/checkpoint.npz"))) < 2:
+            time.sleep(0.01)
+        victim.send_signal(signal.SIGKILL)
+        killed.set()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--scheduler", address)
+    assert killed.is_set()
+    assert (code, err) == (0, "")
+    assert "3 points: 3 done" in out.splitlines()[-1]
+    with results.open_store(tmp_path / "out" / results.FILE, create=False) as store:
+        records = results.records(store, sweep.read_grid(grid))
+    timed = []
+    for record in records:
+        configuration = Configuration(**record["fields"])
+        whole = tmp_path / f"alone-{configuration.seed}"
+        summary = alone(whole, configuration)
+        timed.append(record["summary"]["iterations_timed"])
+        assert results.digest(whole, configuration) == record["digest"]
+        for name in ("test_accuracy", "test_loss", "best_iteration"):
+            assert summary[name] == record["summary"][name]
+        assert (whole / "metrics.jsonl").read_bytes() == (
+            tmp_path / "out" / record["folder"] / "metrics.jsonl"
+        ).read_bytes()
+    assert min(timed) < 60  # that of the killed worker went on from its checkpoint
+    assert not list(scratch.rglob("antisymrnn-unfinished/*/checkpoint.npz"))
+
+    with cluster.connected(0, address) as client:  # one worker is left
+        assert len(client.nthreads()) == 1
+        alone(tmp_path / "left", sharded, each=cluster.each_there(client))
+    for name in ("two", "left"):
+        assert results.digest(tmp_path / name, sharded) == results.digest(tmp_path / "one", sharded)
+        assert (tmp_path / name / "metrics.jsonl").read_bytes() == (tmp_path / "one" / "metrics.jsonl").read_bytes()
+
+
+def test_an_interrupted_sweep_runs_only_what_is_missing(scheduler, tmp_path, monkeypatch, capsys):
+    address, _, _ = scheduler
+    output = tmp_path / "out"
+    grid = write_grid(tmp_path / "grid.toml", seed=[0, 1])
+    keep = results.keep
+
+    def interrupted(*arguments):
+        keep(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "keep", interrupted)
+        code, _, err = run(capsys, grid, "--output", output, "--scheduler", address)
+    assert code == 130
+    assert "keeps what is done; the same command goes on" in err
+    (first,) = rows(output / results.FILE)
+    folder = output / first[2]
+    held = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    write_grid(grid, seed=[0, 1, 2])
+    code, out, _ = run(capsys, grid, "--output", output, "--scheduler", address)
+    assert code == 0
+    assert "1 of 3 points have a result already" in out
+    assert [row[0] for row in rows(output / results.FILE)] == ["done"] * 3
+    assert first in rows(output / results.FILE)
+    assert held == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_run_that_nobody_waits_for_any_more_ends_and_leaves_its_checkpoint(scheduler, tmp_path):
+    with cluster.connected(0, scheduler[0]) as client:
+        count = len(client.nthreads())
+        points = [SHORT._replace(iterations=10**6, seed=seed) for seed in range(count)]
+        futures = [client.submit(sweep._train, point, None, tmp_path, pure=False) for point in points]
+        while len(list(tmp_path.glob("*/checkpoint.npz"))) < count:
+            time.sleep(0.02)
+        client.cancel(futures)
+        assert [future.result(timeout=30) for future in client.map(abs, range(-count, 0))] == list(range(count, 0, -1))
+    assert len(list(tmp_path.glob("*/checkpoint.npz"))) == count
+
+
+def test_a_scheduler_that_is_lost_is_told_and_what_is_done_is_kept(scheduler, tmp_path, monkeypatch, capsys):
+    address, (process, *_), _ = scheduler
+    grid = write_grid(tmp_path / "grid.toml", seed=[0, 1, 2, 3])
+    keep = results.keep
+
+    def lose(*arguments):
+        process.kill()
+        return keep(*arguments)
+
+    monkeypatch.setattr(results, "keep", lose)
+    code, _, err = run(capsys, grid, "--output", tmp_path / "out", "--scheduler", address)
+    assert code == 2
+    assert "the scheduler is lost" in err
+    assert "done" in {row[0] for row in rows(tmp_path / "out" / results.FILE)}

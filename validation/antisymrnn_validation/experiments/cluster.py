@@ -1,0 +1,158 @@
+"""Worker processes on dask.distributed: on this machine, or those of a scheduler that runs already.
+
+No more threads compute than there are processors: workers × threads of the backend ≤ processors, on every machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from dask.distributed import Client, LocalCluster
+
+from antisymrnn_ref import load_backend
+from antisymrnn_ref.contract import Array
+from antisymrnn_validation.environment import THREAD_VARIABLES, machine, versions
+from antisymrnn_validation.experiments import training
+from antisymrnn_validation.experiments.training import Configuration, Gradient, State
+
+SAME = ("python", "antisymrnn-ref", "numpy", "numba", "llvmlite", "dask", "distributed")
+"""What must have one version everywhere: the numbers rest on it, or the messages between processes."""
+
+TIMEOUT = 10
+"""Seconds to wait for a scheduler and for its first worker."""
+
+
+class ClusterError(ValueError):
+    """Workers that cannot be used as asked; the message says what was expected, what came and what to do."""
+
+
+@contextmanager
+def connected(workers: int, scheduler: str | None) -> Iterator[Client]:
+    """A client of ``workers`` processes on this machine, or of the scheduler at an address."""
+    with _running(scheduler) if scheduler else _local(workers) as client:
+        yield client
+
+
+def processors() -> int:
+    """How many processors this process may run on."""
+    return int(machine()["usable processors"])
+
+
+def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
+    """What :func:`training.step <antisymrnn_validation.experiments.training.step>` takes as ``each``: on the workers.
+
+    Every worker has neighbouring shards. One that ends in the middle changes nothing: another one computes them.
+
+    Raises
+    ------
+    ClusterError
+        From the function that is returned, if the scheduler is lost.
+    """
+    count = sum(client.nthreads().values())
+
+    def each(
+        _: Any, configuration: Configuration, state: State, shards: Sequence[tuple[Array, Array, int]]
+    ) -> Sequence[Gradient]:
+        state = state._replace(slots=())
+        parts = [shards[k * len(shards) // count : (k + 1) * len(shards) // count] for k in range(count)]
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+            try:
+                futures = [client.submit(_gradients, configuration, state, part, pure=False) for part in parts if part]
+                return [gradient for found in client.gather(futures) for gradient in found]
+            except (OSError, CancelledError) as error:
+                raise lost(error) from error
+
+    return each
+
+
+def lost(error: BaseException) -> ClusterError:
+    """What to raise when the scheduler does not answer any more."""
+    return ClusterError(f"the scheduler is lost ({type(error).__name__}: {error}); what was done is kept")
+
+
+_backend = functools.cache(load_backend)
+
+
+def _gradients(
+    configuration: Configuration, state: State, shards: Sequence[tuple[Array, Array, int]]
+) -> Sequence[Gradient]:
+    """The gradients of some shards, on a worker."""
+    return training.each_here(_backend(configuration.backend), configuration, state, shards)
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Client]:
+    most = processors()
+    if not 1 <= workers <= most:
+        raise ClusterError(f"--workers: expected 1 to {most}, the processors of this machine, got {workers}")
+    threads = dict.fromkeys(THREAD_VARIABLES, str(most // workers))
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,
+            env=threads,
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _running(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--scheduler: expected one that runs at {address!r}: {error}") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=TIMEOUT)
+        except TimeoutError:
+            raise ClusterError(
+                f"--scheduler: no worker came to {address} within {TIMEOUT} s: dask worker {address}"
+            ) from None
+        _check_workers(client)
+        yield client
+
+
+def _check_workers(client: Client) -> None:
+    """Refuse workers with other versions than here, or with more threads than processors."""
+    try:
+        found = client.run(_about)
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"--scheduler: its workers cannot import {error.name}; install antisymrnn-ref there"
+        ) from None
+    here = versions()
+    asked: dict[str, int] = {}
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, (installed, usable, threads) in found.items():
+        for name in SAME:
+            if installed[name] != here[name]:
+                raise ClusterError(
+                    f"--scheduler: expected {name} {here[name]}, as here, got {installed[name]} on {address}"
+                )
+        host = workers[address]["host"]
+        asked[host] = asked.get(host, 0) + threads * workers[address]["nthreads"]
+        if asked[host] > usable:
+            raise ClusterError(
+                f"--scheduler: the workers on {host} take {asked[host]} threads or more, it has {usable} processors; "
+                "start them as NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 dask worker --nthreads 1"
+            )
+
+
+def _about() -> tuple[dict[str, str], int, int]:
+    """Versions, processors and the threads that a backend may take, in a worker."""
+    most = processors()
+    blas = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", most))
+    return versions(), most, max(int(blas), int(os.environ.get("NUMBA_NUM_THREADS", most)))

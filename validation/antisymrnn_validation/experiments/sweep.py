@@ -1,0 +1,216 @@
+"""A sweep is every point of a grid of configurations, each a run of its own, spread over the workers of a cluster.
+
+A worker trains in a folder that no other process has, on its own machine, and sends the finished run to the client. The
+client alone writes the results: the folder of the run, whole or not at all, then its row in ``sweep.sqlite``. A point
+whose worker was killed goes on from its checkpoint where another worker finds that, or begins anew: the bits are the
+same. No file system needs to be shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import math
+import shutil
+import sqlite3
+import tempfile
+import tomllib
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+from dask.distributed import Client, as_completed, get_worker
+
+from antisymrnn_ref import load_backend
+from antisymrnn_validation.environment import reason
+from antisymrnn_validation.experiments import cluster, results, runs, training
+from antisymrnn_validation.experiments.results import Outcome
+from antisymrnn_validation.experiments.tasks import TASKS
+from antisymrnn_validation.experiments.training import Configuration
+
+LARGEST = 10_000
+"""Points that a grid may have."""
+
+_EXPECTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+class GridError(ValueError):
+    """A grid that cannot be run; the message names the file and the key, what was expected and what came."""
+
+
+class Unwanted(Exception):
+    """Nobody waits any more for what a worker trains."""
+
+
+def read_grid(path: Path) -> list[Configuration]:
+    """The points of a grid.
+
+    Parameters
+    ----------
+    path : Path
+        TOML. Its keys are fields of :class:`~antisymrnn_validation.experiments.training.Configuration`, ``task`` among
+        them; each has a value or a list of values. What is not there is chosen for the task, as ``train`` does.
+
+    Returns
+    -------
+    list of Configuration
+        Every combination, the values of the last key following each other the fastest.
+
+    Raises
+    ------
+    GridError
+        If the file cannot be read, a key or a value cannot be used, a value stands there twice, a combination cannot be
+        trained, or there are more than ``LARGEST``.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GridError(f"{path}: expected a grid in TOML: {error.strerror or error}") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise GridError(f"{path}: expected a grid in TOML: {error}") from None
+    if "task" not in table:
+        raise GridError(f'{path}: expected a task, such as task = "digits"')
+    choices = [_choices(path, name, value) for name, value in table.items()]
+    count = math.prod(map(len, choices))
+    if count > LARGEST:
+        product = " × ".join(f"{len(values)} {name}" for name, values in zip(table, choices, strict=True))
+        raise GridError(f"{path}: expected at most {LARGEST} points, got {product} = {count}")
+    return [_point(path, dict(zip(table, values, strict=True))) for values in itertools.product(*choices)]
+
+
+def check_here(grid: Sequence[Configuration], data: Path | None) -> None:
+    """Load every backend and every task of a grid in this process.
+
+    Raises
+    ------
+    ImportError, TypeError, ValueError
+        If there is one that cannot be had; the message says why.
+    """
+    for backend in dict.fromkeys(point.backend for point in grid):
+        load_backend(backend)
+    for task in dict.fromkeys(point.task for point in grid):
+        runs.data_of(task, data)
+
+
+def run(
+    client: Client,
+    grid: Sequence[Configuration],
+    store: sqlite3.Connection,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    scratch: Path | None = None,
+    progress: Callable[[Configuration, Outcome], None] = lambda *_: None,
+) -> None:
+    """Train the points that have no result yet.
+
+    Parameters
+    ----------
+    client : Client
+    grid : sequence of Configuration
+    store : Connection
+        Of :func:`results.open_store`; only this process writes to it.
+    folder : Path
+        Where the folders of the runs go.
+    data : Path, optional
+        Folder with the files of the tasks, by this name on every machine.
+    scratch : Path, optional
+        Folder of unfinished runs, for workers on this machine; without it each worker has one beside its own files.
+    progress : callable
+        Called with each point as its result is kept.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is lost. What was kept stays.
+    ReportError, StoreError
+        If a result cannot be written.
+    """
+    futures = {client.submit(_train, point, data, scratch, pure=False): point for point in grid}
+    try:
+        for future in as_completed(futures):
+            point = futures.pop(future)
+            try:
+                outcome = future.result()
+            except CancelledError as error:
+                raise cluster.lost(error) from None
+            except Exception as error:  # noqa: BLE001  of a backend, or of a worker that was lost too often: this point's result
+                outcome = Outcome("failed", error=reason(error))
+            progress(point, results.keep(store, folder, point, outcome))
+    finally:
+        with contextlib.suppress(Exception):  # a scheduler that is lost
+            client.cancel(list(futures))
+
+
+def _train(configuration: Configuration, data: Path | None, scratch: Path | None) -> Outcome:
+    """Train one point, on a worker."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def unwanted(*_: Any) -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state != "executing":
+            raise Unwanted(f"{key} was cancelled")
+
+    place = scratch or Path(worker.local_directory).parent / "antisymrnn-unfinished"
+    with _owned(place, runs.fingerprint(configuration)) as folder:
+        error, summary = "", {}
+        try:
+            content, backend = runs.data_of(configuration.task, data), load_backend(configuration.backend)
+            summary = runs.train(folder, configuration, content, backend, resume=True, progress=unwanted)
+        except training.Diverged as diverged:
+            error = str(diverged)
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        digest = results.digest(folder, configuration)
+        return Outcome("diverged" if error else "done", summary, error, digest, worker.address, files)
+
+
+@contextlib.contextmanager
+def _owned(place: Path, name: str) -> Iterator[Path]:
+    """The folder of an unfinished run, which may have a checkpoint, or a fresh one while another process is at that.
+
+    It is gone at the end, and stays after an exception. The lock is SQLite's: it ends with the process that holds it.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(place / f"{name}.lock", timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            with tempfile.TemporaryDirectory(prefix=name, dir=place) as fresh:
+                yield Path(fresh)
+            return
+        yield place / name
+        shutil.rmtree(place / name)
+
+
+def _choices(path: Path, name: str, value: Any) -> list[Any]:
+    """The values of one key, in the type of the field."""
+    fields = Configuration._fields
+    if name not in fields:
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+        raise GridError(f"{path}: expected fields of a configuration, got {name!r}; did you mean {close[0]!r}?")
+    kind = typing.get_type_hints(Configuration)[name]
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        if not (type(each) is kind or (kind is float and type(each) is int)):
+            raise GridError(f"{path}: {name}: expected {_EXPECTED[kind]} or a list of such, got {each!r}")
+    values = [kind(each) for each in values]
+    if not values or len(set(values)) < len(values):
+        raise GridError(f"{path}: {name}: expected at least one value, each once, got {value}")
+    return values
+
+
+def _point(path: Path, given: dict[str, Any]) -> Configuration:
+    task = given["task"]
+    if task not in TASKS:
+        close = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.0)
+        raise GridError(f"{path}: task: expected {' or '.join(TASKS)}, got {task!r}; did you mean {close[0]!r}?")
+    configuration = Configuration(**(training.DEFAULTS.get(task, {}) | given))
+    try:
+        training.check(configuration)
+    except ValueError as error:
+        raise GridError(f"{path}: {error}; in the point {given}") from None
+    return configuration

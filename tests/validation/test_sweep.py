@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -119,6 +120,10 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
     with results.open_store(tmp_path / results.FILE, create=True) as store:
         assert results.keep(store, tmp_path, SHORT, first) == first
         assert results.keep(store, tmp_path, SHORT, first) == first
+        foreign = tmp_path / f"digits-{runs.fingerprint(SHORT._replace(units=9))[:16]}"
+        shutil.copytree(tmp_path / "run", foreign)
+        refused = results.keep(store, tmp_path, SHORT._replace(units=9), first)
+        assert (refused.status, "another configuration" in refused.error) == ("failed", True)
         other = results.keep(store, tmp_path, SHORT, first._replace(digest="0" * 64))
         assert other.status == "failed"
         assert "expected parameters with SHA-256" in other.error
@@ -170,22 +175,32 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
     [
         ({"threads": 2}, "the workers on here take 8 threads or more, it has 4 processors; start them as NUMBA_NUM"),
         ({"numpy": "1.0"}, "expected numpy .* as here, got 1.0 on tcp://b"),
+        ({"dask": "1.0"}, "expected dask .* as here, got 1.0 on the scheduler"),
+        (
+            {"error": Exception("ModuleNotFoundError")},
+            "install the same version .* there: Exception: ModuleNotFoundError",
+        ),
         ({}, None),
     ],
 )
-def test_workers_with_too_many_threads_or_other_versions_are_refused(changed, said):
+def test_a_cluster_with_too_many_threads_or_other_versions_is_refused(changed, said):
     class Client:
         def scheduler_info(self, **_):
             return {"workers": {f"tcp://{name}": {"host": "here", "nthreads": 2} for name in "ab"}}
 
+        def run_on_scheduler(self, versions):
+            return versions() | ({"dask": changed["dask"]} if "dask" in changed else {})
+
         def run(self, _):
+            if "error" in changed:
+                raise changed["error"]
             versions, _, _ = cluster._about()
             others = versions | {"numpy": changed.get("numpy", versions["numpy"])}
             threads = changed.get("threads", 1)
             return {"tcp://a": (versions, 4, threads), "tcp://b": (others, 4, threads)}
 
     with pytest.raises(cluster.ClusterError, match=said) if said else contextlib.nullcontext():
-        cluster._check_workers(Client())
+        cluster._check(Client())
 
 
 def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
@@ -250,6 +265,13 @@ def test_clusters_that_are_not_there(tmp_path, monkeypatch, capsys, options, sai
     code, _, err = run(capsys, write_grid(tmp_path / "grid.toml"), "--output", tmp_path / "out", *options)
     assert code == 2
     assert said in err
+
+
+def test_no_worker_of_train_is_without_a_shard(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", "digits", "--shards", "2", "--workers", "3", "--output", str(tmp_path / "run")])
+    assert error.value.code == 2
+    assert "--workers: expected at most --shards = 2, got 3" in capsys.readouterr().err
 
 
 def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):

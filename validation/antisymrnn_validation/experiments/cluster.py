@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from dask.distributed import Client, LocalCluster
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.environment import THREAD_VARIABLES, machine, versions
+from antisymrnn_validation.environment import THREAD_VARIABLES, machine, reason, versions
 from antisymrnn_validation.experiments import training
 from antisymrnn_validation.experiments.training import Configuration, Gradient, State
 
@@ -105,6 +106,7 @@ def _local(workers: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.run(_leave_interrupts)
         yield client
 
 
@@ -121,18 +123,24 @@ def _running(address: str) -> Iterator[Client]:
             raise ClusterError(
                 f"--scheduler: no worker came to {address} within {TIMEOUT} s: dask worker {address}"
             ) from None
-        _check_workers(client)
+        _check(client)
         yield client
 
 
-def _check_workers(client: Client) -> None:
-    """Refuse workers with other versions than here, or with more threads than processors."""
+def _leave_interrupts() -> None:
+    """Ctrl-C, which a terminal sends to every process, is the client's, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check(client: Client) -> None:
+    """Refuse a scheduler or workers with other versions than here, and workers with more threads than processors."""
     try:
-        found = client.run(_about)
-    except ModuleNotFoundError as error:
+        found = {"the scheduler": (client.run_on_scheduler(versions), 0, 0), **client.run(_about)}
+    except Exception as error:  # dask names an exception of the other side only in its text
         raise ClusterError(
-            f"--scheduler: its workers cannot import {error.name}; install antisymrnn-ref there"
-        ) from None
+            "--scheduler: it and its workers cannot import what is asked of them; install the same version of "
+            f"'antisymrnn-ref[validation]' there: {reason(error)}"
+        ) from error
     here = versions()
     asked: dict[str, int] = {}
     workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -142,6 +150,8 @@ def _check_workers(client: Client) -> None:
                 raise ClusterError(
                     f"--scheduler: expected {name} {here[name]}, as here, got {installed[name]} on {address}"
                 )
+        if address not in workers:
+            continue
         host = workers[address]["host"]
         asked[host] = asked.get(host, 0) + threads * workers[address]["nthreads"]
         if asked[host] > usable:

@@ -42,7 +42,8 @@ class Profile(NamedTuple):
         That were measured.
     iteration : dict
         Of one iteration, by part: ``forward`` and ``backward`` of the backend, ``readout``, ``update`` (of the
-        optimizer), ``rest of the step`` (copies, norm, checks) and ``data`` (the wait for the batch, and the loop).
+        optimizer), ``rest of the step`` (copies, norm, checks; of a device also the wait for it) and ``data`` (the
+        wait for the batch, and the loop).
     evaluation, checkpoint : float
         Of one evaluation on the validation split, and of what is then written.
     """

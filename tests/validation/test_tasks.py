@@ -421,6 +421,30 @@ def test_a_step_of_pixel_cifar_is_one_pixel():
         np.testing.assert_array_equal(x[t, 1], images.images[5, t // 32, t % 32] / 255)
 
 
+def test_the_first_test_sample_is_that_of_the_task(digits, folder, tmp_path, monkeypatch):
+    np.testing.assert_array_equal(
+        tasks.first_test_sample("digits", None), tasks.sequences(digits, "test", [0], np.float64)[:, 0]
+    )
+    monkeypatch.setattr(tasks, "load_cifar", lambda _, split: colours(1, 3) if split == "test" else colours())
+    whole = tasks.sequences(tasks.load("noise-padded", tmp_path), "test", [0], np.float64, np.random.default_rng(0))
+    np.testing.assert_array_equal(tasks.first_test_sample("noise-padded", tmp_path), whole[:32, 0])
+    with pytest.raises(DataError, match="expected the official contents"):
+        tasks.first_test_sample("pmnist", folder)
+    with pytest.raises(ValueError, match="did you mean mnist"):
+        tasks.first_test_sample("minst", folder)
+
+
+def test_pixels_are_followed_by_noise_or_cut():
+    pixels = tasks.first_digit_rows()
+    assert pixels.shape == (8, 8)
+    assert pixels.max() == 0.9375  # 15 of 16, in the first digit
+    x = tasks.followed_by_noise(pixels, 5000, np.random.default_rng(0))
+    np.testing.assert_array_equal(x[:8], pixels)
+    assert abs(x[8:].mean()) < 0.02
+    assert abs(x[8:].std() - 1) < 0.02
+    np.testing.assert_array_equal(tasks.followed_by_noise(pixels, 3, np.random.default_rng(0)), pixels[:3])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_padded_is_rows_and_then_noise(padded, dtype):
     x = tasks.sequences(padded, "train", [2, 5], dtype, np.random.default_rng(0))

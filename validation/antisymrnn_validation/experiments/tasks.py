@@ -90,21 +90,36 @@ def load(name: str, data: Path | None) -> Task:
     ValueError
         If there is no such task.
     """
-    if name not in TASKS:
-        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
-        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
-    if name == "digits":
-        digits = load_digits()
-        test = _every_fifth(digits.labels)
-        splits = [digits._replace(images=digits.images[of], labels=digits.labels[of]) for of in (~test, test)]
-    elif data is None:
-        what = "MNIST" if name.endswith("mnist") else "CIFAR-10"
-        raise DataError(f"{name}: expected a directory with the {what} files, got none; only digits needs none")
-    elif name.endswith("mnist"):
-        splits = [load_mnist(data, split, official=True) for split in ("train", "test")]
-    else:
-        splits = [load_cifar(data, split) for split in ("train", "test")]
-    return _task(name, *splits)
+    _check_name(name)
+    return _task(name, *(_images(name, data, split) for split in ("train", "test")))
+
+
+def first_test_sample(name: str, data: Path | None) -> Array:
+    """The first sequence of a task's test set, without noise; the training set is not read.
+
+    Arguments and errors are those of :func:`load`.
+
+    Returns
+    -------
+    (S, m) array of float64
+        Pixels in [0, 1], in the order and grouping of the task's steps.
+    """
+    _check_name(name)
+    images = _images(name, data, "test")
+    pixels = _pixels(name, images._replace(images=images.images[:1]))
+    return _time_major(pixels, [0], pixels.shape[1], np.dtype(np.float64), images.scale)[:, 0]
+
+
+def first_digit_rows() -> Array:
+    """The first of scikit-learn's digits by rows, (8, 8) float64 in [0, 1]: what needs no download."""
+    digits = load_digits()
+    return digits.images[0] / digits.scale
+
+
+def followed_by_noise(pixels: Array, T: int, generator: np.random.Generator) -> Array:
+    """(T, m) array: the first T steps of pixels (S, m) followed by T − S steps of standard Gaussian noise."""
+    noise = generator.standard_normal((max(T - len(pixels), 0), pixels.shape[1]))
+    return np.concatenate([pixels[:T], noise])
 
 
 def sequences(
@@ -190,13 +205,34 @@ def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:
     return _time_major(images.images.reshape(-1, T, 1), indices, T, np.dtype(np.float64), images.scale)
 
 
+def _check_name(name: str) -> None:
+    if name not in TASKS:
+        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
+
+
+def _images(name: str, data: Path | None, split: str) -> Images:
+    """The images of one split of a task."""
+    if name == "digits":
+        digits = load_digits()
+        chosen = _every_fifth(digits.labels) == (split == "test")
+        return digits._replace(images=digits.images[chosen], labels=digits.labels[chosen])
+    if data is None:
+        what = "MNIST" if name.endswith("mnist") else "CIFAR-10"
+        raise DataError(f"{name}: expected a directory with the {what} files, got none; only digits needs none")
+    return load_mnist(data, split, official=True) if name.endswith("mnist") else load_cifar(data, split)
+
+
+def _pixels(name: str, split: Images) -> Array:
+    """(N, S, m): the pixels of a split in the order and grouping of a task's steps."""
+    pixels = split.images.reshape(len(split.images), -1, {"cifar": 3, "noise-padded": 96}.get(name, 1))
+    return np.ascontiguousarray(pixels[:, permutation()]) if name == "pmnist" else pixels
+
+
 def _task(name: str, train: Images, test: Images) -> Task:
-    """The pixels of both splits in the order and grouping of a task's steps."""
-    m = {"cifar": 3, "noise-padded": 96}.get(name, 1)
-    pixels = [split.images.reshape(len(split.images), -1, m) for split in (train, test)]
-    if name == "pmnist":
-        pixels = [np.ascontiguousarray(each[:, permutation()]) for each in pixels]
-    T = 1000 if name == "noise-padded" else pixels[0].shape[1]
+    pixels = [_pixels(name, split) for split in (train, test)]
+    _, S, m = pixels[0].shape
+    T = 1000 if name == "noise-padded" else S
     labels = [split.labels.astype(np.int64) for split in (train, test)]
     return Task(name, T, m, 10, labels[0], labels[1], pixels[0], pixels[1], train.scale)
 

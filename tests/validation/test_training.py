@@ -348,6 +348,17 @@ def test_divergence_stops_with_advice(tmp_path):
         train(tmp_path, wild)
 
 
+def test_every_evaluated_state_is_kept_if_asked(tmp_path):
+    configuration = SMALL._replace(iterations=6, evaluate_every=2)
+    train(tmp_path / "few", configuration)
+    train(tmp_path / "all", configuration, keep=True)
+    few, every = (runs.states_of(tmp_path / name, configuration) for name in ("few", "all"))
+    assert [state.iteration for state in every] == [2, 4, 6]
+    assert {state.iteration for state in few} == {few[-1].best_iteration, 6}
+    assert same(tmp_path / "few" / "checkpoint.npz", tmp_path / "all" / "checkpoints" / "000006.npz")
+    assert not np.array_equal(every[0].cell.W, every[1].cell.W)
+
+
 def test_early_stopping(tmp_path):
     summary = train(tmp_path, SMALL._replace(patience=10, iterations=10_000))
     assert summary["iterations"] == summary["best_iteration"] + 10

@@ -74,6 +74,7 @@ def train(
         typer.Option(metavar="RUN", help="Default: in runs/, named by the task and by what differs from its defaults."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in RUN.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the state of every evaluation, for spectra.")] = False,
     profile: Annotated[
         int | None, typer.Option(metavar="N", help="No run: where N iterations spend their time, beside PyTorch.")
     ] = None,
@@ -87,7 +88,7 @@ def train(
         name: value
         for name, value in locals().items()
         if value is not None
-        and name not in ("task", "workers", "data", "download", "output", "resume", "profile", "json")
+        and name not in ("task", "workers", "data", "download", "output", "resume", "keep", "profile", "json")
     }
     check_writable(json)
     if download:
@@ -108,7 +109,15 @@ def train(
     try:
         with _each(workers, shards) as each, _progress(configuration) as (stepped, evaluating):
             summary = runs.train(
-                folder, configuration, content, module, resume=resume, progress=stepped, evaluating=evaluating, each=each
+                folder,
+                configuration,
+                content,
+                module,
+                resume=resume,
+                keep=keep,
+                progress=stepped,
+                evaluating=evaluating,
+                each=each,
             )
     except training.Diverged as error:
         kept = (

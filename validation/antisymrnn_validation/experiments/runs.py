@@ -80,6 +80,7 @@ def train(
     backend: ModuleType,
     *,
     resume: bool = False,
+    keep: bool = False,
     progress: Callable[[int, dict[str, Any]], None] = lambda *_: None,
     evaluating: Callable[[int, int], None] = lambda *_: None,
     each: Callable[..., Sequence[Gradient]] = training.each_here,
@@ -95,6 +96,8 @@ def train(
     backend : module
     resume : bool
         Go on from the checkpoint, if there is one yet.
+    keep : bool
+        Also keep the state of every evaluation, as ``checkpoints/000500.npz``.
     progress : callable
         Called after each step with the number of steps done and what was measured.
     evaluating : callable
@@ -158,6 +161,9 @@ def train(
                 if accuracy > state.best:
                     state = state._replace(best=accuracy, best_iteration=state.iteration)
                     save(folder / "best.npz", configuration, state)
+                if keep:
+                    kept = report.output_folder(folder / "checkpoints")
+                    save(kept / f"{state.iteration:06}.npz", configuration, state)
                 _append(metrics, record)
                 save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
     seconds = time.perf_counter() - start
@@ -277,6 +283,13 @@ def load(path: Path, configuration: Configuration) -> State:
         raise RunError(f"{path}: expected a whole checkpoint, got one without {error}") from None
     layer = ReadoutParameters(*values[size:])
     return State(iteration, kind(*values[:size]), layer, slots, best, best_iteration)
+
+
+def states_of(folder: Path, configuration: Configuration) -> list[State]:
+    """Every state that a run has kept, by iteration: the best, the last, and all evaluated ones of ``train --keep``."""
+    paths = [folder / "best.npz", folder / "checkpoint.npz", *(folder / "checkpoints").glob("*.npz")]
+    found = {state.iteration: state for state in (load(path, configuration) for path in paths)}
+    return [found[iteration] for iteration in sorted(found)]
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:

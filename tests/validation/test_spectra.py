@@ -1,93 +1,317 @@
+import json
+import math
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+from flint import acb_mat, arb_mat, ctx
 
 from antisymrnn_ref import initialization
+from antisymrnn_ref.backend import load_backend
 from antisymrnn_ref.contract import Parameters
-from antisymrnn_validation import cli
+from antisymrnn_validation import cli, drawing
 from antisymrnn_validation.cli import spectral
-from antisymrnn_validation.theory import spectra
+from antisymrnn_validation.experiments import runs, tasks
+from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.theory import recurrences, singular_values, spectra
 
 
-def lstm(n=3, m=2):
-    r = np.random.default_rng(0)
-    return Parameters(r.standard_normal((4 * n, n)), r.standard_normal((4 * n, m)), r.standard_normal(4 * n))
+def noise(T, m, seed=0):
+    return np.random.default_rng(seed).standard_normal((T, m))
 
 
-def test_the_jacobian_of_the_lstm_is_the_complex_step():
-    p, r = lstm(), np.random.default_rng(1)
-    x, state = r.standard_normal(2), r.standard_normal(6)
-    J = spectra.lstm_step(p, x, state[:3], state[3:])[2]
-    for k in range(6):
-        moved = state + 1e-30j * np.eye(6)[k]
-        h, c, _ = spectra.lstm_step(p, x, moved[:3], moved[3:])
-        np.testing.assert_allclose(np.concatenate([h, c]).imag / 1e-30, J[:, k], rtol=1e-12, atol=1e-14)
+def drawn(n, m=3):
+    """All kinds of recurrences, with biases, so that no term of a Jacobian is zero."""
+    r = np.random.default_rng(7)
+    p = initialization.parameters(r, n, m, sigma_w=1.0)._replace(b=r.standard_normal(n))
+    gated = initialization.gated_parameters(r, n, m, sigma_w=1.0)._replace(b=p.b, b_z=r.standard_normal(n))
+    lstm = Parameters(r.standard_normal((4 * n, n)), r.standard_normal((4 * n, m)), r.standard_normal(4 * n))
+    return {
+        "vanilla": recurrences.vanilla("vanilla", p),
+        "lstm": recurrences.lstm("lstm", lstm),
+        "antisymmetric": recurrences.cell("antisymmetric", p, step_size=0.3, diffusion=0.2),
+        "gated": recurrences.cell("gated", gated, step_size=0.3, diffusion=0.2),
+        "ablation": recurrences.cell("ablation", gated, step_size=0.3, diffusion=0.2, unconstrained=True),
+    }
 
 
-def test_a_product_of_1e_minus_2000_is_not_lost():
-    curve = spectra.spectrum("", (0.01 * np.eye(4) for _ in range(1000)), [1000])
-    assert curve.mean[0] == pytest.approx(-2000, rel=1e-12)
+def of_steps(*steps):
+    """A recurrence with these Jacobians."""
+    n = len(steps[0])
+    return recurrences.Recurrence(
+        "",
+        n,
+        n,
+        lambda start, x: np.tile(start, (len(x) + 1, 1)),
+        lambda _, x: np.array([steps[int(t)] for t in x[:, 0]]),
+    )
 
 
-def test_the_bounds_contain_the_singular_values():
-    x = np.random.default_rng(0).standard_normal((50, 96))
-    for name, steps in spectra.recurrences(8, 96, 0).items():
-        if name in ("antisymmetric", "gated"):
-            (low, high), (s, S) = (c[0] for c in spectra.spectrum(name, steps(x), [50])[:3:-1])
-            assert low <= s <= S <= high
+def arange(T):
+    return np.arange(float(T))[:, None]
 
 
-@pytest.mark.parametrize("options", [["--lengths", "0"], ["--lengths", "a"], ["--units", "0"], ["--seeds", "-1"]])
-def test_bad_input_is_one_line(options, capsys, tmp_path):
+@pytest.mark.parametrize("name", drawn(3))
+def test_jacobians_are_central_differences_of_the_states(name):
+    made, x = drawn(3)[name], noise(1, 3)
+    start = 0.5 * noise(1, made.N)[0]
+    (J,) = made.jacobians(made.states(start, x), x)
+    moved = np.concatenate([1e-4 * np.eye(made.N), -1e-4 * np.eye(made.N)])
+    up, down = np.split(np.array([made.states(start + step, x)[1] for step in moved]), 2)
+    np.testing.assert_allclose(J, (up - down).T / 2e-4, rtol=0, atol=1e-7)
+    assert np.abs(J).min() > 1e-6 or name == "lstm"
+
+
+@pytest.mark.parametrize("T", [1, 2, 9, 10, 17])
+def test_steps_are_the_same_in_segments_forward_and_backward(T):
+    for made in drawn(4).values():
+        x = noise(T, 3)
+        states = made.states(np.zeros(made.N), x)
+        forward = np.array(list(recurrences.step_jacobians(made, x)))
+        np.testing.assert_allclose(forward, made.jacobians(states, x), rtol=1e-12, atol=1e-14)
+        backward = list(recurrences.step_jacobians_backward(made, x))
+        np.testing.assert_array_equal(backward[::-1], forward)
+
+
+def test_states_are_held_of_one_segment_alone():
+    made, longest = drawn(4)["vanilla"], []
+    watched = made._replace(states=lambda start, x: longest.append(len(x)) or made.states(start, x))
+    spectra.gradient_norms(watched, noise(10_000, 3))
+    assert max(longest) == 100
+
+
+def certified(steps, bits):
+    """log10 of the moduli of the eigenvalues and of the singular values of the product, enclosed by Arb."""
+    before, ctx.prec = ctx.prec, bits
+    try:
+        product = arb_mat(np.eye(len(steps[0])).tolist())
+        for J in steps:
+            product = arb_mat(J.tolist()) * product
+        squares = [(z.real).log().mid() / 2 for z in acb_mat(product * product.transpose()).eig(algorithm="rump")]
+        moduli = [abs(z).log().mid() for z in acb_mat(product).eig(algorithm="rump")]
+        return [np.sort([float(v) / math.log(10) for v in logs])[::-1] for logs in (moduli, squares)]
+    finally:
+        ctx.prec = before
+
+
+@pytest.mark.parametrize(("name", "T"), [("vanilla", 60), ("lstm", 40), ("antisymmetric", 60), ("gated", 60)])
+def test_singular_values_and_eigenvalues_against_certified_ones(name, T):
+    made, x = drawn(4 if name == "lstm" else 8)[name], noise(T, 3)
+    steps = list(recurrences.step_jacobians(made, x))
+    moduli, sigma = certified(steps, 2000)
+    found = singular_values.of_product(steps, [T])
+    np.testing.assert_allclose(found.sigma[0], sigma, rtol=0, atol=1e-9)
+    assert sigma[0] - sigma[-1] > (25 if name in ("vanilla", "lstm") else 0.1)
+    low, high = found.bounds[0]
+    assert low - 1e-9 <= sigma[-1] <= sigma[0] <= high + 1e-9
+    modulus = 10 ** (moduli - moduli[0])
+    measured = spectra.moments(made, x, [T])
+    assert measured.mean[0] == pytest.approx(np.log10(modulus.mean()) + moduli[0], abs=1e-9)
+    assert measured.deviation[0] == pytest.approx(np.log10(modulus.std()) + moduli[0], abs=1e-9)
+
+
+def test_singular_values_hundreds_of_places_apart_have_the_determinant():
+    x = noise(300, 3)
+    steps = list(recurrences.step_jacobians(drawn(16)["vanilla"], x))
+    (sigma,) = singular_values.of_product(steps, [300]).sigma
+    assert sigma[0] - sigma[-1] > 400
+    assert sum(sigma) == pytest.approx(sum(np.linalg.slogdet(J)[1] for J in steps) / math.log(10), rel=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_pairs_are_all_once_and_disjoint_within_a_round(n):
+    rounds = [list(zip(*map(np.ndarray.tolist, pair), strict=True)) for pair in singular_values.pairs(n)]
+    found = sorted(tuple(sorted(pair)) for each in rounds for pair in each)
+    assert found == [(j, k) for j in range(n) for k in range(j + 1, n)]
+    assert all(len({i for pair in each for i in pair}) == 2 * len(each) for each in rounds)
+
+
+def test_singular_steps_have_infinite_logarithms_and_are_drawn():
+    found = spectra.spectrum(of_steps(np.diag([2.0, 0.0]), np.eye(2)), arange(2), [1, 2])
+    assert found.singular.sigma == [pytest.approx([np.log10(2), -np.inf])] * 2
+    assert found.singular.bounds == [pytest.approx((-np.inf, np.log10(2)))] * 2
+    nothing = spectra.spectrum(of_steps(np.zeros((2, 2)), np.eye(2)), arange(2), [2])
+    assert nothing.moments.mean == nothing.moments.deviation == [-np.inf]
+    assert nothing.norms == [-np.inf, 0.0, 0.0]
+    _, draw = spectra.figures([found, nothing], "")["singular-values"]
+    assert draw().png
+
+
+def test_equal_and_parallel_rows():
+    sigma = singular_values.of_product([np.ones((3, 3)), np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])], [2]).sigma[0]
+    assert sigma[0] == pytest.approx(np.log10(3))
+    assert max(sigma[1:]) < -15
+    assert singular_values.of_product([7 * np.eye(3)] * 3, [3]).sigma[0] == pytest.approx([3 * np.log10(7)] * 3)
+
+
+def test_products_of_1e_minus_2000_and_1e2000_are_not_lost():
+    for factor in (0.01, 100.0):
+        found = spectra.spectrum(of_steps(*[factor * np.diag([1.0, 0.1])] * 1000), arange(1000), [1000])
+        expected = 1000 * np.log10(factor)
+        assert found.moments.mean[0] == pytest.approx(expected - np.log10(2), rel=1e-12)
+        assert found.singular.sigma[0] == pytest.approx([expected, expected - 1000], rel=1e-12)
+        assert found.singular.bounds[0] == pytest.approx((expected - 1000, expected), rel=1e-12)
+
+
+def test_gradient_norms_are_those_of_the_product_of_what_the_loss_sees():
+    made, x = drawn(3)["lstm"], noise(5, 3)
+    v = np.repeat([3**-0.5, 0], 3)
+    expected = [0.0]
+    for J in made.jacobians(made.states(np.zeros(6), x), x)[::-1]:
+        v = v @ J
+        expected.append(np.log10(np.linalg.norm(v)))
+    np.testing.assert_allclose(spectra.gradient_norms(made, x), expected[::-1], rtol=1e-12)
+
+
+def test_vanishing_exploding_and_preserved_are_there():
+    x, _ = spectra.padded(tasks.first_digit_rows(), "", 200)
+    first = {made.name: spectra.gradient_norms(made, x)[0] for made in recurrences.drawn(16, 8)}
+    assert first["vanilla, σ_w = 4"] > 10
+    assert first["antisymmetric, ε = 1, γ = 0"] > 1
+    assert max(abs(first[f"{name}, ε = γ = 0.01"]) for name in ("antisymmetric", "gated")) < 0.1
+    assert max(first["LSTM"], first["vanilla, σ_w = 1"]) < -20
+
+
+def run(capsys, *arguments):
+    """The exit code and what is said on stdout and stderr."""
     with pytest.raises(SystemExit) as error:
-        cli.main(["spectra", "--output", str(tmp_path), *options])
-    assert error.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+        cli.main(["spectra", *map(str, arguments)])
+    return error.value.code, *capsys.readouterr()
 
 
-def test_step_jacobians_are_those_of_the_recurrences_by_complex_step():
-    n, m, T = 4, 3, 6
-    x = np.random.default_rng(3).standard_normal((T, m))
-    p = initialization.parameters(np.random.default_rng(4), n, m, sigma_w=1.0)
-
-    def ends(h0):
-        h = h0
-        for x_t in x:
-            h = np.tanh(p.W @ h + p.V @ x_t + p.b)
-        return h
-
-    product = np.linalg.multi_dot(list(spectra.vanilla_steps(p, x))[::-1])
-    first = [ends(1e-30j * row).imag / 1e-30 for row in np.eye(n)]  # the column of each entry of h0
-    np.testing.assert_allclose(product, np.array(first).T, rtol=1e-11, atol=1e-15)
+def only_drawn(monkeypatch, *names):
+    """Drawing takes most of a test's time."""
+    whole = drawing.draw_all
+    monkeypatch.setattr(drawing, "draw_all", lambda pictures: whole({name: pictures[name] for name in names}))
 
 
-def test_gradient_norms_are_those_of_the_product_and_zero_is_minus_infinity():
-    steps = [np.random.default_rng(k).standard_normal((3, 3)) for k in range(4)]
-    norms = spectra.gradient_norms(iter(steps))
-    expected = np.full(3, 3**-0.5) @ steps[3] @ steps[2] @ steps[1] @ steps[0]
-    assert norms[0] == pytest.approx(np.log10(np.linalg.norm(expected)))
-    assert norms[-1] == 0
-    assert spectra.gradient_norms([np.eye(2), np.zeros((2, 2))]) == [-np.inf, -np.inf, 0.0]
+TINY = ("--units", 3, "--seeds", 1, "--lengths", "4,40")
 
 
-def test_the_files_are_the_same_bytes_again_and_huge_numbers_are_told(tmp_path, capsys):
-    contents = []
-    for name in ("a", "b"):
-        with pytest.raises(SystemExit) as error:
-            cli.main(
-                ["spectra", "--units", "3", "--seeds", "1", "--lengths", "4,900", "--output", str(tmp_path / name)]
-            )
-        assert error.value.code == 0
-        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert contents[0] == contents[1]
-    assert sorted(contents[0]) == ["gradient-norms.png", "gradient-norms.svg", "spectra.png", "spectra.svg"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--lengths", "0"],
+        ["--lengths", "a"],
+        ["--units", "0"],
+        ["--seeds", "-1"],
+        ["--data", "/nowhere"],
+        ["--run", "/no"],
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_drawn(options, capsys, tmp_path):
+    code, _, said = run(capsys, "--output", tmp_path, *options)
+    assert code == 2
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_files_are_the_same_bytes_again_without_a_display(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+    options = (*TINY, "--json", tmp_path / "json", "--output")
+    code, out, _ = run(capsys, *options, tmp_path / "first")
+    assert code == 0
+    first = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    names = ("gradient-norms", "singular-values", "spectra", "spectra-grid")
+    assert set(first) == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    only_drawn(monkeypatch, "gradient-norms", "spectra-grid")
+    assert run(capsys, *options, tmp_path / "second")[0] == 0
+    again = {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
+    assert again == {name: content for name, content in first.items() if name.startswith(("gradient", "spectra-"))}
+    assert "known, n = 64, T = 800" in out
+    assert "scikit-learn's digits by rows, m = 8, then noise from step 9 on" in out
+    document = json.loads((tmp_path / "json").read_text())
+    assert len(document["grid"]) == len(document["untrained"]) == 12
+    assert [len(curve["singular_values"][1]) for curve in document["curves"]] == [3, 3, 3, 3, 6, 3]
+    assert {len(norms) for norms in document["gradients"].values()} == {41}
+
+
+def test_data_without_cifar_is_an_error_if_named_and_told_if_of_the_environment(tmp_path, capsys, monkeypatch):
+    code, _, said = run(capsys, *TINY, "--data", tmp_path, "--output", tmp_path / "figures")
+    assert code == 2
+    assert "--data" in said
+    assert "missing test_batch.bin" in said
+    monkeypatch.setenv("ANTISYMRNN_DATA", str(tmp_path))
+    monkeypatch.setattr(spectral, "_untrained", lambda data, *_: ({"input": spectral._image(data, 40)[1]}, {}))
+    code, _, said = run(capsys, *TINY, "--output", tmp_path / "figures", "--json", tmp_path / "json")
+    assert code == 0
+    assert "a bundled digit is taken" in said
+    assert "digits" in json.loads((tmp_path / "json").read_text())["input"]
+
+
+@pytest.mark.skipif("ANTISYMRNN_DATA" not in os.environ, reason="ANTISYMRNN_DATA is not set: no real data")
+def test_the_input_is_real():
+    try:
+        x, told = spectral._image(Path(os.environ["ANTISYMRNN_DATA"]), 40)
+    except spectral.UsageError as error:
+        pytest.skip(str(error))
+    assert told.startswith("Input: the first test image of CIFAR-10 by rows, m = 96")
+    assert 0 <= x[:32].min() < x[:32].max() <= 1
+    assert x[32:].min() < -1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run on the digits."""
+    folder = tmp_path_factory.mktemp("runs") / "on digits"
+    configuration = Configuration("digits", "numpy", units=4, cell="gated", batch=8, iterations=4, evaluate_every=2)
+    task = tasks.load("digits", None)._replace(train_labels=np.zeros(40, int), test_labels=np.zeros(8, int))
+
+    def sequences(split, indices, dtype, generator):
+        return tasks.sequences(task, split, indices, dtype, generator)
+
+    data = runs.Data(1, 10, task.train_labels, task.test_labels, sequences)
+    runs.train(folder, configuration, data, load_backend("numpy"), keep=True)
+    return folder
+
+
+def test_the_spectra_of_a_run_over_its_training(trained, tmp_path, capsys, monkeypatch):
+    only_drawn(monkeypatch, "spectra-training")
+    options = ("--run", trained, "--lengths", "5,70", "--json", tmp_path / "json", "--output", tmp_path / "figures")
+    code, out, _ = run(capsys, *options)
+    assert code == 0
+    assert "spectra: 2 files" in out
+    assert (tmp_path / "figures" / "spectra-training.png").is_file()
+    document = json.loads((tmp_path / "json").read_text())
+    assert [(curve["run"], curve["T"], curve["iteration"]) for curve in document["training"]] == [
+        ("on digits", 5, [0, 2, 4]),
+        ("on digits", 70, [0, 2, 4]),
+    ]
+    configuration = runs.configuration_of(trained)
+    best = runs.load(trained / "best.npz", configuration)
+    (curve,) = document["curves"]
+    assert curve["name"] == f"on digits, iteration {best.iteration}"
+    pixels = tasks.first_test_sample("digits", None)
+    x = tasks.followed_by_noise(pixels, 70, np.random.default_rng(0))
+    p = type(best.cell)(*(array.astype(float) for array in best.cell))
+    made = recurrences.cell("", p, step_size=configuration.step_size, diffusion=configuration.diffusion)
+    assert curve["mean"] == spectra.moments(made, x, [5, 70]).mean
+    assert curve["mean"][1] == document["training"][1]["mean"][[0, 2, 4].index(best.iteration)]
+
+
+def test_a_run_that_cannot_be_used_is_one_line(trained, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    code, _, said = run(capsys, "--run", tmp_path, "--output", tmp_path / "figures")
+    assert code == 2
+    assert "best.npz: expected a checkpoint, got nothing" in said
+
+
+def test_huge_numbers_are_told():
     assert spectral._power_of_ten(-2000.5) == "3.16e-2001"
     assert spectral._power_of_ten(np.log10(0.967)) == "0.967"
-    assert "known, n = 64, T = 800" in capsys.readouterr().out
 
 
 def test_a_size_beyond_the_memory_is_refused_and_nothing_is_made(tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        cli.main(["spectra", "--units", "100000", "--output", str(tmp_path / "none")])
-    assert error.value.code == 2
-    assert "does not fit into the memory" in capsys.readouterr().err
+    code, _, said = run(capsys, "--units", 1_000_000, "--output", tmp_path / "none")
+    assert code == 2
+    assert "does not fit into the memory" in said
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, _, said = run(capsys, *TINY, "--output", tmp_path / "file" / "figures")
+    assert code == 2
+    assert "cannot be made a folder" in said

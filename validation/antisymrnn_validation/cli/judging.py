@@ -387,9 +387,7 @@ def _figures(quick: bool) -> dict[str, Any]:
     from antisymrnn_validation.theory import portraits, spectra
 
     n, lengths = (16, [12, 25, 50, 100]) if quick else (64, [100, 200, 400, 800])
-    with report.progress(1) as begin:
-        begin(f"spectra of four recurrences, n = {n}, T = {lengths[-1]}")
-        *_, spectral = spectra.figures(n, 96, lengths)
+    spectral = spectra.digit_figures(n, lengths)
     return drawing.draw_all({**portraits.figures(), **spectral})
 
 

@@ -1,24 +1,32 @@
-"""Spectra of ∂h_T/∂h_0 against T for four recurrences, and norms of ∂L/∂h_t.
+"""Spectra of ∂h_T/∂h_0 against T, and norms of ∂L/∂h_t against t, of recurrences, drawn or trained.
 
-The product is kept as P · 2^e, so that neither 1e-20 nor 1e7 is lost. What is accurate: log10|λ| and the singular
-values to about n u of the LARGEST of them; those further below the largest than 1e-13 are rounding. Steps are taken
-one after the other for the spectra; the norms of gradients hold all T of them. For the LSTM the state is (h, c) and
-∂(h_T, c_T)/∂(h_0, c_0) is taken.
+All numbers are log10, so that neither 1e-2000 nor 1e100 is lost. Jacobians are those of the computed trajectory: where
+gradients explode, the trajectory is chaotic too, and another machine's rounding leads to another one of its kind. For
+the LSTM the state is (h, c) and ∂(h_T, c_T)/∂(h_0, c_0) is taken, of a loss that sees h_T alone.
+
+What is accurate: singular values all, see :mod:`~antisymrnn_validation.theory.singular_values`. Eigenvalues are those
+of the product as P · 2^e, off by about T n u ‖P‖ times their own condition, 1/|cos| of the angle between left and right
+eigenvector. The mean is then good as long as the largest |λ| is well above T n u ‖P‖; single small |λ| need not be.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from antisymrnn_ref import antisymmetric, gated, initialization, stability
-from antisymrnn_ref.contract import Array, GatedParameters, Parameters
-from antisymrnn_validation import drawing
+from antisymrnn_ref import initialization
+from antisymrnn_ref.contract import Array
+from antisymrnn_validation import drawing, report
 from antisymrnn_validation.drawing import Drawing
+from antisymrnn_validation.experiments import tasks
+from antisymrnn_validation.theory import recurrences, singular_values
+from antisymrnn_validation.theory.recurrences import Recurrence
+from antisymrnn_validation.theory.singular_values import SingularValues
 
 UNTRAINED = {
     (0.01, 0.0): "1.01 / 0.016",
@@ -36,170 +44,259 @@ UNTRAINED = {
 }
 """Known mean / deviation of |λ| by (ε, γ), untrained: n = 64, σ_w = 1, noise of m = 96, T = 800."""
 
+DIGIT = "the first of scikit-learn's digits"
 
-class Curve(NamedTuple):
-    """log10 of mean and deviation of |λ|, log10 of the extreme σ and of their provable bounds, for each T."""
 
-    name: str
-    T: list[int]
+class Moments(NamedTuple):
+    """log10 of mean and standard deviation of |λ| at several T, or at several iterations of a training."""
+
+    at: list[int]
     mean: list[float]
     deviation: list[float]
-    sigma: list[tuple[float, float]]
-    bounds: list[tuple[float, float]]
+
+    def add(self, at: int, mean: float, deviation: float) -> None:
+        """Append one of each."""
+        self.at.append(at)
+        self.mean.append(mean)
+        self.deviation.append(deviation)
 
 
-def antisymmetric_steps(p: Parameters | GatedParameters, x: Array, eps: float, gamma: float) -> Iterator[Array]:
-    """Step Jacobians I + ε D_t M of equation (12) or (13) along x (T, m), from h = 0, one at a time."""
-    cell = gated if isinstance(p, GatedParameters) else antisymmetric
-    x = x[:, None]  # (T, 1, m)
-    h = cell.forward(p, x, np.zeros((1, len(p.b))), step_size=eps, diffusion=gamma).h
-    for t in range(len(x)):
-        (J,) = stability.step_jacobians(p, x[t : t + 1], h[t : t + 2], step_size=eps, diffusion=gamma)[0]
-        yield J
+class Spectrum(NamedTuple):
+    """What is measured of a recurrence on an input; ``norms`` is log10 ‖∂L/∂h_t‖ for t = 0 … T."""
+
+    name: str
+    moments: Moments
+    singular: SingularValues
+    norms: list[float]
 
 
-def vanilla_steps(p: Parameters, x: Array) -> Iterator[Array]:
-    """Step Jacobians diag(1 − h_t²) W of h_t = tanh(W h_{t−1} + V x_t + b)."""
-    h = np.zeros(len(p.b))
-    for x_t in x:
-        h = np.tanh(p.W @ h + p.V @ x_t + p.b)
-        yield (1 - h**2)[:, None] * p.W
+def one_thread() -> Any:
+    """A context with BLAS on one thread: the same bits however many there are, and matrices this small gain nothing."""
+    return threadpool_limits(1)
 
 
-def lstm_step(p: Parameters, x_t: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
-    """h, c and ∂(h, c)/∂(h, c) of one LSTM step; W (4n, n), V (4n, m), b (4n,) in the order i, f, o, candidate."""
-    i, f, o, k = np.split(p.W @ h + p.V @ x_t + p.b, 4)
-    i, f, o = (0.5 * (1 + np.tanh(v / 2)) for v in (i, f, o))
-    k = np.tanh(k)
-    W_i, W_f, W_o, W_k = np.split(p.W, 4)
-    new = f * c + i * k
-    s = np.tanh(new)
-    dc_h = (k * i * (1 - i))[:, None] * W_i + (c * f * (1 - f))[:, None] * W_f + (i * (1 - k * k))[:, None] * W_k
-    slope = o * (1 - s * s)
-    dh_h = slope[:, None] * dc_h + (s * o * (1 - o))[:, None] * W_o
-    return o * s, new, np.block([[dh_h, np.diag(slope * f)], [dc_h, np.diag(f)]])
-
-
-def lstm_steps(p: Parameters, x: Array) -> Iterator[Array]:
-    """Step Jacobians of the LSTM along x, from h = c = 0."""
-    h = c = np.zeros(len(p.b) // 4)
-    for x_t in x:
-        h, c, J = lstm_step(p, x_t, h, c)
-        yield J
-
-
-def spectrum(name: str, steps: Iterable[Array], lengths: Sequence[int]) -> Curve:
-    """The curve of a product of step Jacobians, at each length."""
-    curve = Curve(name, [], [], [], [], [])
-    P: Any = None
-    exponent, low, high = 0, 0.0, 0.0
-    for t, J in enumerate(steps, 1):
-        P = J if P is None else J @ P
-        shift = int(np.frexp(np.abs(P).max())[1])
-        P, exponent = np.ldexp(P, -shift), exponent + shift
-        sigma = np.linalg.svd(J, compute_uv=False)
-        with np.errstate(divide="ignore"):
-            low, high = low + float(np.log10(sigma[-1])), high + float(np.log10(sigma[0]))
+def moments(recurrence: Recurrence, x: Array, lengths: Sequence[int]) -> Moments:
+    """Mean and deviation of |λ| of ∂h_T/∂h_0 along x, at each T of ``lengths``, ascending."""
+    found = Moments([], [], [])
+    P, exponent = np.eye(recurrence.N), 0
+    with one_thread():
+        for t, J in enumerate(recurrences.step_jacobians(recurrence, x[: lengths[-1]]), 1):
+            P = J @ P
+            shift = int(np.frexp(np.abs(P).max())[1])
+            P, exponent = np.ldexp(P, -shift), exponent + shift
             if t in lengths:
-                scale = exponent * math.log10(2)
                 modulus = np.abs(np.linalg.eigvals(P))
-                s = np.linalg.svd(P, compute_uv=False)
-                curve.T.append(t)
-                curve.mean.append(float(np.log10(modulus.mean())) + scale)
-                curve.deviation.append(float(np.log10(modulus.std())) + scale)
-                curve.sigma.append((float(np.log10(s[-1])) + scale, float(np.log10(s[0])) + scale))
-                curve.bounds.append((low, high))
-    return curve
+                with np.errstate(divide="ignore"):
+                    logs = np.log10([modulus.mean(), modulus.std()]) + exponent * math.log10(2)
+                found.add(t, *logs.tolist())
+    return found
 
 
-def gradient_norms(steps: Sequence[Array] | Iterable[Array]) -> list[float]:
-    """log10 ‖∂L/∂h_t‖ for t = 0 … T, for a unit cotangent of equal entries on the last state; holds T n² numbers."""
-    v: Any = None
-    scale = 0.0
-    norms: list[float] = []
-    for J in reversed(list(steps)):
-        v = np.full(len(J), len(J) ** -0.5) if v is None else v
-        if not norms:
-            norms.append(scale)
+def gradient_norms(recurrence: Recurrence, x: Array) -> list[float]:
+    """log10 ‖∂L/∂h_t‖ along x for t = 0 … T, for a unit cotangent on h_T with equal entries.
+
+    States are kept at every √T-th step and recomputed between.
+    """
+    v = np.zeros(recurrence.N)
+    v[: recurrence.n] = recurrence.n**-0.5
+    norms = [0.0]
+    for J in recurrences.step_jacobians_backward(recurrence, x):
         v = v @ J
-        if size := float(np.linalg.norm(v)):
-            scale, v = scale + math.log10(size), v / size
-        else:
-            scale = -math.inf
-        norms.append(scale)
+        size = float(np.linalg.norm(v))
+        norms.append(norms[-1] + math.log10(size) if size else -math.inf)
+        v = v / (size or 1)
     return norms[::-1]
 
 
-def recurrences(n: int, m: int, seed: int) -> dict[str, Callable[[Array], Iterator[Array]]]:
-    """The four recurrences as drawn, by name: functions from x (T, m) to step Jacobians; ε = γ = 0.01,
-    W strictly upper triangular but for the vanilla one; the LSTM uniform in ±1/√n.
-    """
+def spectrum(recurrence: Recurrence, x: Array, lengths: Sequence[int]) -> Spectrum:
+    """All that is measured of a recurrence along x (T, m), spectra at each T of ``lengths``, ascending to T."""
+    with one_thread():
+        steps = recurrences.step_jacobians(recurrence, x)
+        return Spectrum(
+            recurrence.name,
+            moments(recurrence, x, lengths),
+            singular_values.of_product(steps, lengths),
+            gradient_norms(recurrence, x),
+        )
+
+
+def spectra(along: Iterable[tuple[Recurrence, Array]], lengths: Sequence[int]) -> list[Spectrum]:
+    """The spectrum of each recurrence along its input, under a progress bar."""
+    along, found = list(along), []
+    with report.progress(len(along)) as begin:
+        for recurrence, x in along:
+            begin(recurrence.name)
+            found.append(spectrum(recurrence, x, lengths))
+    return found
+
+
+def antisymmetric(n: int, m: int, step_size: float, diffusion: float, seed: int = 0) -> Recurrence:
+    """The untrained antisymmetric cell with σ_w = 1 and W strictly upper triangular."""
     p = initialization.parameters(np.random.default_rng(seed), n, m, sigma_w=1.0, triangular=True)
-    with_gate = initialization.gated_parameters(np.random.default_rng(seed), n, m, sigma_w=1.0, triangular=True)
-    full = initialization.parameters(np.random.default_rng(seed), n, m, sigma_w=1.0)
-    r = np.random.default_rng(seed + 1)
-    lstm = Parameters(*(r.uniform(-1, 1, size) / math.sqrt(n) for size in ((4 * n, n), (4 * n, m), (4 * n,))))
+    return recurrences.cell("", p, step_size=step_size, diffusion=diffusion)
+
+
+def grid(n: int, x: Array, lengths: Sequence[int]) -> dict[tuple[float, float], Moments]:
+    """By (ε, γ) the moments of the untrained antisymmetric cell along x, under a progress bar."""
+    found = {}
+    with report.progress(len(UNTRAINED)) as begin:
+        for step_size, diffusion in UNTRAINED:
+            begin(f"ε = {step_size:g}, γ = {diffusion:g}")
+            cell = antisymmetric(n, x.shape[1], step_size, diffusion)
+            found[step_size, diffusion] = moments(cell, x, lengths)
+    return found
+
+
+class Training(NamedTuple):
+    """A run: its input, its recurrence by iteration, and the iteration of the best."""
+
+    name: str
+    x: Array
+    by_iteration: dict[int, Recurrence]
+    best: int
+
+
+def over_training(runs: Sequence[Training], lengths: Sequence[int]) -> dict[str, dict[int, Moments]]:
+    """By run and T the moments over the iterations, under a progress bar."""
+    found = {run.name: {T: Moments([], [], []) for T in lengths} for run in runs}
+    with report.progress(sum(len(run.by_iteration) for run in runs)) as begin:
+        for run in runs:
+            for iteration, recurrence in run.by_iteration.items():
+                begin(recurrence.name)
+                for T, mean, deviation in zip(*moments(recurrence, run.x, lengths), strict=True):
+                    found[run.name][T].add(iteration, mean, deviation)
+    return found
+
+
+Pictures = dict[str, tuple[str, Callable[[], Drawing]]]
+"""By name a caption and what draws."""
+
+
+def padded(pixels: Array, source: str, T: int) -> tuple[Array, str]:
+    """Pixels (S, m) of an image followed by Gaussian noise, (T, m), and in words what that is."""
+    S, m = pixels.shape
+    x = tasks.followed_by_noise(pixels, T, np.random.default_rng(0))
+    return x, f"Input: {source} by rows, m = {m}" + (f", then noise from step {S + 1} on" if T > S else "")
+
+
+def digit_figures(n: int, lengths: Sequence[int]) -> Pictures:
+    """The figures of untrained recurrences on the bundled digits; n units, T ascending."""
+    x, told = padded(tasks.first_digit_rows(), DIGIT, lengths[-1])
+    told = f"Untrained, n = {n}. {told}"
+    made = recurrences.drawn(n, x.shape[1])
+    return figures(spectra([(each, x) for each in made], lengths), told) | grid_figure(grid(n, x, lengths), told)
+
+
+def figures(found: Sequence[Spectrum], told: str) -> Pictures:
+    """Eigenvalues, singular values and gradient norms of recurrences; ``told`` says what input."""
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
     return {
-        "antisymmetric": lambda x: antisymmetric_steps(p, x, 0.01, 0.01),
-        "gated": lambda x: antisymmetric_steps(with_gate, x, 0.01, 0.01),
-        "vanilla": lambda x: vanilla_steps(full, x),
-        "LSTM": lambda x: lstm_steps(lstm, x),
+        "spectra": (
+            f"Mean and standard deviation of the moduli of the eigenvalues of ∂h_T/∂h_0 against T. {told}.",
+            lambda: drawing.render(
+                lambda figure: draw_moments(figure, {"": {c.name: c.moments for c in found}}, "T", told), 10, 3.8
+            ),
+        ),
+        "singular-values": (
+            "Singular values of ∂h_T/∂h_0 against T inside the provable band from Π σ_min to Π σ_max of the steps. "
+            f"{told}.",
+            lambda: drawing.render(
+                lambda figure: draw_singular_values(figure, found, rows, columns, told),
+                1.2 + 3 * columns,
+                0.5 + 2.4 * rows,
+            ),
+        ),
+        "gradient-norms": (
+            f"How much of a gradient at the last step arrives at step t. {told}.",
+            lambda: drawing.render(lambda figure: draw_gradients(figure, found, told), 8, 4.2),
+        ),
     }
 
 
-def figures(
-    n: int, m: int, lengths: Sequence[int]
-) -> tuple[list[Curve], dict[str, list[float]], dict[str, tuple[str, Callable[[], Drawing]]]]:
-    """Curves and gradient norms of the four recurrences on Gaussian noise, and by name what draws them.
+def grid_figure(found: Mapping[tuple[float, float], Moments], told: str) -> Pictures:
+    """The moments over the grid of ε and γ."""
+    panels: dict[str, dict[str, Moments]] = {}
+    for (step_size, diffusion), each in found.items():
+        panels.setdefault(f"ε = {step_size:g}", {})[f"γ = {diffusion:g}"] = each
+    title = f"Antisymmetric cell. {told}"
+    return {
+        "spectra-grid": (
+            f"Mean and standard deviation of |λ| of ∂h_T/∂h_0 against T over the grid of ε and γ. {title}.",
+            lambda: drawing.render(lambda figure: draw_moments(figure, panels, "T", title), 10, 5.5),
+        )
+    }
 
-    Parameters
-    ----------
-    n, m : int
-        Hidden units and inputs.
-    lengths : sequence of int
-        T, ascending.
-    """
-    x = np.random.default_rng(0).standard_normal((lengths[-1], m))
-    made = recurrences(n, m, 0)
-    curves = [spectrum(name, steps(x), lengths) for name, steps in made.items()]
-    norms = {name: gradient_norms(steps(x)) for name, steps in made.items()}
-    untrained = f"Untrained, {n} units, Gaussian noise of {m} inputs, ε = γ = 0.01. "
-    return (
-        curves,
-        norms,
-        {
-            "spectra": (
-                untrained + "Mean modulus of the eigenvalues of ∂h_T/∂h_0 against T: about 1 for both cells of the "
-                "paper, fast to 0 for the others. Right: the extreme singular values inside their provable band.",
-                lambda: drawing.render(lambda figure: draw_spectra(figure, curves), 9, 4),
+
+def training_figure(found: Mapping[str, Mapping[int, Moments]], told: str) -> Pictures:
+    """The moments over training."""
+    panels = {run: {f"T = {T}": each for T, each in by_length.items()} for run, by_length in found.items()}
+    return {
+        "spectra-training": (
+            f"Mean and standard deviation of |λ| of ∂h_T/∂h_0 over training. {told}.",
+            lambda: drawing.render(
+                lambda figure: draw_moments(figure, panels, "iteration", told), 1 + max(9, 3 * len(panels)), 5.5
             ),
-            "gradient-norms": (
-                untrained + "How much of a gradient at the last step arrives at step t: preserved or vanished.",
-                lambda: drawing.render(lambda figure: draw_gradients(figure, norms), 6, 4),
-            ),
-        },
-    )
+        )
+    }
 
 
-def draw_spectra(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Mean |λ| against T, and beside it the singular values' range inside its provable band for the first curve."""
-    left, right = figure.subplots(1, 2)
-    for k, c in enumerate(curves):
-        left.plot(c.T, c.mean, label=c.name, **drawing.series(k))
-    left.set(xlabel="T", ylabel="log₁₀ mean |λ|", title=r"Eigenvalues of $\partial h_T/\partial h_0$")
-    left.legend()
-    c = curves[0]
-    right.fill_between(c.T, *np.array(c.bounds).T, color=drawing.COLOURS[0], alpha=0.15, label="provable")
-    right.plot(c.T, [s[0] for s in c.sigma], label="smallest σ", **drawing.series(0))
-    right.plot(c.T, [s[1] for s in c.sigma], label="largest σ", **drawing.series(1))
-    right.set(xlabel="T", ylabel="log₁₀ σ", title=f"Singular values, {c.name}")
-    right.legend()
+def draw_moments(figure: Figure, panels: Mapping[str, Mapping[str, Moments]], xlabel: str, title: str) -> None:
+    """A column for each panel, means above deviations; a single panel has them side by side."""
+    single = len(panels) == 1
+    axes = figure.subplots(1, 2)[:, None] if single else figure.subplots(2, len(panels), sharex="col")
+    for column, (name, lines) in zip(axes.T, panels.items(), strict=True):
+        for axis, what in zip(column, ("mean", "deviation"), strict=True):
+            for k, found in enumerate(lines.values()):
+                axis.plot(found.at, _finite(getattr(found, what)), **_thin(k, len(found.at)))
+            axis.set_ylabel(f"log₁₀ {what} of |λ|")
+        column[0].set_title(name)
+        column[0].axhline(0, color="black", linewidth=0.8, zorder=0.5)
+    for axis in axes.flat if single else axes[-1]:
+        axis.set_xlabel(xlabel)
+    _legend(figure, axes[0, 0].lines, list(next(iter(panels.values()))))
+    figure.suptitle(title, fontsize=9)
 
 
-def draw_gradients(figure: Figure, norms: dict[str, list[float]]) -> None:
+def draw_singular_values(figure: Figure, found: Sequence[Spectrum], rows: int, columns: int, title: str) -> None:
+    """A panel for each recurrence: its singular values in their band."""
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(found) :]:
+        axis.remove()
+    for axis, (name, _, singular, _) in zip(axes.flat, found, strict=False):
+        sigma = _finite(singular.sigma)
+        band = axis.fill_between(singular.T, *_finite(singular.bounds).T, color=drawing.COLOURS[4], alpha=0.3, lw=0)
+        middle = sigma.shape[1] // 2
+        lines = [
+            axis.plot(singular.T, sigma[:, place], **_thin(k, len(sigma)))[0]
+            for k, place in ((0, 0), (2, middle), (1, -1))
+        ]
+        axis.set(title=name, xlabel="T", ylabel="log₁₀ σ")
+    _legend(figure, [band, *lines], ["provable band", "largest σ", "median σ", "smallest σ"])
+    figure.suptitle(title, fontsize=9)
+
+
+def draw_gradients(figure: Figure, found: Sequence[Spectrum], title: str) -> None:
     """log10 ‖∂L/∂h_t‖ against t."""
     axes = figure.subplots()
-    for k, (name, values) in enumerate(norms.items()):
-        axes.plot(values, label=name, markevery=max(1, len(values) // 8), **drawing.series(k))
+    for k, each in enumerate(found):
+        axes.plot(_finite(each.norms), **_thin(k, len(each.norms)))
+    axes.axhline(0, color="black", linewidth=0.8, zorder=0.5)
     axes.set(xlabel="t", ylabel=r"log₁₀ ‖$\partial L/\partial h_t$‖", title="Gradient of a loss on the last state")
-    axes.legend()
+    _legend(figure, axes.lines, [each.name for each in found])
+    figure.suptitle(title, fontsize=9)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    figure.legend(handles[: len(labels)], labels, loc="outside right center")
+
+
+def _thin(k: int, points: int) -> dict[str, Any]:
+    """The k-th series, with at most some ten markers."""
+    return {**drawing.series(k), "markevery": max(1, points // 8), "markersize": 4.5}
+
+
+def _finite(logs: Any) -> Array:
+    """With a gap where the logarithm is −∞."""
+    values = np.asarray(logs, float)
+    return np.where(np.isfinite(values), values, np.nan)

@@ -87,6 +87,8 @@ class Configuration(NamedTuple):
         Of every draw.
     dtype : str
         ``float32`` or ``float64``. Not published.
+    shards : int
+        Parts of a batch whose gradients are added in their order, from 1 to B. Ours.
     """
 
     task: str

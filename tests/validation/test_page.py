@@ -233,21 +233,20 @@ def test_on_paper(browser, visit):
 def test_the_figures_are_small_under_quick_and_each_begins_under_a_bar(monkeypatch, quick, n, longest):
     asked, begun = [], []
 
-    def figures(*sizes):
-        assert begun
+    def digit_figures(*sizes):
         asked.append(sizes)
-        return [], {}, {"spectra": ("caption", lambda: "drawn")}
+        return {"spectra": ("caption", lambda: "drawn")}
 
     @contextlib.contextmanager
     def progress(_):
         yield begun.append
 
-    monkeypatch.setattr(spectra, "figures", figures)
+    monkeypatch.setattr(spectra, "digit_figures", digit_figures)
     monkeypatch.setattr(portraits, "figures", lambda: {"figure-1": ("caption", lambda: "drawn")})
     monkeypatch.setattr(report, "progress", progress)
     assert judging._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
-    assert [(units, m, lengths[-1]) for units, m, lengths in asked] == [(n, 96, longest)]
-    assert begun == [f"spectra of four recurrences, n = {n}, T = {longest}", "figure-1", "spectra"]
+    assert [(units, lengths[-1]) for units, lengths in asked] == [(n, longest)]
+    assert begun == ["figure-1", "spectra"]
 
 
 def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):

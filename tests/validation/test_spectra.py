@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from flint import acb_mat, arb_mat, ctx
 from antisymrnn_ref import initialization
 from antisymrnn_ref.backend import load_backend
 from antisymrnn_ref.contract import Parameters
-from antisymrnn_validation import cli, drawing
+from antisymrnn_validation import cli, drawing, report
 from antisymrnn_validation.cli import spectral
 from antisymrnn_validation.experiments import runs, tasks
 from antisymrnn_validation.experiments.training import Configuration
@@ -171,6 +172,20 @@ def test_vanishing_exploding_and_preserved_are_there():
     assert first["antisymmetric, ε = 1, γ = 0"] > 1
     assert max(abs(first[f"{name}, ε = γ = 0.01"]) for name in ("antisymmetric", "gated")) < 0.1
     assert max(first["LSTM"], first["vanilla, σ_w = 1"]) < -20
+
+
+def test_each_recurrence_and_each_point_of_the_grid_begins_under_a_bar(monkeypatch):
+    begun = []
+
+    @contextlib.contextmanager
+    def progress(_):
+        yield begun.append
+
+    monkeypatch.setattr(report, "progress", progress)
+    pictures = spectra.digit_figures(3, [2, 9])
+    assert list(pictures) == ["spectra", "singular-values", "gradient-norms", "spectra-grid"]
+    assert begun[:6] == [made.name for made in recurrences.drawn(3, 8)]
+    assert begun[6:] == [f"ε = {eps:g}, γ = {gamma:g}" for eps, gamma in spectra.UNTRAINED]
 
 
 def run(capsys, *arguments):

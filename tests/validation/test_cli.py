@@ -19,6 +19,7 @@ from antisymrnn_validation.cli import comparing as cli_comparing
 from antisymrnn_validation.cli import judging
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
 from antisymrnn_validation.conformance import cases, checks
+from antisymrnn_validation.experiments import published
 from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
@@ -60,7 +61,9 @@ def two_backends(monkeypatch):
 
 @pytest.fixture
 def ledger(monkeypatch):
-    """Put claims in the place of the real ones."""
+    """Put claims in the place of the real ones, and one accuracy of the paper that no recorded run bears on."""
+    accuracy = {**published.CELLS[0]._asdict(), "name": "mnist-antisymmetric", "runs": [], "verdict": "not run"}
+    monkeypatch.setattr(published, "decide", lambda: [accuracy])
 
     def replace(*claims):
         module = types.ModuleType("antisymrnn_validation.theory.claims")
@@ -147,8 +150,9 @@ def test_verify_certifies_the_specification_on_digits(run, tmp_path):
     lines = out.splitlines()
     assert lines[-1] == (
         "verify: 3 claims (1 hold, 1 under a condition, 1 refuted; all as the ledger expects), 2 certifications passed "
-        "on digits (T = 64, n = 32, B = 4); backends: numpy ok, absent not run"
+        "on digits (T = 64, n = 32, B = 4); backends: numpy ok, absent not run; accuracies of the paper: 1 not run"
     )
+    assert any(line.split() == ["Table", "1", "mnist-antisymmetric", "128", "98.0", "not", "run"] for line in lines)
     assert any(re.match(r"backend absent not run: .*a_package_that_is_not_there", line) for line in lines)
     arrays = {
         "antisymmetric": ["h", "W", "V", "b", "x", "h0", "step_size", "diffusion"],
@@ -259,7 +263,9 @@ def test_only_selects_by_name_and_by_source(run):
 def test_nothing_selected_exits_3(run):
     code, out, err = run("verify", "--only", "no such claim")
     assert (code, out) == (3, "")
-    expected = "nothing ran: none of 3 claims and 2 certifications has 'no such claim' in its name or source"
+    expected = (
+        "nothing ran: none of 3 claims, 10 accuracies and 2 certifications has 'no such claim' in its name or source"
+    )
     assert one_line(err) == f"antisymrnn verify: {expected}"
 
 
@@ -518,7 +524,8 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     assert "FAILED numpy: bits on case 0\n  h: expected the same bits\n" in out
     assert re.search(r"^0: the last state +0 +1 +1$", out, re.MULTILINE)
     assert out.splitlines()[-1].endswith(
-        "absent not run; quick conformance of numpy FAILED, 2 checks: 0 passed, 1 failed, 1 not applicable"
+        "absent not run; accuracies of the paper: 1 not run; quick conformance of numpy FAILED, "
+        "2 checks: 0 passed, 1 failed, 1 not applicable"
     )
     (told,) = strictly(tmp_path / "report.json")["conformance"]
     assert (told["backend"], told["total"]) == ("numpy", 2)
@@ -532,7 +539,7 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     )
     code, _, err = run("verify", *options, "--only", "no such check")
     assert code == 3
-    assert "none of 3 claims and 2 certifications and 2 checks has 'no such check'" in one_line(err)
+    assert "none of 3 claims, 10 accuracies and 2 certifications and 2 checks has 'no such check'" in one_line(err)
     monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
     assert run("verify", "--json", tmp_path / "report.json")[0] == 0
     assert strictly(tmp_path / "report.json")["conformance"] == []

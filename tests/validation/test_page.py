@@ -44,6 +44,12 @@ def results():
     return {
         "summary": {"line": f"verify: {HOSTILE}"}, "environment": {"versions": {"numpy": HOSTILE}}, "data": HOSTILE,
         "claims": [claim, {**claim, "name": "antisymmetric", "verdict": "holds", "expected": "holds"}],
+        "accuracies": [
+            {
+                "name": HOSTILE, "table": "Table 1", "units": 128, "accuracy": 98.0, "verdict": "not reproduced",
+                "runs": [{"name": HOSTILE, "seed": 0, "date": HOSTILE, "iterations": 8000, "accuracy": 93.5}],
+            }
+        ],
         "certifications": [certificate, {**certificate, "errors": {}, "status": "broke off"}],
         "conformance": [
             {"backend": HOSTILE, "total": 3, "checks": [passed, skipped]},

@@ -111,7 +111,7 @@ def test_a_report_has_the_permissions_of_any_new_file(tmp_path, target):
         (OSError(errno.ENOSPC, "No space left on device"), report.ReportError),
     ],
 )
-@pytest.mark.parametrize("where", ["write_bytes", "replace"])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_whole_or_not_at_all(tmp_path, target, monkeypatch, problem, expected, where):
     """Whatever goes wrong while a report is written, the old one is intact and nothing else is left."""
     target.write_text("old")
@@ -119,8 +119,7 @@ def test_whole_or_not_at_all(tmp_path, target, monkeypatch, problem, expected, w
     def failing(*_):
         raise problem
 
-    owner = report.Path if where == "write_bytes" else os
-    monkeypatch.setattr(owner, where, failing)
+    monkeypatch.setattr(os, where, failing)
     with pytest.raises(expected):
         report.write_json(target, {"new": 1})
     monkeypatch.undo()

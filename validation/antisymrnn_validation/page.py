@@ -100,6 +100,10 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     parts = {
         "equations": ("Equations", _equations()),
         "claims": (f"The paper's claims: {len(claims)}", _filter(counts) + "".join(map(_claim, claims))),
+        "accuracies": (
+            f"The paper's test accuracies: {len(results['accuracies'])}",
+            _accuracies(results["accuracies"]),
+        ),
         "certifications": (f"Certified gradients: {len(certificates)}", _certifications(results)),
         "conformance": ("Conformance of each backend", _conformance(results)),
         "figures": (f"Figures: {len(figures)}", _figures(figures)),
@@ -185,6 +189,14 @@ def _claim(claim: Record) -> str:
         f'<span class="what">{escape(claim["statement"])}</span></summary><div class="body"><dl>{terms}</dl>'
         f'{_table(table)}<p><a href="#claim-{name}">{name}</a></p></div></details>'
     )
+
+
+def _accuracies(records: Sequence[Record]) -> str:
+    where = (
+        "<p>A published number is reproduced if the mean of our recorded runs reaches it, less three standard errors "
+        "of a test of 10,000 images. The recorded runs are part of this package, with their parameters.</p>"
+    )
+    return where + _table(report.published_table(records))
 
 
 def _certifications(results: Record) -> str:

@@ -12,6 +12,7 @@ import math
 import numbers
 import os
 import secrets
+import statistics
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -74,6 +75,27 @@ def verdict(record: Record) -> str:
     if record["as_expected"]:
         return str(record["verdict"])
     return f"{record['verdict']}, expected: {record['expected']}"
+
+
+def published_table(records: Sequence[Record]) -> Table:
+    """One row for each test accuracy of the paper: the number, our mean and deviation over seeds, the verdict."""
+    rows = []
+    for record in records:
+        found = [run["accuracy"] for run in record["runs"]]
+        ours = f"{statistics.fmean(found):.2f}" if found else ""
+        if len(found) > 1:
+            ours += f" ± {statistics.stdev(found):.2f}"
+        told = ", ".join(f"{run['seed']} ({run['iterations']:,} iterations, {run['date']})" for run in record["runs"])
+        cells = (record["table"], record["name"], str(record["units"]), f"{record['accuracy']}", ours, told)
+        rows.append((*cells, record["verdict"]))
+    columns = ("table", "run", "units", "paper, %", "ours, %", "seeds", "verdict")
+    return Table("Test accuracies of the paper", columns, rows, [False] * len(rows))
+
+
+def published_line(records: Sequence[Record]) -> str:
+    """How many accuracies of the paper are reproduced, and how many are not."""
+    counts = Counter(record["verdict"] for record in records)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def accuracy_table(title: str, records: Sequence[Record]) -> Table:

@@ -55,7 +55,7 @@ def verify(
     json: Json = None,
     only: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="Only claims, certifications and checks with TEXT in their name or source."),
+        typer.Option(metavar="TEXT", help="Only what has TEXT in its name or source."),
     ] = "",
     backend: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Judge this backend alone. May be repeated.")
@@ -73,13 +73,14 @@ def verify(
 
     Every claim of the paper gets its verdict; then every state and gradient of the specification, and of every other
     backend that can run, is compared with its certified truth on real input. With --report the quick checks of conform
-    follow, of each backend that can run.
+    follow, of each backend that can run. The test accuracies of the paper stand beside those of recorded runs.
     """
     check_writable(json)
     if report_folder is not None:
         report.check_writable(report.output_folder(report_folder) / "index.html")
     backends = backends_by_name(backend)
     from antisymrnn_validation.conformance import checks, judge
+    from antisymrnn_validation.experiments import published
     from antisymrnn_validation.theory import claims
 
     problems, source = _real_cases(data, quick)
@@ -88,11 +89,12 @@ def verify(
     total = len(claims.CLAIMS), len(certificates)
     ledger = [claim for claim in claims.CLAIMS if matches(only, claim.name, claim.source)]
     certificates = [entry for entry in certificates if matches(only, *entry[:2], entry[2].name, entry[2].case, source)]
+    accuracies = [record for record in published.decide() if matches(only, record["name"], record["table"])]
     reported = runnable if report_folder is not None else {}
     every = {name: judge.checks_of(module, quick=True) for name, module in reported.items()}
     chosen = {name: judge.selected(known, only=only) for name, known in every.items()}
-    if not ledger and not certificates and not any(chosen.values()):
-        there = f"{total[0]} claims and {total[1]} certifications"
+    if not ledger and not certificates and not accuracies and not any(chosen.values()):
+        there = f"{total[0]} claims, {len(published.CELLS)} accuracies and {total[1]} certifications"
         if report_folder is not None:
             there += f" and {sum(map(len, every.values()))} checks"
         raise NothingRan(f"none of {there} has {only!r} in its name or source")
@@ -101,6 +103,8 @@ def verify(
     decided = each(ledger, lambda claim: claim.name, lambda claim: _decide(claim, quick))
     if decided:
         report.show(report.claims_table(decided))
+    if accuracies:
+        report.show(report.published_table(accuracies))
     certified = each(
         certificates,
         lambda entry: f"{entry[0]}, {entry[1]} on {source}",
@@ -125,17 +129,20 @@ def verify(
     for paragraph in contradictions:
         print(paragraph, end="\n\n")
     line = f"{title('verify', quick)}: {report.verify_line(decided, certified, total, source, not_run)}"
+    if accuracies:
+        line += f"; accuracies of the paper: {report.published_line(accuracies)}"
     states = [report.conformance_state(record) for record in conformance]
     for record, state in zip(conformance, states, strict=True):
         line += f"; quick conformance of {record['backend']} {state}, {report.conformance_line(record)}"
     if contradictions or "FAILED" in states:
         code = CONTRADICTED
     else:
-        code = AS_EXPECTED if decided or certified or "ok" in states else NOTHING_RAN
+        code = AS_EXPECTED if decided or accuracies or certified or "ok" in states else NOTHING_RAN
     print(line)
     results = {
         "data": source,
         "claims": decided,
+        "accuracies": accuracies,
         "certifications": certified,
         "not_run": not_run,
         "conformance": conformance,

@@ -1,0 +1,102 @@
+"""The paper's tables and the recorded runs: what is kept, the verdicts, and the rows in validation/README.md."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from antisymrnn_ref import load_backend
+from antisymrnn_validation import report
+from antisymrnn_validation.experiments import published, runs, training
+from antisymrnn_validation.experiments.published import Verdict
+
+README = Path(__file__).parents[2] / "validation/README.md"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that bears the name of a cell, on two classes instead of MNIST."""
+    labels = np.arange(40) % 2
+
+    def sequences(_, indices, dtype, generator):
+        return (generator.standard_normal((3, len(indices), 1)) + 2.0 * labels[indices][:, None] - 1).astype(dtype)
+
+    data, folder = runs.Data(1, 2, labels, labels, sequences), tmp_path_factory.mktemp("runs") / "run"
+    configuration = training.Configuration(
+        "mnist", "numpy", batch=16, iterations=6, evaluate_every=3, optimizer="adam", learning_rate=0.01
+    )
+    runs.train(folder, configuration, data, load_backend("numpy"))
+    return folder, data
+
+
+def test_verdict_allows_three_standard_errors_of_the_published_test():
+    assert published.verdict(98.0, []) is Verdict.NOT_RUN
+    allowance = 3 * (98.0 * 2.0 / 10_000) ** 0.5  # percent
+    assert published.verdict(98.0, [98.0 - allowance + 1e-6]) is Verdict.REPRODUCED
+    assert published.verdict(98.0, [98.0 - allowance - 1e-6]) is Verdict.NOT_REPRODUCED
+    assert published.verdict(98.0, [99.0, 96.0]) is Verdict.NOT_REPRODUCED  # the mean counts, not the best
+
+
+def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, tmp_path):
+    run, data = finished
+    kept = published.record(run, tmp_path)
+    assert kept.name == "mnist-antisymmetric-seed0"
+    summary = json.loads((run / "summary.json").read_text())
+    first, *others = published.decide(tmp_path)
+    assert [told["accuracy"] for told in first["runs"]] == [100 * summary["test_accuracy"]]
+    assert first["verdict"] == published.verdict(98.0, [100 * summary["test_accuracy"]])
+    assert {record["verdict"] for record in others} == {"not run"}
+    state = runs.load(kept / "best.npz", runs.configuration_of(kept))
+    configuration = runs.configuration_of(kept)
+    _, again = runs.evaluate(configuration, data, load_backend("numpy"), state, "test", np.arange(40))
+    assert again == summary["test_accuracy"]
+
+
+def test_recorded_runs_that_must_be_refused(finished, tmp_path):
+    kept = published.record(finished[0], tmp_path)
+    summary = kept / "summary.json"
+    held = json.loads(summary.read_text())
+    for text, said in (
+        ("{", "got something else"),
+        (json.dumps({**held, "test_accuracy": 98.0}), "test_accuracy is 98"),
+        (json.dumps({**held, "test_accuracy": "1"}), "got something else"),
+    ):
+        summary.write_text(text)
+        with pytest.raises(runs.RunError, match=said):
+            published.decide(tmp_path)
+    summary.unlink()
+    with pytest.raises(runs.RunError, match="expected the summary of a finished run"):
+        published.decide(tmp_path)
+    summary.write_text(json.dumps(held))
+    other = tmp_path / "other"
+    shutil.copytree(kept, other)
+    configuration = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**configuration, "units": 64}))
+    with pytest.raises(runs.RunError, match="other: expected a run of a cell"):
+        published.decide(tmp_path)
+
+
+def test_readme_has_the_row_of_every_cell():
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| Table ")]
+    assert rows == [f"| {' | '.join(row)} |" for row in report.published_table(published.decide()).rows]
+
+
+def test_recorded_parameters_give_the_recorded_accuracy():
+    folder = os.environ.get("ANTISYMRNN_DATA")
+    if not folder:
+        pytest.skip("ANTISYMRNN_DATA names no folder with the real data")
+    recorded = [run["name"] for record in published.decide() for run in record["runs"]]
+    if not recorded:
+        pytest.skip("no run is recorded")
+    for name in recorded:
+        path = published.RECORDED / name
+        configuration = runs.configuration_of(path)
+        data, state = runs.data_of(configuration.task, Path(folder)), runs.load(path / "best.npz", configuration)
+        everything = np.arange(len(data.test_labels))
+        _, again = runs.evaluate(configuration, data, load_backend("numba"), state, "test", everything)
+        held = json.loads((path / "summary.json").read_text())["test_accuracy"]
+        # rounding differs between machines, and with it a few samples at a border between two classes
+        assert abs(again - held) <= 5 / len(everything), name

@@ -1,0 +1,163 @@
+"""The paper's two tables of test accuracies, and what our recorded runs say of each of their cells.
+
+A recorded run is the folder of a finished run in ``recorded/``, with its best checkpoint: ``antisymrnn evaluate`` gives
+whoever has the data its accuracy again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from antisymrnn_validation import report
+from antisymrnn_validation.experiments.runs import RunError, configuration_of
+from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.report import Record
+
+RECORDED = Path(__file__).parent / "recorded"
+SIZE = 10_000
+"""Samples in the test set of each of the four tasks."""
+
+DEVIATIONS = 3
+"""How many standard errors of a test set of SIZE our mean may lie below the published number."""
+
+
+class Cell(NamedTuple):
+    """A test accuracy of the paper.
+
+    Attributes
+    ----------
+    table : str
+    task : str
+    cell : str
+        ``antisymmetric`` or ``gated``.
+    unconstrained : bool
+        The ablation: equation (13) with W as it is.
+    units : int
+    accuracy : float
+        In percent: a single number, without seeds or deviation.
+    iterations : int
+        That the paper trained for; unconfirmed.
+    """
+
+    table: str
+    task: str
+    cell: str
+    unconstrained: bool
+    units: int
+    accuracy: float
+    iterations: int
+
+
+CELLS = (
+    Cell("Table 1", "mnist", "antisymmetric", False, 128, 98.0, 50_000),
+    Cell("Table 1", "mnist", "gated", False, 128, 98.8, 50_000),
+    Cell("Table 1", "pmnist", "antisymmetric", False, 128, 95.8, 50_000),
+    Cell("Table 1", "pmnist", "gated", False, 128, 93.1, 50_000),
+    Cell("Table 2", "cifar", "antisymmetric", False, 256, 58.7, 50_000),
+    Cell("Table 2", "cifar", "gated", False, 256, 62.2, 50_000),
+    Cell("Table 2", "cifar", "gated", True, 196, 54.6, 50_000),
+    Cell("Table 2", "noise-padded", "antisymmetric", False, 256, 48.3, 10_000),
+    Cell("Table 2", "noise-padded", "gated", False, 256, 54.7, 10_000),
+    Cell("Table 2", "noise-padded", "gated", True, 196, 46.2, 10_000),
+)
+
+
+class Verdict(StrEnum):
+    """What our runs say of a published accuracy."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_RUN = "not run"
+
+
+def verdict(published: float, accuracies: list[float]) -> Verdict:
+    """Whether the mean reaches a published accuracy, less DEVIATIONS standard errors of the published test.
+
+    Parameters
+    ----------
+    published : float
+        In percent.
+    accuracies : list of float
+        Of our runs, in percent; empty if there is none.
+    """
+    if not accuracies:
+        return Verdict.NOT_RUN
+    p = published / 100
+    allowance = 100 * DEVIATIONS * math.sqrt(p * (1 - p) / SIZE)
+    return Verdict.REPRODUCED if sum(accuracies) / len(accuracies) >= published - allowance else Verdict.NOT_REPRODUCED
+
+
+def decide(folder: Path = RECORDED) -> list[Record]:
+    """One record for each cell: its fields, the runs that bear on it, their accuracies in percent, and the verdict.
+
+    Raises
+    ------
+    RunError
+        If a recorded run lacks a file, holds something else, or bears on no cell.
+    """
+    recorded = [(path, configuration_of(path), _summary(path)) for path in sorted(folder.glob("*")) if path.is_dir()]
+    keys = ("task", "cell", "unconstrained", "units")
+    records: list[Record] = []
+    for cell in CELLS:
+        told = [
+            {
+                "name": path.name,
+                "seed": configuration.seed,
+                "date": summary["date"],
+                "iterations": summary["iterations"],
+                "accuracy": 100 * summary["test_accuracy"],
+            }
+            for path, configuration, summary in recorded
+            if all(getattr(configuration, key) == getattr(cell, key) for key in keys)
+        ]
+        found = verdict(cell.accuracy, [run["accuracy"] for run in told])
+        records.append({"name": _name(cell), **cell._asdict(), "runs": told, "verdict": str(found)})
+    used = {run["name"] for entry in records for run in entry["runs"]}
+    for path, *_ in recorded:
+        if path.name not in used:
+            raise RunError(f"{path}: expected a run of a cell of the paper's tables, got another task, cell or size")
+    return records
+
+
+def record(run: Path, folder: Path = RECORDED) -> Path:
+    """Keep a finished run: its files, of the checkpoints the best one, and the date in the summary.
+
+    Returns
+    -------
+    Path
+        Its new folder, named after the configuration.
+
+    Raises
+    ------
+    RunError
+        If the run is not finished.
+    """
+    configuration, summary = configuration_of(run), _summary(run)
+    date = datetime.fromtimestamp((run / "summary.json").stat().st_mtime, UTC).date().isoformat()
+    kept = report.output_folder(folder / f"{_name(configuration)}-seed{configuration.seed}")
+    for file in ("config.json", "environment.json", "metrics.jsonl", "best.npz"):
+        report.write_bytes(kept / file, (run / file).read_bytes())
+    report.write_json(kept / "summary.json", {**summary, "date": date})
+    return kept
+
+
+def _name(cell: Cell | Configuration) -> str:
+    return f"{cell.task}-{'unconstrained' if cell.unconstrained else cell.cell}"
+
+
+def _summary(path: Path) -> Record:
+    held = path / "summary.json"
+    try:
+        summary: Record = json.loads(held.read_text(encoding="utf-8"))
+        if not 0 <= summary["test_accuracy"] <= 1:
+            raise ValueError(f"test_accuracy is {summary['test_accuracy']}")
+    except OSError as error:
+        raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{held}: expected the summary of a run, got something else ({error!r})") from None
+    return summary

@@ -825,6 +825,15 @@ def test_devices(tmp_path, monkeypatch, script, expected):
     assert environment.devices() == ["none: no nvidia-smi on the path"]
 
 
+def test_thread_pools_stand_in_one_order(monkeypatch):
+    pools = [{"internal_api": "openblas", "version": version, "num_threads": 2} for version in ("0.3.31", "0.3.30")]
+    told = []
+    for order in (pools, pools[::-1]):
+        monkeypatch.setattr("threadpoolctl.threadpool_info", lambda order=order: order)
+        told.append(environment.blas()["thread pools"])
+    assert told[0] == told[1] == pools[::-1]
+
+
 def test_memory_of_the_machine(monkeypatch):
     assert environment.memory_bytes() > 1e8
 

@@ -120,6 +120,15 @@ def test_conformance_of_each_backend_failures_diagnosed():
     assert "⚠ 1 of 2 certifications passed" in tally
 
 
+def test_the_chart_says_in_words_what_it_shows_and_where_the_numbers_stand():
+    told = results()
+    (errors, *_) = (record["errors"] for record in told["certifications"])
+    errors["W"] = {"error": 1.0, "tolerance": 1e-14, "reference": 1e-16}
+    text = page.page(told, {})
+    assert 'aria-label="2 relative errors on a logarithmic axis, 1 of them above their tolerance."' in text
+    assert 'The numbers stand in <a href="#errors-table">the table</a>.</figcaption>' in text
+
+
 def test_same_results_give_the_same_page_whatever_they_took():
     later = results()
     for record in later["claims"] + later["certifications"] + [r for b in later["conformance"] for r in b["checks"]]:

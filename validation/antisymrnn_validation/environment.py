@@ -77,7 +77,7 @@ def blas() -> dict[str, Any]:
         return {"built with": built, "thread pools": "unknown: threadpoolctl is not installed"}
     fields = ("internal_api", "version", "num_threads", "architecture")
     pools = [{key: pool[key] for key in fields if key in pool} for pool in threadpoolctl.threadpool_info()]
-    return {"built with": built, "thread pools": pools}
+    return {"built with": built, "thread pools": sorted(pools, key=str)}  # found in an order of the operating system
 
 
 def devices(fields: str = "name,memory.total,driver_version") -> list[str]:

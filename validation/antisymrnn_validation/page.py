@@ -274,8 +274,8 @@ def _chart(records: Sequence[Record]) -> str:
     caption = "Errors and tolerances; hover for a value, choose a series in the legend."
     if any(value < FLOOR for points in series.values() for _, value in points):
         caption += f" An error below {FLOOR:.0e} stands there."
-    rows = report.accuracy_table("", records).alarming
-    alternative = f"{len(rows)} relative errors on a logarithmic axis, {sum(rows)} of them above their tolerance."
+    above = [not entry["error"] <= entry["tolerance"] for record in records for entry in record["errors"].values()]
+    alternative = f"{len(above)} relative errors on a logarithmic axis, {sum(above)} of them above their tolerance."
     return (
         f'<script>{get_plotlyjs()}</script><figure aria-labelledby="errors-caption"><div class="white" role="img" '
         f'aria-label="{alternative}">{chart}</div><figcaption id="errors-caption">{caption} The numbers stand in '

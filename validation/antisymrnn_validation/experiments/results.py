@@ -313,5 +313,6 @@ def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         report.write_bytes(temporary / name, content)
     try:
         os.replace(temporary, target)
+        report.sync_folder(target.parent)
     except OSError as error:
         raise report.ReportError(f"{target}: cannot be written: {error.strerror or error}") from None

@@ -34,8 +34,6 @@ from antisymrnn_validation.experiments.training import Configuration
 LARGEST = 10_000
 """Points that a grid may have."""
 
-_EXPECTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-
 
 class GridError(ValueError):
     """A grid that cannot be run; the message names the file and the key, what was expected and what came."""
@@ -160,7 +158,9 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
         error, summary = "", {}
         try:
             content, backend = runs.data_of(configuration.task, data), load_backend(configuration.backend)
-            summary = runs.train(folder, configuration, content, backend, resume=True, progress=unwanted)
+            summary = runs.train(
+                folder, configuration, content, backend, resume=True, progress=unwanted, evaluating=unwanted
+            )
         except training.Diverged as diverged:
             error = str(diverged)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -196,7 +196,7 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
     values = value if isinstance(value, list) else [value]
     for each in values:
         if not (type(each) is kind or (kind is float and type(each) is int)):
-            raise GridError(f"{path}: {name}: expected {_EXPECTED[kind]} or a list of such, got {each!r}")
+            raise GridError(f"{path}: {name}: expected {training.KINDS[kind]} or a list of such, got {each!r}")
     values = [kind(each) for each in values]
     if not values or len(set(values)) < len(values):
         raise GridError(f"{path}: {name}: expected at least one value, each once, got {value}")

@@ -313,7 +313,7 @@ def _progress(
         bars.TextColumn("{task.description}", table_column=text),
         bars.TimeRemainingColumn(),
         bars.TextColumn("left"),
-        bars.MofNCompleteColumn(),
+        bars.MofNCompleteColumn(table_column=rich.table.Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
         bars.BarColumn(None),
     )
     with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True, expand=True) as bar:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import antisymrnn_validation.theory
-from antisymrnn_validation import cli, environment, report
+from antisymrnn_validation import environment, report
 from antisymrnn_validation.cli import comparing as cli_comparing
 from antisymrnn_validation.cli import judging
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
@@ -94,21 +94,6 @@ def certifying(monkeypatch):
         )
     )
     return replace
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert ESCAPE not in out + err
-        assert "Traceback" not in out + err
-        return caught.value.code, out, err
-
-    return run
 
 
 def one_line(text):

@@ -8,24 +8,15 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref import dynamics
-from antisymrnn_validation import cli
 from antisymrnn_validation.theory import figures, portraits
 
 W0 = np.array([[0.0, -2.0], [2.0, 0.0]])
 OWN = ("portraits", "--matrix", "0 -2; 2 0")
 
 
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return call
 
 
 def test_eight_systems_of_the_kinds_that_the_paper_has():

@@ -73,7 +73,7 @@ def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path):
         ("task = ", "expected a grid in TOML: Invalid value"),
         (b"\xff", "expected a grid in TOML"),
         ("seed = 1", "expected a task"),
-        ('task = "mnsit"', "'mnsit'; did you mean 'mnist'"),
+        ('task = "mnsit"', "'mnsit'; did you mean mnist"),
         ('task = "digits"\nlearning_rat = 1', "got 'learning_rat'; did you mean 'learning_rate'"),
         ('task = "digits"\nseed = [1, 0.5]', "seed: expected a whole number or a list of such, got 0.5"),
         ('task = "digits"\nseed = true', "seed: expected a whole number or a list of such, got True"),

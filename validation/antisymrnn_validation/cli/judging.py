@@ -89,7 +89,10 @@ def verify(
     total = len(claims.CLAIMS), len(certificates)
     ledger = [claim for claim in claims.CLAIMS if matches(only, claim.name, claim.source)]
     certificates = [entry for entry in certificates if matches(only, *entry[:2], entry[2].name, entry[2].case, source)]
-    accuracies = [record for record in published.decide() if matches(only, record["name"], record["table"])]
+    try:
+        accuracies = [record for record in published.decide() if matches(only, record["name"], record["table"])]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     reported = runnable if report_folder is not None else {}
     every = {name: judge.checks_of(module, quick=True) for name, module in reported.items()}
     chosen = {name: judge.selected(known, only=only) for name, known in every.items()}

@@ -100,7 +100,8 @@ def decide(folder: Path = RECORDED) -> list[Record]:
     RunError
         If a recorded run lacks a file, holds something else, or bears on no cell.
     """
-    recorded = [(path, configuration_of(path), _summary(path)) for path in sorted(folder.glob("*")) if path.is_dir()]
+    folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
+    recorded = [(path, configuration_of(path), _summary(path, "date")) for path in folders]
     keys = ("task", "cell", "unconstrained", "units")
     records: list[Record] = []
     for cell in CELLS:
@@ -130,16 +131,19 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
     Returns
     -------
     Path
-        Its new folder, named after the configuration.
+        Its new folder, named after task, cell and seed.
 
     Raises
     ------
     RunError
-        If the run is not finished.
+        If the run is not finished, or one of this name is recorded already.
     """
     configuration, summary = configuration_of(run), _summary(run)
     date = datetime.fromtimestamp((run / "summary.json").stat().st_mtime, UTC).date().isoformat()
-    kept = report.output_folder(folder / f"{_name(configuration)}-seed{configuration.seed}")
+    kept = folder / f"{_name(configuration)}-seed{configuration.seed}"
+    if kept.exists():
+        raise RunError(f"{kept}: expected no recorded run of this name; remove it to put another in its place")
+    report.output_folder(kept)
     for file in ("config.json", "environment.json", "metrics.jsonl", "best.npz"):
         report.write_bytes(kept / file, (run / file).read_bytes())
     report.write_json(kept / "summary.json", {**summary, "date": date})
@@ -150,12 +154,15 @@ def _name(cell: Cell | Configuration) -> str:
     return f"{cell.task}-{'unconstrained' if cell.unconstrained else cell.cell}"
 
 
-def _summary(path: Path) -> Record:
+def _summary(path: Path, *others: str) -> Record:
+    """``summary.json`` of a run, with the accuracy, the iterations and these entries."""
     held = path / "summary.json"
     try:
         summary: Record = json.loads(held.read_text(encoding="utf-8"))
         if not 0 <= summary["test_accuracy"] <= 1:
             raise ValueError(f"test_accuracy is {summary['test_accuracy']}")
+        if lacking := {"iterations", *others} - summary.keys():
+            raise ValueError(f"without {', '.join(sorted(lacking))}")
     except OSError as error:
         raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
     except (KeyError, TypeError, ValueError) as error:

@@ -35,7 +35,6 @@ VERSION = 1
 YOUNGER = ("shards",)
 """Fields that ``config.json`` lacks where a run is older than they are."""
 
-
 MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accuracy"}
 """What every record of ``metrics.jsonl`` has, beside the norm of the gradient and the learning rate."""
 

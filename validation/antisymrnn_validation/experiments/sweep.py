@@ -26,9 +26,8 @@ from dask.distributed import Client, as_completed, get_worker
 
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.environment import reason
-from antisymrnn_validation.experiments import cluster, results, runs, training
+from antisymrnn_validation.experiments import cluster, results, runs, tasks, training
 from antisymrnn_validation.experiments.results import Outcome
-from antisymrnn_validation.experiments.tasks import TASKS
 from antisymrnn_validation.experiments.training import Configuration
 
 LARGEST = 10_000
@@ -204,12 +203,9 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
 
 
 def _point(path: Path, given: dict[str, Any]) -> Configuration:
-    task = given["task"]
-    if task not in TASKS:
-        close = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.0)
-        raise GridError(f"{path}: task: expected {' or '.join(TASKS)}, got {task!r}; did you mean {close[0]!r}?")
-    configuration = Configuration(**(training.DEFAULTS.get(task, {}) | given))
+    configuration = Configuration(**(training.DEFAULTS.get(given["task"], {}) | given))
     try:
+        tasks.check_name(configuration.task)
         training.check(configuration)
     except ValueError as error:
         raise GridError(f"{path}: {error}; in the point {given}") from None

@@ -90,7 +90,7 @@ def load(name: str, data: Path | None) -> Task:
     ValueError
         If there is no such task.
     """
-    _check_name(name)
+    check_name(name)
     return _task(name, *(_images(name, data, split) for split in ("train", "test")))
 
 
@@ -104,7 +104,7 @@ def first_test_sample(name: str, data: Path | None) -> Array:
     (S, m) array of float64
         Pixels in [0, 1], in the order and grouping of the task's steps.
     """
-    _check_name(name)
+    check_name(name)
     images = _images(name, data, "test")
     pixels = _pixels(name, images._replace(images=images.images[:1]))
     return _time_major(pixels, [0], pixels.shape[1], np.dtype(np.float64), images.scale)[:, 0]
@@ -181,6 +181,13 @@ def permutation() -> Array:
     return np.argsort(np.random.PCG64(PERMUTATION_SEED).random_raw(784), kind="stable").astype(np.int64)
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for a task that there is not; the message has the closest name."""
+    if name not in TASKS:
+        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
+
+
 def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:
     """Grey images as sequences, one pixel a step, in scanline order.
 
@@ -203,12 +210,6 @@ def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:
     """
     T = math.prod(images.images.shape[1:])
     return _time_major(images.images.reshape(-1, T, 1), indices, T, np.dtype(np.float64), images.scale)
-
-
-def _check_name(name: str) -> None:
-    if name not in TASKS:
-        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
-        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
 
 
 def _images(name: str, data: Path | None, split: str) -> Images:

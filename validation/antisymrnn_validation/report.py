@@ -85,10 +85,13 @@ def published_table(records: Sequence[Record]) -> Table:
         ours = f"{statistics.fmean(found):.2f}" if found else ""
         if len(found) > 1:
             ours += f" ± {statistics.stdev(found):.2f}"
-        told = ", ".join(f"{run['seed']} ({run['iterations']:,} iterations, {run['date']})" for run in record["runs"])
+        told = "; ".join(
+            f"seed {run['seed']}, {run['iterations']:,} of {record['iterations']:,} iterations, {run['date']}"
+            for run in record["runs"]
+        )
         cells = (record["table"], record["name"], str(record["units"]), f"{record['accuracy']}", ours, told)
         rows.append((*cells, record["verdict"]))
-    columns = ("table", "run", "units", "paper, %", "ours, %", "seeds", "verdict")
+    columns = ("table", "cell", "units", "paper, %", "ours, %", "our runs", "verdict")
     return Table("Test accuracies of the paper", columns, rows, [False] * len(rows))
 
 

@@ -19,6 +19,13 @@ from antisymrnn_validation.cli import experiments
 from antisymrnn_validation.comparison import peers, training_speed
 from antisymrnn_validation.experiments import runs, training
 
+# the child of a shell's background job ignores Ctrl-C unless it is told otherwise
+INTERRUPTIBLE = """
+import signal
+from antisymrnn_validation import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main()
+"""
 TINY = ("digits", "--backend", "numpy", "--units", "4", "--batch", "8", "--iterations", "4", "--evaluate-every", "2")
 
 
@@ -148,11 +155,11 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
 def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monkeypatch):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     folder = tmp_path / "run"
-    longer = (*TINY, "--iterations", "30000", "--output", str(folder))  # a busy machine is late with the signal
+    longer = (*TINY, "--iterations", "30000", "--output", str(folder))  # long numbers in the bar
     here, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
     process = subprocess.Popen(
-        [sys.executable, "-m", "antisymrnn_validation.cli", "train", *longer],
+        [sys.executable, "-c", INTERRUPTIBLE, "train", *longer],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "80"},
         stdin=terminal,
         stdout=terminal,

@@ -189,10 +189,11 @@ def _compiled(text: str, flags: list[str], objects: list[str], folder: Path, suf
     made = folder / f"{key}{suffix}"
     if made.exists():
         return made
-    (folder / f"{key}.cpp").write_text(text)
+    source = folder / f"{key}.{os.getpid()}.cpp"
+    source.write_text(text)
     partial = folder / f"{key}.{os.getpid()}{suffix}"  # renamed when whole: others may build beside this
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = _run([_compiler(), *flags, str(folder / f"{key}.cpp"), *objects, "-o", str(partial)], environment)
+    done = _run([_compiler(), *flags, str(source), *objects, "-o", str(partial)], environment)
     if done.returncode:
         raise EmulationError("g++: " + "\n".join(done.stderr.splitlines()[:20]))
     partial.rename(made)

@@ -302,7 +302,8 @@ def _table(table: report.Table, name: str = "") -> str:
     if not table.rows:
         return ""
     columns = list(zip(table.columns, *table.rows, strict=True))
-    kinds = [' class="number"' if all(map(NUMBER.fullmatch, column[1:])) else "" for column in columns]
+    numeric = (all(map(NUMBER.fullmatch, filter(None, column[1:]))) for column in columns)
+    kinds = [' class="number"' if of_numbers else "" for of_numbers in numeric]
     head = "".join(
         f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(table.columns, kinds, strict=True)
     )

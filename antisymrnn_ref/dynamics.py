@@ -50,7 +50,7 @@ def test_equation(z0: Any, eigenvalue: Any, t: Any) -> Any:
     Returns
     -------
     number or array
-        z(t), of the broadcast shape. Overflows only where z(t) or λt does.
+        z(t), of the broadcast shape. For z(0) not denormal it overflows only where z(t) or λt does.
 
     Raises
     ------

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from antisymrnn_ref import dynamics
 from antisymrnn_validation.theory import figures, portraits
@@ -65,12 +66,24 @@ def test_the_ring_of_w_diff():
 
 
 def test_eigenvalues_along_a_digit_are_imaginary_and_diffusion_moves_them_left():
-    without, some = (portraits.step_eigenvalues(diffusion, every=16) for diffusion in (0.0, 1.0))
+    without, some = (portraits.step_eigenvalues(0.1, diffusion, every=16) for diffusion in (0.0, 1.0))
     assert without.shape == (4, 32)
     assert np.abs(without.real).max() < 1e-12
     assert np.abs(without.imag).max() > 1
     assert (some.real < 0).all()
     assert (some.real >= -1 - 1e-12).all()
+
+
+@pytest.mark.parametrize("step_size", [0.1, 1.0])
+def test_each_panel_of_the_stability_region_has_the_trajectory_of_its_own_step_size(step_size):
+    drawn = Figure()
+    portraits.draw_stability_region(drawn)
+    panel = drawn.axes[(0.1, 1.0).index(step_size)]
+    assert panel.get_title() == f"ε = {step_size:g}"
+    told = [text.get_text() for text in panel.get_legend().get_texts()]
+    for diffusion, said in zip((0.0, 0.1, 1.0), told, strict=True):
+        found = np.abs(1 + step_size * portraits.step_eigenvalues(step_size, diffusion))
+        assert said == f"γ = {diffusion:g}: {100 * np.mean(found < 1):.0f} % inside"
 
 
 def test_the_files_are_the_same_bytes_again_and_the_results_are_told(run, tmp_path):

@@ -57,6 +57,15 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     assert again == summary["test_accuracy"]
 
 
+def test_a_run_that_lacks_a_file_is_not_recorded(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "best.npz").unlink()
+    with pytest.raises(runs.RunError, match=r"expected a finished run: .*best\.npz"):
+        published.record(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_recorded_runs_that_must_be_refused(finished, tmp_path):
     kept = published.record(finished[0], tmp_path)
     summary = kept / "summary.json"

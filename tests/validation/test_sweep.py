@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 from antisymrnn_ref import load_backend
 from antisymrnn_validation import cli
 from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
-from antisymrnn_validation.experiments.results import Outcome
+from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
 
 SHORT = Configuration(
@@ -116,7 +118,7 @@ def test_a_file_that_holds_no_results_of_this_version_is_refused(tmp_path, what)
 def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
     alone(tmp_path / "run", SHORT)
     files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    first = Outcome("done", {"test_accuracy": 0.5}, digest=results.digest(tmp_path / "run", SHORT), files=files)
+    first = Result("done", {"test_accuracy": 0.5}, digest=results.digest(tmp_path / "run", SHORT), files=files)
     with results.open_store(tmp_path / results.FILE, create=True) as store:
         assert results.keep(store, tmp_path, SHORT, first) == first
         assert results.keep(store, tmp_path, SHORT, first) == first
@@ -147,6 +149,9 @@ def test_means_and_spreads_are_over_the_seeds():
     assert groups[0]["test_accuracy"] == pytest.approx({"mean": 0.6, "spread": 0.02**0.5})
     assert groups[1]["test_accuracy"] == {"mean": 0.4, "spread": None}
     assert groups[2]["test_accuracy"] == {"mean": None, "spread": None}
+    (wild,) = results.over_seeds([record(0.1, 0, "done", "inf"), record(0.1, 1, "done", 0.7)])
+    assert wild["test_loss"] == pytest.approx({"mean": math.inf, "spread": math.nan}, nan_ok=True)
+    assert results.table("", [wild]).rows[0][-2] == "inf ± nan"
     table = results.table("", groups)
     assert table.rows[0][:4] == ("0.1", "2 of 2", "", "60.00 ± 14.14")
     assert table.rows[1][1:4] == ("1 of 2", "1 diverged", "40.00")
@@ -227,7 +232,11 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     before = cluster.connected
     monkeypatch.setattr(cluster, "connected", connected)
     grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
-    code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--json", tmp_path / "report.json")
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # another program has it already
+            taken.bind(("127.0.0.1", 8787))  # where dask would show pages of its own
+            taken.listen()
+        code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
     assert "sweep: 2 points: 1 diverged, 1 done" in out.splitlines()[-1]
     workers = min(2, cluster.processors())
@@ -257,6 +266,7 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
         (["--scheduler", "nonsense"], "expected one that runs at 'nonsense': missing port"),
         (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers: expected it without --scheduler"),
         (["--workers", "99999"], "--workers: expected 1 to"),
+        (["--workers", "0"], "--workers: expected 1 to"),
         (["--summary"], "expected the results of a sweep, got nothing"),
     ],
 )

@@ -246,6 +246,7 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
         ("step_size", math.nan, "step_size: expected a finite number of at least 0, got nan"),
+        ("step_size", 0.0, "step_size: expected a finite number above 0, got 0"),
         ("full", 1, "full: expected true or false, got 1"),
         ("task", None, "task: expected a text, got None"),
         ("validation", 1, "validation: expected a part between 0 and 1, got 1"),
@@ -363,6 +364,44 @@ def test_early_stopping(tmp_path):
     summary = train(tmp_path, SMALL._replace(patience=10, iterations=10_000))
     assert summary["iterations"] == summary["best_iteration"] + 10
     assert json.loads((tmp_path / "summary.json").read_text())["parameters"] == summary["parameters"]
+
+
+@pytest.mark.parametrize("patience", [3, 7])
+def test_patience_ends_a_run_after_an_evaluation(tmp_path, patience):
+    never_better = SMALL._replace(patience=patience, learning_rate=0.0)
+    summary = train(tmp_path, never_better)
+    assert (summary["iterations"], summary["best_iteration"]) == (5 + 5 * -(-patience // 5), 5)
+    assert runs.load(tmp_path / "checkpoint.npz", never_better).iteration == summary["iterations"]
+    assert runs.metrics_of(tmp_path)[-1]["iteration"] == summary["iterations"]
+
+
+def test_a_finished_run_stays_as_it_is_and_what_a_kill_left_is_gone(tmp_path):
+    summary = train(tmp_path, SMALL._replace(iterations=5))
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    (tmp_path / ".antisymrnn-0123456789abcdef.tmp").write_bytes(b"half a checkpoint")
+    assert train(tmp_path, SMALL._replace(iterations=5), resume=True) == summary
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    (tmp_path / "summary.json").unlink()  # killed before the end
+    again = train(tmp_path, SMALL._replace(iterations=5), resume=True)
+    assert (again["test_loss"], again["iterations_timed"]) == (summary["test_loss"], 0)
+
+
+def test_an_evaluation_has_the_noise_of_its_split_the_same_every_time():
+    seen = []
+
+    def sequences(split, indices, dtype, generator):
+        x = tiny().sequences(split, indices, dtype, generator)
+        seen.append((split, x))
+        return x
+
+    data, backend = tiny()._replace(sequences=sequences), load_backend("numpy")
+    state = training.initial(SMALL, 2, 2)
+    for split in ("train", "test", "test"):
+        runs.evaluate(SMALL, data, backend, state, split, np.arange(20))
+    (_, train_noise), (_, test_noise), (_, again) = seen
+    assert np.array_equal(test_noise, again)
+    assert not np.array_equal(train_noise, test_noise)
+    assert len(np.unique(test_noise)) == test_noise.size  # of its own for every sample
 
 
 def test_download_fills_the_folder_of_data_first(tmp_path, monkeypatch, capsys):

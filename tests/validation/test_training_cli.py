@@ -110,6 +110,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
         (("digits", "--schedule", "cos"), "did you mean cosine"),
         (("digits", "--dtype", "float16"), "did you mean float"),
         (("digits", "--step-size", "nan"), "step_size: expected a finite number"),
+        (("digits", "--step-size", "0"), "step_size: expected a finite number above 0"),
+        (("digits", "--profile", "1", "--resume"), "--resume: expected without --profile"),
         (("digits", "--profile", "0"), "--profile: expected at least 1, got 0"),
         (("digits", "--backend", "numpy", "--units", "0", "--profile", "1"), "units: expected at least 1, got 0"),
     ],
@@ -260,7 +262,7 @@ def test_the_contest_takes_turns_and_refuses_another_model(run, tmp_path, monkey
     assert code == 0
     assert [each["samples"] for each in document["turns"].values()] == [2, 2]
     assert max(document["errors"].values()) <= training_speed.AGREEMENT
-    assert "torch eager takes" in out
+    assert "torch eager on the CPU takes" in out
     monkeypatch.setattr(peers, "recurrent_matrix", lambda W, identity, _: W - W.T + 0 * identity)
     code, out, _ = run("train", *TINY, "--profile", "2")
     assert code == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,11 @@ def render(draw: Callable[[Figure], None], width: float, height: float) -> Drawi
         return Drawing(png.getvalue(), svg.getvalue())
 
 
-def draw_all(pictures: Mapping[str, tuple[str, Callable[[], Drawing]]]) -> dict[str, tuple[str, Drawing]]:
+Pictures = dict[str, tuple[str, Callable[[], Drawing]]]
+"""By name a caption and what draws."""
+
+
+def draw_all(pictures: Pictures) -> dict[str, tuple[str, Drawing]]:
     """Caption and drawing by name, of captions and functions that draw; under a progress bar."""
     drawn = {}
     with report.progress(len(pictures)) as begin:
@@ -96,6 +100,13 @@ def draw_all(pictures: Mapping[str, tuple[str, Callable[[], Drawing]]]) -> dict[
             begin(name)
             drawn[name] = caption, draw()
     return drawn
+
+
+def write_all(folder: Path, pictures: Pictures) -> tuple[list[Path], list[report.Record]]:
+    """Draw and :func:`write` pictures under their names; the files, and ``name`` and ``caption`` of each."""
+    drawn = draw_all(pictures)
+    paths = [path for name, (_, drawing) in drawn.items() for path in write(folder, name, drawing)]
+    return paths, [{"name": name, "caption": caption} for name, (caption, _) in drawn.items()]
 
 
 def write(folder: Path, name: str, drawing: Drawing) -> list[Path]:

@@ -192,9 +192,12 @@ def _claim(claim: Record) -> str:
 
 
 def _accuracies(records: Sequence[Record]) -> str:
+    from antisymrnn_validation.experiments import published
+
     where = (
-        "<p>A published number is reproduced if the mean of our recorded runs reaches it, less three standard errors "
-        "of a test of 10,000 images. The recorded runs are part of this package, with their parameters.</p>"
+        "<p>A published number is reproduced if the mean of our recorded runs reaches it, less "
+        f"{published.DEVIATIONS} standard errors of a test of {published.SIZE:,} images. The recorded runs are part of "
+        "this package, with their parameters.</p>"
     )
     return where + _table(report.published_table(records))
 

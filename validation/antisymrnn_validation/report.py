@@ -627,13 +627,17 @@ def strict(value: Any) -> Any:
     return str(value)
 
 
+TEMPORARY = ".antisymrnn-*.tmp"
+"""Files that are being written; a killed process leaves one."""
+
+
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
     """An empty file beside the file that the path means, and that file; the former is gone at the end in any case."""
     target = Path(os.path.realpath(path))  # a link keeps pointing at the report
     if not target.name:
         raise ReportError(f"{path}: cannot be written: it is a directory")
-    temporary = target.with_name(f".antisymrnn-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
     try:
         if not target.parent.is_dir():
             raise OSError(f"{target.parent} is not an existing directory")

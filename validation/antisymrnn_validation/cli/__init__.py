@@ -1,4 +1,4 @@
-"""The command ``antisymrnn``. Options, order, exit codes stand here; ``report`` shows.
+"""The command ``antisymrnn``. Its parts register their commands; ``report`` shows.
 
 Exit codes: 0 all as expected; 1 something contradicts; 2 usage: a bad option, data, path or backend; 3 nothing ran;
 130 interrupted; 141 the reader of the output went away.

@@ -87,11 +87,14 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
             needs = f"the package {error.name} is missing: pip install 'antisymrnn-ref[validation]'"
             code = _complain(name, needs, USAGE)
         except KeyboardInterrupt:
-            code = _complain(name, "interrupted; no file was written", INTERRUPTED)
+            code = _complain(name, "interrupted", INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
             code = READER_GONE
-        except OSError as error:  # a full disk behind stdout
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            # a full disk behind stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = _complain(name, f"the output cannot be written: {error.strerror or error}", USAGE)
         raise typer.Exit(code)

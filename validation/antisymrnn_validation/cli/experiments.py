@@ -84,20 +84,22 @@ def train(
 
     What is not given is chosen for the task; config.json in the folder has it all.
     """
-    given = {
-        name: value
-        for name, value in locals().items()
-        if value is not None
-        and name not in ("task", "workers", "data", "download", "output", "resume", "keep", "profile", "json")
-    }
+    asked = locals()
     check_writable(json)
+    if profile is not None and (also := [name for name in ("workers", "output", "resume", "keep") if asked[name]]):
+        raise UsageError(f"--{also[0]}: expected without --profile, which leaves no run")
     if download:
         _download(task, data)
     content = _data(task, data)
     module = load_backend_named(backend)
     from antisymrnn_validation.experiments import runs, training
 
-    configuration = training.Configuration(task, **(training.DEFAULTS.get(task, {}) | given))
+    given = {name: asked[name] for name in training.Configuration._fields if asked[name] is not None}
+    configuration = training.Configuration(**(training.DEFAULTS.get(task, {}) | given))
+    try:
+        training.check(configuration)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     start = time.perf_counter()
     if profile is not None:
         line, code, results = _profile(configuration, content, module, profile)
@@ -127,7 +129,7 @@ def train(
     except report.ReportError as error:
         kept = f"; what {folder} holds is whole: --resume goes on with it" if (folder / "config.json").exists() else ""
         raise UsageError(f"{error}{kept}") from None
-    except ValueError as error:
+    except runs.RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         print(f"antisymrnn train: interrupted; go on with --output {folder} --resume", file=sys.stderr)
@@ -156,7 +158,7 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
         configuration = runs.configuration_of(run)
         content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
         state = runs.load(run / "best.npz", configuration)
-    except ValueError as error:
+    except runs.RunError as error:
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
     with _progress(configuration) as (_, evaluating):
@@ -184,7 +186,7 @@ def curves(
     try:
         records = [{"folder": str(folder), "metrics": runs.metrics_of(folder)} for folder in run]
         paths = runs.write_curves(report.output_folder(output), run)
-    except ValueError as error:
+    except runs.RunError as error:
         raise UsageError(str(error)) from None
     print(*paths, sep="\n")
     line = f"curves: {len(run)} runs"
@@ -206,8 +208,11 @@ def _each(workers: int | None, shards: int) -> Iterator[Callable[..., Sequence[G
     import_package("dask.distributed", "validation")
     from antisymrnn_validation.experiments import cluster
 
-    with cluster.connected(workers, None) as client:
-        yield cluster.each_there(client)
+    try:
+        with cluster.connected(workers, None) as client:
+            yield cluster.each_there(client)
+    except cluster.ClusterError as error:
+        raise UsageError(str(error)) from None
 
 
 def _download(name: str, folder: Path | None) -> None:
@@ -240,12 +245,9 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     if iterations < 1:
         raise UsageError(f"--profile: expected at least 1, got {iterations}")
     try:
-        training.check(configuration)
         found = training_speed.profile(configuration, data, backend, iterations)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     report.show(report.profile_table(found.iteration, iterations))
     print(
         f"once in {configuration.evaluate_every} iterations: evaluation {found.evaluation:.3f} s, "
@@ -256,7 +258,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     results: Record = {"profile": found._asdict() | {"backend": found.backend}}
     try:
         import torch  # noqa: F401
-    except ImportError:
+    except ModuleNotFoundError:
         return f"{line}; PyTorch is not installed: pip install 'antisymrnn-ref[peers]'", AS_EXPECTED, results
     held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)
     results["errors"] = held.errors
@@ -266,7 +268,8 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     times = {name: timing.summary(samples, 1.0)._asdict() for name, samples in held.samples.items()}
     report.show(report.turns_table(times, configuration.batch))
     mine, theirs = (each["median"] for each in times.values())
-    line += f", {configuration.batch / mine:.0f} sequences/s, torch eager takes {theirs / mine:.2f} times as long"
+    line += f", {configuration.batch / mine:.0f} sequences/s"
+    line += f", torch eager on the CPU takes {theirs / mine:.2f} times as long"
     return line, AS_EXPECTED, results | {"turns": times}
 
 

@@ -67,8 +67,7 @@ def portraits(
             {"system": system.title, "start": list(a), "end": list(b), "printed": None, "agrees": None}
             for a, b in zip(starts.tolist(), theory.states(system, starts, T)[-1].tolist(), strict=True)
         ]
-    drawn = drawing.draw_all(pictures)
-    paths = [path for name, (_, picture) in drawn.items() for path in drawing.write(output, name, picture)]
+    paths, captions = drawing.write_all(output, pictures)
     report.show(_end_states_table(records))
     wrong = [record for record in records if record["agrees"] is False]
     line = f"portraits: {len(paths)} files in {output}"
@@ -77,7 +76,6 @@ def portraits(
         line += f"; {agreeing} of {agreeing + len(wrong)} end states as printed, to six decimals"
     print(line)
     code = CONTRADICTED if wrong else AS_EXPECTED
-    captions = [{"name": name, "caption": caption} for name, (caption, _) in drawn.items()]
     results = {"figures": captions, "files": [str(path) for path in paths], "end_states": records}
     write_results(json, line, code, began, {"command": "portraits", **results})
     return code
@@ -122,7 +120,7 @@ def _own_system(
     if not 1 <= T <= LARGEST_STEPS:
         raise UsageError(f"--steps: expected 1 to {LARGEST_STEPS}, got {T}")
     M = np.array(rows) - gamma * np.eye(2)
-    system = theory.System(f"W = [{matrix.strip()}], γ = {gamma:g}, ε = {epsilon:g}, T = {T}", M, epsilon)
+    system = theory.System("W", f"W = [{matrix.strip()}], γ = {gamma:g}, ε = {epsilon:g}, T = {T}", M, epsilon)
     points = np.array(starts) if starts else theory.STARTS
     if max(np.abs(M).max(), np.abs(points).max()) > 1e6:
         raise UsageError("--matrix and --start: expected numbers of at most a million")

@@ -69,15 +69,10 @@ def spectra(
     if quick:
         T, units, seeds = sorted({max(1, t // 8) for t in T}), min(units, 16), 1
     from antisymrnn_validation import drawing
-    from antisymrnn_validation.environment import memory_bytes
 
-    if 8 * (300 * T[-1] + 8 * math.isqrt(T[-1]) * (2 * units) ** 2) > memory_bytes() / 2:
-        raise UsageError(f"--units, --lengths: n = {units}, T = {T[-1]} does not fit into the memory")
     report.output_folder(output)
     content, pictures = _trained(run, data, T) if run else _untrained(data, units, seeds, T)
-    drawn = drawing.draw_all(pictures)
-    paths = [path for name, (_, picture) in drawn.items() for path in drawing.write(output, name, picture)]
-    captions = [{"name": name, "caption": caption} for name, (caption, _) in drawn.items()]
+    paths, captions = drawing.write_all(output, pictures)
     line = f"spectra: {len(paths)} files in {output}"
     print(line)
     head = {"command": "spectra", "quick": quick, "T": T, "figures": captions, "files": [str(path) for path in paths]}
@@ -90,6 +85,7 @@ def _untrained(data: Path | None, units: int, seeds: int, T: list[int]) -> tuple
     from antisymrnn_validation.theory import recurrences
     from antisymrnn_validation.theory import spectra as theory
 
+    _check_memory(units, T[-1])
     x, told = _image(data, T[-1])
     told = f"Untrained, n = {units}. {told}"
     print(told)
@@ -103,19 +99,17 @@ def _untrained(data: Path | None, units: int, seeds: int, T: list[int]) -> tuple
 
 def _trained(folders: list[Path], data: Path | None, T: list[int]) -> tuple[Record, Any]:
     """The same of the runs."""
+    from antisymrnn_validation.experiments import runs
     from antisymrnn_validation.theory import spectra as theory
 
     folders = list(dict.fromkeys(folders))
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
     try:
-        runs = [_run(folder, name, data, T[-1]) for name, folder in zip(names, folders, strict=True)]
+        trained = [_run(folder, name, data, T[-1]) for name, folder in zip(runs.labels(folders), folders, strict=True)]
     except ValueError as error:
         raise UsageError(str(error)) from None
-    told = "Trained. Input: first test image of the task, then noise"
-    found = theory.spectra([(run.by_iteration[run.best], run.x) for run in runs], T)
-    over = theory.over_training(runs, T)
+    told = "Trained. Input: first test image of the task, where T is longer followed by noise"
+    found = theory.spectra([(run.by_iteration[run.best], run.x) for run in trained], T)
+    over = theory.over_training(trained, T)
     content = {"runs": [str(folder) for folder in folders], "input": told, **_spectra(found)}
     content["training"] = [
         {"run": name, "T": t, "iteration": each.at, "mean": each.mean, "deviation": each.deviation}
@@ -134,6 +128,7 @@ def _run(folder: Path, name: str, data: Path | None, T: int) -> Training:
     from antisymrnn_validation.theory.spectra import Training
 
     configuration = runs.configuration_of(folder)
+    _check_memory(configuration.units, T)
     kept = runs.states_of(folder, configuration)
     pixels = tasks.first_test_sample(configuration.task, data or _data_of_environment())
     x = tasks.followed_by_noise(pixels, T, np.random.default_rng(0))
@@ -143,6 +138,13 @@ def _run(folder: Path, name: str, data: Path | None, T: int) -> Training:
         for state in (first, *kept)
     }
     return Training(name, x, by_iteration, kept[-1].best_iteration)
+
+
+def _check_memory(n: int, T: int) -> None:
+    from antisymrnn_validation.environment import memory_bytes
+
+    if 8 * (300 * T + 8 * math.isqrt(T) * (2 * n) ** 2) > memory_bytes() / 2:
+        raise UsageError(f"--lengths: n = {n}, T = {T} does not fit into the memory")
 
 
 def _image(data: Path | None, T: int) -> tuple[Any, str]:

@@ -30,7 +30,7 @@ from antisymrnn_validation.cli.command import (
 from antisymrnn_validation.cli.experiments import DataFolder
 
 if TYPE_CHECKING:
-    from antisymrnn_validation.experiments.results import Outcome
+    from antisymrnn_validation.experiments.results import Result
     from antisymrnn_validation.experiments.training import Configuration
     from antisymrnn_validation.report import Record
 
@@ -54,13 +54,13 @@ def sweep(
     At the end, or with --summary alone: a table and a figure of the means over the seeds.
     """
     start = time.perf_counter()
-    if scheduler and workers:
+    if scheduler and workers is not None:
         raise UsageError("--workers: expected it without --scheduler, whose workers are there already")
     check_writable(json)
     for package in ("dask.distributed", "matplotlib"):
         import_package(package, "validation")
-    from antisymrnn_validation.experiments import results
-    from antisymrnn_validation.experiments.sweep import read_grid
+    from antisymrnn_validation.experiments import cluster, results
+    from antisymrnn_validation.experiments.sweep import GridError, read_grid
 
     folder = output or Path("runs") / grid.stem
     try:
@@ -77,7 +77,7 @@ def sweep(
             if record["status"] == "failed":
                 print("failed", results.label(record["fields"], _named(records)), record["error"], sep=": ")
         print(*results.write_figure(folder, groups), sep="\n")
-    except ValueError as error:
+    except (GridError, results.StoreError, cluster.ClusterError) as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         print(f"antisymrnn sweep: interrupted; {folder} keeps what is done; the same command goes on", file=sys.stderr)
@@ -111,7 +111,8 @@ def _run(
     data = data and data.resolve()
     if not scheduler:
         load_foreign(sweep.check_here, missing, data)
-    with cluster.connected(workers or min(len(missing), cluster.processors()), scheduler) as client:
+    count = min(len(missing), cluster.processors()) if workers is None else workers
+    with cluster.connected(count, scheduler) as client:
         if scheduler:
             load_foreign(client.submit(sweep.check_here, missing, data, pure=False).result)
         names = _named(results.records(store, points))
@@ -128,13 +129,13 @@ def _named(records: list[Record]) -> list[str]:
 
 
 @contextmanager
-def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[Configuration, Outcome], None]]:
+def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[Configuration, Result], None]]:
     """A bar on a terminal, a line for each point otherwise."""
     from antisymrnn_validation.experiments.results import label
 
     done = itertools.count(1)
 
-    def line(point: Configuration, outcome: Outcome) -> str:
+    def line(point: Configuration, outcome: Result) -> str:
         said = f"test accuracy {outcome.summary['test_accuracy']:.2%}" if outcome.status == "done" else outcome.error
         return f"{label(point._asdict(), names)}: {said}"
 
@@ -159,7 +160,7 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
 
         shown = bar.add_task(running(0), total=total)
 
-        def update(point: Configuration, outcome: Outcome) -> None:
+        def update(point: Configuration, outcome: Result) -> None:
             finished = next(done)
             told = rich.markup.escape(line(point, outcome))
             bar.update(shown, completed=finished, description=f"{running(finished)}  {told}")

@@ -176,14 +176,13 @@ def torch_training(configuration: Configuration, state: State) -> Callable[[Arra
         "adagrad": torch.optim.Adagrad,
         "adam": torch.optim.Adam,
     }[configuration.optimizer](leaves, lr=configuration.learning_rate)
-    triangular = not (configuration.full or configuration.unconstrained)
     k = state.iteration
 
     def step(x: Array, labels: Array) -> tuple[float, list[Array]]:
         nonlocal k
         k += 1
         *cell, weights, bias = leaves
-        if triangular:
+        if training.triangular(configuration):
             cell[0] = torch.triu(cell[0], 1)
         h0 = np.zeros((x.shape[1], configuration.units), x.dtype)
         case = Case(

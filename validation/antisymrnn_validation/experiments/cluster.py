@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dask
@@ -34,11 +34,9 @@ class ClusterError(ValueError):
     """Workers that cannot be used as asked; the message says what was expected, what came and what to do."""
 
 
-@contextmanager
-def connected(workers: int, scheduler: str | None) -> Iterator[Client]:
+def connected(workers: int, scheduler: str | None) -> AbstractContextManager[Client]:
     """A client of ``workers`` processes on this machine, or of the scheduler at an address."""
-    with _running(scheduler) if scheduler else _local(workers) as client:
-        yield client
+    return _running(scheduler) if scheduler else _local(workers)
 
 
 def processors() -> int:
@@ -99,7 +97,7 @@ def _local(workers: int) -> Iterator[Client]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # None still takes port 8787
             memory_limit=0,
             env=threads,
             silence_logs=logging.ERROR,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from antisymrnn_validation import report
+from antisymrnn_validation.experiments import tasks
 from antisymrnn_validation.experiments.data import CIFAR_ARCHIVE, DataError
 
 
@@ -91,8 +92,7 @@ def download(task_name: str, folder: str | os.PathLike[str], *, mirrors: Sequenc
     ValueError
         If there is no such task.
     """
-    if task_name not in _FOLDERS:
-        raise ValueError(f"task: expected one of {', '.join(_FOLDERS)}, got {task_name!r}")
+    tasks.check_name(task_name)
     kind = _FOLDERS[task_name]
     if kind is None:
         return []

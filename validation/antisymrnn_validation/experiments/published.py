@@ -6,7 +6,6 @@ whoever has the data its accuracy again.
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from antisymrnn_validation import report
-from antisymrnn_validation.experiments.runs import RunError, configuration_of
+from antisymrnn_validation.experiments.runs import RunError, configuration_of, summary_of
 from antisymrnn_validation.experiments.training import Configuration
 from antisymrnn_validation.report import Record
 
 RECORDED = Path(__file__).parent / "recorded"
+FILES = ("config.json", "environment.json", "metrics.jsonl", "best.npz")
+"""Of a run, what is recorded beside its summary."""
+
 SIZE = 10_000
 """Samples in the test set of each of the four tasks."""
 
@@ -101,7 +103,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
         If a recorded run lacks a file, holds something else, or bears on no cell.
     """
     folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
-    recorded = [(path, configuration_of(path), _summary(path, "date")) for path in folders]
+    recorded = [(path, configuration_of(path), summary_of(path, "date")) for path in folders]
     keys = ("task", "cell", "unconstrained", "units")
     records: list[Record] = []
     for cell in CELLS:
@@ -136,35 +138,23 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
     Raises
     ------
     RunError
-        If the run is not finished, or one of this name is recorded already.
+        If the run is not finished or lacks a file, or one of this name is recorded already.
     """
-    configuration, summary = configuration_of(run), _summary(run)
+    configuration, summary = configuration_of(run), summary_of(run)
     date = datetime.fromtimestamp((run / "summary.json").stat().st_mtime, UTC).date().isoformat()
     kept = folder / f"{_name(configuration)}-seed{configuration.seed}"
     if kept.exists():
         raise RunError(f"{kept}: expected no recorded run of this name; remove it to put another in its place")
+    try:
+        files = {name: (run / name).read_bytes() for name in FILES}
+    except OSError as error:
+        raise RunError(f"{run}: expected a finished run: {error}") from None
     report.output_folder(kept)
-    for file in ("config.json", "environment.json", "metrics.jsonl", "best.npz"):
-        report.write_bytes(kept / file, (run / file).read_bytes())
+    for name, content in files.items():
+        report.write_bytes(kept / name, content)
     report.write_json(kept / "summary.json", {**summary, "date": date})
     return kept
 
 
 def _name(cell: Cell | Configuration) -> str:
     return f"{cell.task}-{'unconstrained' if cell.unconstrained else cell.cell}"
-
-
-def _summary(path: Path, *others: str) -> Record:
-    """``summary.json`` of a run, with the accuracy, the iterations and these entries."""
-    held = path / "summary.json"
-    try:
-        summary: Record = json.loads(held.read_text(encoding="utf-8"))
-        if not 0 <= summary["test_accuracy"] <= 1:
-            raise ValueError(f"test_accuracy is {summary['test_accuracy']}")
-        if lacking := {"iterations", *others} - summary.keys():
-            raise ValueError(f"without {', '.join(sorted(lacking))}")
-    except OSError as error:
-        raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{held}: expected the summary of a run, got something else ({error!r})") from None
-    return summary

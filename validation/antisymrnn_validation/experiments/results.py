@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import sqlite3
@@ -51,7 +52,7 @@ class StoreError(ValueError):
     """A file of results that cannot be used; the message names it, what was expected and what came."""
 
 
-class Outcome(NamedTuple):
+class Result(NamedTuple):
     """What came of a point.
 
     Attributes
@@ -125,7 +126,7 @@ def digest(folder: Path, configuration: Configuration) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in (*state.cell, *state.layer))).hexdigest()
 
 
-def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, outcome: Outcome) -> Outcome:
+def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, outcome: Result) -> Result:
     """Write the folder of a run, then its row.
 
     Parameters
@@ -134,11 +135,11 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
     folder : Path
         The folder of the run becomes one in it, named after task and fingerprint.
     configuration : Configuration
-    outcome : Outcome
+    outcome : Result
 
     Returns
     -------
-    Outcome
+    Result
         The same; or, if a folder that is there already has other parameters or is no such run, a failure that says
         so. That folder stays as it is.
 
@@ -155,11 +156,11 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
         try:
             held = digest(target, configuration)
         except runs.RunError as error:
-            outcome = Outcome("failed", error=str(error), worker=outcome.worker)
+            outcome = Result("failed", error=str(error), worker=outcome.worker)
         else:
             if held != outcome.digest:
                 said = f"{target}: expected parameters with SHA-256 {held}, as a run before had, got {outcome.digest}"
-                outcome = Outcome("failed", error=said, worker=outcome.worker)
+                outcome = Result("failed", error=said, worker=outcome.worker)
     columns = {
         "fingerprint": fingerprint,
         "fields": json.dumps(configuration._asdict()),
@@ -228,7 +229,9 @@ def over_seeds(records: Sequence[Record]) -> list[Record]:
             "fields": dict(zip(names, values, strict=True)),
             "statuses": dict(Counter(record["status"] for record in group)),
             **{
-                name: _mean_and_spread([record["summary"][name] for record in group if record["status"] == "done"])
+                name: _mean_and_spread(
+                    [float(record["summary"][name]) for record in group if record["status"] == "done"]
+                )
                 for name in ("test_accuracy", "test_loss", "validation_accuracy", "seconds")
             },
         }
@@ -300,10 +303,10 @@ def _told(number: dict[str, float | None], scale: float, form: str) -> str:
 
 
 def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "spread": statistics.stdev(values) if len(values) > 1 else None,
-    }
+    mean = statistics.fmean(values) if values else None
+    if mean is None or len(values) < 2:
+        return {"mean": mean, "spread": None}
+    return {"mean": mean, "spread": statistics.stdev(values) if math.isfinite(mean) else math.nan}
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:

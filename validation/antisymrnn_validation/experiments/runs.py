@@ -84,7 +84,7 @@ def train(
     evaluating: Callable[[int, int], None] = lambda *_: None,
     each: Callable[..., Sequence[Gradient]] = training.each_here,
 ) -> dict[str, Any]:
-    """Train until the iterations or the patience are used up, and write the folder.
+    """Train until the iterations or the patience are used up, and write the folder; a finished run stays as it is.
 
     Parameters
     ----------
@@ -133,12 +133,17 @@ def train(
 
         report.write_json(folder / "environment.json", environment())
         report.write_json(held, configuration._asdict())  # last: with it the folder is a run
+    for left in folder.rglob(report.TEMPORARY):  # by a killed process
+        left.unlink()
     checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
     state = training.initial(configuration, data.m, data.classes)
     count = training.parameter_count(configuration, state)
     if checkpoint.exists():
         state = load(checkpoint, configuration)
         load(folder / "best.npz", configuration)  # what is missing is missed before hours of training
+    ended = _ended(configuration, state)
+    if ended and (folder / "summary.json").exists():
+        return summary_of(folder)
     _truncate(metrics, state.iteration)
     learn, held_out = training.splits(configuration, len(data.train_labels))
     dtype = np.dtype(configuration.dtype)
@@ -149,7 +154,7 @@ def train(
 
     start, first = time.perf_counter(), state.iteration
     with contextlib.closing(_one_ahead(batch, first, configuration.iterations)) as batches:
-        while state.iteration < configuration.iterations and not _out_of_patience(configuration, state):
+        while not ended:
             chosen, x = next(batches)
             state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen], each=each)
             progress(state.iteration, measured)
@@ -165,6 +170,7 @@ def train(
                     save(kept / f"{state.iteration:06}.npz", configuration, state)
                 _append(metrics, record)
                 save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
+                ended = _ended(configuration, state)
     seconds = time.perf_counter() - start
     best = load(folder / "best.npz", configuration)
     everything = np.arange(len(data.test_labels))
@@ -180,8 +186,8 @@ def train(
         "seconds": seconds,
         "iterations_timed": state.iteration - first,
     }
-    report.write_json(folder / "summary.json", summary)
     write_curves(folder, [folder])
+    report.write_json(folder / "summary.json", summary)  # last: with it the run is finished
     return summary
 
 
@@ -202,7 +208,7 @@ def evaluate(
         evaluating(start, len(indices))
         return data.sequences(split, indices[start:stop], dtype, generator)
 
-    found = training.evaluate(backend, configuration, state, sequences, labels[indices])
+    found = training.evaluate(backend, configuration, state, split, sequences, labels[indices])
     evaluating(len(indices), len(indices))
     return found
 
@@ -317,11 +323,45 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
+def summary_of(folder: Path, *others: str) -> dict[str, Any]:
+    """What :func:`train` returned of a finished run.
+
+    Parameters
+    ----------
+    folder : Path
+    others : str
+        Entries that it must have beside the accuracy and the iterations.
+
+    Raises
+    ------
+    RunError
+        If ``summary.json`` is missing or is no such summary.
+    """
+    held = folder / "summary.json"
+    try:
+        summary: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
+        if not 0 <= summary["test_accuracy"] <= 1:
+            raise ValueError(f"test_accuracy is {summary['test_accuracy']}")
+        if lacking := {"iterations", *others} - summary.keys():
+            raise ValueError(f"without {', '.join(sorted(lacking))}")
+    except OSError as error:
+        raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{held}: expected the summary of a run, got something else ({error!r})") from None
+    return summary
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """What tells runs apart: the names of their folders, or their paths where two have one name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
 def write_curves(target: Path, folders: list[Path]) -> list[Path]:
     """Draw loss and accuracy of runs, of validation and of training batches, into ``curves.png`` and ``curves.svg``."""
     from antisymrnn_validation import drawing
 
-    found = [(folder.resolve().name, metrics_of(folder)) for folder in folders]
+    found = [(label, metrics_of(folder)) for label, folder in zip(labels(folders), folders, strict=True)]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 2)
@@ -357,7 +397,10 @@ def _difference(held: Configuration, asked: Configuration) -> str:
     return ", ".join(f"{name} is {old!r}, asked for {new!r}" for name, old, new in pairs if old != new)
 
 
-def _out_of_patience(configuration: Configuration, state: State) -> bool:
+def _ended(configuration: Configuration, state: State) -> bool:
+    """Whether no step follows a state that was just evaluated, or none yet."""
+    if state.iteration == configuration.iterations:
+        return True
     return 0 < configuration.patience <= state.iteration - state.best_iteration and state.best >= 0
 
 

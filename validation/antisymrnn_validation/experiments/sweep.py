@@ -27,7 +27,7 @@ from dask.distributed import Client, as_completed, get_worker
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.environment import reason
 from antisymrnn_validation.experiments import cluster, results, runs, tasks, training
-from antisymrnn_validation.experiments.results import Outcome
+from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
 
 LARGEST = 10_000
@@ -100,7 +100,7 @@ def run(
     *,
     data: Path | None = None,
     scratch: Path | None = None,
-    progress: Callable[[Configuration, Outcome], None] = lambda *_: None,
+    progress: Callable[[Configuration, Result], None] = lambda *_: None,
 ) -> None:
     """Train the points that have no result yet.
 
@@ -135,14 +135,14 @@ def run(
             except CancelledError as error:
                 raise cluster.lost(error) from None
             except Exception as error:  # noqa: BLE001  of a backend, or of a worker that was lost too often: this point's result
-                outcome = Outcome("failed", error=reason(error))
+                outcome = Result("failed", error=reason(error))
             progress(point, results.keep(store, folder, point, outcome))
     finally:
         with contextlib.suppress(Exception):  # a scheduler that is lost
             client.cancel(list(futures))
 
 
-def _train(configuration: Configuration, data: Path | None, scratch: Path | None) -> Outcome:
+def _train(configuration: Configuration, data: Path | None, scratch: Path | None) -> Result:
     """Train one point, on a worker."""
     worker = get_worker()
     key = worker.get_current_task()
@@ -164,20 +164,23 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
             error = str(diverged)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         digest = results.digest(folder, configuration)
-        return Outcome("diverged" if error else "done", summary, error, digest, worker.address, files)
+        return Result("diverged" if error else "done", summary, error, digest, worker.address, files)
 
 
 @contextlib.contextmanager
 def _owned(place: Path, name: str) -> Iterator[Path]:
     """The folder of an unfinished run, which may have a checkpoint, or a fresh one while another process is at that.
 
-    It is gone at the end, and stays after an exception. The lock is SQLite's: it ends with the process that holds it.
+    It is gone at the end, and stays after an exception. The lock is SQLite's: it ends with the process that holds it;
+    its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(place / f"{name}.lock", timeout=0, isolation_level=None)) as lock:
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
             with tempfile.TemporaryDirectory(prefix=name, dir=place) as fresh:
                 yield Path(fresh)
             return

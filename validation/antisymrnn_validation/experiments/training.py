@@ -19,9 +19,9 @@ import numpy as np
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
+from antisymrnn_validation.conformance.cases import CELLS
 from antisymrnn_validation.experiments import optimizers
 
-CELLS = ("antisymmetric", "gated")
 CHOICES = {
     "cell": CELLS,
     "optimizer": tuple(optimizers.SLOTS),
@@ -31,6 +31,7 @@ CHOICES = {
 """What some fields of a configuration may be."""
 
 KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+SPLITS = ("train", "test")
 BLOCK = 256
 """How many sequences are evaluated at a time."""
 
@@ -40,8 +41,8 @@ _PARAMETERS, _SPLIT, _EPOCH, _NOISE, _EVALUATION = range(5)  # what a generator 
 class Configuration(NamedTuple):
     """Everything that decides the numbers of a run; ``config.json`` holds it.
 
-    Every number is finite and at least 0. Where the paper says something, its set is given as published or, where only
-    later sources have it, unconfirmed; the rest is our choice.
+    Every number is finite and at least 0, ε above 0. Where the paper says something, its set is given as published or,
+    where only later sources have it, unconfirmed; the rest is our choice.
 
     Attributes
     ----------
@@ -195,6 +196,8 @@ def check(configuration: Configuration) -> None:
         value = getattr(configuration, name)
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if configuration.step_size == 0:
+        raise ValueError("step_size: expected a finite number above 0, got 0")
     if configuration.shards > configuration.batch:
         raise ValueError(f"shards: expected at most batch = {configuration.batch}, got {configuration.shards}")
     if not 0 < configuration.validation < 1:
@@ -208,7 +211,7 @@ def initial(configuration: Configuration, m: int, classes: int) -> State:
     generator = _generator(configuration, _PARAMETERS)
     n, dtype = configuration.units, np.dtype(configuration.dtype)
     draw = initialization.gated_parameters if configuration.cell == "gated" else initialization.parameters
-    cell = draw(generator, n, m, sigma_w=configuration.sigma_w, triangular=_triangular(configuration), dtype=dtype)
+    cell = draw(generator, n, m, sigma_w=configuration.sigma_w, triangular=triangular(configuration), dtype=dtype)
     weights = (generator.standard_normal((classes, n)) / math.sqrt(n)).astype(dtype)
     layer = ReadoutParameters(weights, np.zeros(classes, dtype))
     zeros = tuple((np.zeros_like(array),) * optimizers.SLOTS[configuration.optimizer] for array in (*cell, *layer))
@@ -218,7 +221,7 @@ def initial(configuration: Configuration, m: int, classes: int) -> State:
 def parameter_count(configuration: Configuration, state: State) -> int:
     """Trainable numbers: those of the arrays, of a strictly triangular W only what stands above its diagonal."""
     n = configuration.units
-    below = n * (n + 1) // 2 if _triangular(configuration) else 0
+    below = n * (n + 1) // 2 if triangular(configuration) else 0
     return sum(int(array.size) for array in (*state.cell, *state.layer)) - below
 
 
@@ -275,7 +278,7 @@ def gradient(
     cotangent = backend.asarray(loss.h, dtype)
     gradients = module.backward(cell, device_x, trajectory, cotangent, input_gradient=False, **options)
     found = [np.asarray(backend.to_numpy(array)) for array in gradients.parameters]
-    if _triangular(configuration):
+    if triangular(configuration):
         found[0] = np.triu(found[0], k=1)
     part = len(labels) / size
     with np.errstate(all="ignore"):
@@ -337,15 +340,19 @@ def step(
 
 
 def evaluate(
-    backend: ModuleType, configuration: Configuration, state: State, sequences: Any, labels: Array
+    backend: ModuleType, configuration: Configuration, state: State, split: str, sequences: Any, labels: Array
 ) -> tuple[float, float]:
     """Mean loss and accuracy.
+
+    A sample has the same noise in every evaluation of its split, so that states are compared on the same sequences.
 
     Parameters
     ----------
     backend : module
     configuration : Configuration
     state : State
+    split : str
+        ``train`` or ``test``.
     sequences : callable
         ``sequences(start, stop, generator)`` gives (T, B, m) of the samples from start to stop.
     labels : (N,) array of integers
@@ -359,7 +366,7 @@ def evaluate(
     total, right = 0.0, 0
     for start in range(0, len(labels), BLOCK):
         stop = min(start + BLOCK, len(labels))
-        x = sequences(start, stop, _generator(configuration, _EVALUATION, start))
+        x = sequences(start, stop, _generator(configuration, _EVALUATION, SPLITS.index(split), start))
         h0 = backend.asarray(np.zeros((stop - start, configuration.units), dtype), dtype)
         options = _options(configuration) | {"keep_every": max(len(x), 1)}
         h = backend.to_numpy(module.forward(cell, backend.asarray(x, dtype), h0, **options).h[-1])
@@ -405,7 +412,8 @@ def _permutation(seed: int, epoch: int, size: int) -> Array:
     return np.random.default_rng((seed, _EPOCH, epoch)).permutation(size)
 
 
-def _triangular(configuration: Configuration) -> bool:
+def triangular(configuration: Configuration) -> bool:
+    """Whether only what is strictly above the diagonal of W is trained."""
     return not (configuration.full or configuration.unconstrained)
 
 

@@ -41,12 +41,15 @@ class System(NamedTuple):
 
     Attributes
     ----------
+    name : str
+        Of the matrix.
     title : str
     matrix : (2, 2) array
     step_size : float or None
         ε of the recurrence with feedback (D5); None for the vanilla recurrence (D4).
     """
 
+    name: str
     title: str
     matrix: Array
     step_size: float | None
@@ -69,11 +72,12 @@ def orthogonal(seed: int) -> Array:
 def figure_one_systems() -> dict[str, System]:
     """The eight systems of Figure 1 by letter."""
     gaussian = np.random.default_rng(GAUSSIAN_SEED).standard_normal((2, 2))
-    systems = [System("vanilla, Gaussian W", gaussian, None), System("vanilla, identity", np.eye(2), None)]
+    vanilla = [("Gaussian W", gaussian), ("identity", np.eye(2))]
     for seed in ORTHOGONAL_SEEDS:
         W = orthogonal(seed)
-        systems.append(System(f"vanilla, {'rotation' if np.linalg.det(W) > 0 else 'reflection'}", W, None))
-    systems += [System(f"feedback, {name}", floats(rows), STEP_SIZE) for name, rows in MATRICES.items()]
+        vanilla.append(("rotation" if np.linalg.det(W) > 0 else "reflection", W))
+    systems = [System(name, f"vanilla, {name}", W, None) for name, W in vanilla]
+    systems += [System(name, f"feedback, {name}", floats(rows), STEP_SIZE) for name, rows in MATRICES.items()]
     return dict(zip("abcdefgh", systems, strict=True))
 
 
@@ -88,7 +92,7 @@ def end_states() -> list[Record]:
     """End states of Figure 1's systems, each beside the known one and whether it agrees; None where none is known."""
     records: list[Record] = []
     for letter, system in figure_one_systems().items():
-        table = END_STATES.get(system.title.split(", ")[-1])
+        table = END_STATES.get(system.name)
         for k, (start, end) in enumerate(zip(STARTS.tolist(), states(system, STARTS, STEPS)[-1].tolist(), strict=True)):
             record: Record = {"system": f"({letter}) {system.title}", "start": start, "end": end}
             known = None if table is None else list(table[k])
@@ -136,8 +140,8 @@ def long_run(T: int = 5000, settled: int = 4000) -> tuple[Array, CycleSummary]:
     return h, CycleSummary(float(late.min()), float(late.mean()), float(late.max()))
 
 
-def step_eigenvalues(diffusion: float, *, n: int = 32, every: int = 4) -> Array:
-    """Eigenvalues of D_t M along the first of scikit-learn's digits, every few steps; σ_w = 1, ε = 0.1, seed 0.
+def step_eigenvalues(step_size: float, diffusion: float, *, n: int = 32, every: int = 4) -> Array:
+    """Eigenvalues of D_t M along the first of scikit-learn's digits, every few steps; σ_w = 1, seed 0.
 
     Returns
     -------
@@ -145,7 +149,7 @@ def step_eigenvalues(diffusion: float, *, n: int = 32, every: int = 4) -> Array:
     """
     x = tasks.pixel_sequences(data.load_digits(), [0])  # (64, 1, 1)
     p = initialization.parameters(np.random.default_rng(0), n, 1, sigma_w=1.0)
-    h = antisymmetric.forward(p, x, np.zeros((1, n)), step_size=STEP_SIZE, diffusion=diffusion).h[:-1, 0]  # (T, n)
+    h = antisymmetric.forward(p, x, np.zeros((1, n)), step_size=step_size, diffusion=diffusion).h[:-1, 0]  # (T, n)
     M = p.W - p.W.T - diffusion * np.eye(n)
     D = stability.diagonal(h @ M.T + x[:, 0] @ p.V.T + p.b)  # (T, n)
     return stability.eigenvalues(stability.jacobian(D[::every], M))
@@ -198,16 +202,16 @@ def draw_euler_and_flow(figure: Figure, M: Array, start: Array, time: float, ste
 
 def draw_stability_region(figure: Figure, diffusions: Sequence[float] = (0.0, 0.1, 1.0)) -> None:
     """The region |1 + ελ| ≤ 1 with the eigenvalues of D_t M of a real trajectory, for two ε and several γ."""
-    spectra = [step_eigenvalues(diffusion) for diffusion in diffusions]
     angle = np.linspace(0.0, 2 * np.pi, 721)
     for axes, step_size in zip(figure.subplots(1, 2), (STEP_SIZE, 1.0), strict=True):
         axes.fill(np.cos(angle) - 1, np.sin(angle), color="0.88", zorder=0)
         axes.plot(np.cos(angle) - 1, np.sin(angle), color="0.35", linewidth=1.0, zorder=1)
+        spectra = [step_eigenvalues(step_size, diffusion) for diffusion in diffusions]
         for k, (diffusion, found) in enumerate(zip(diffusions, spectra, strict=True)):
             style = drawing.series(k) | {"linestyle": "", "markersize": 3, "alpha": 0.45}
             z = step_size * found.ravel()
-            stable = np.mean(np.abs(1 + z) <= 1)
-            axes.plot(z.real, z.imag, label=f"γ = {diffusion:g}: {100 * stable:.0f} % stable", **style)
+            inside = np.mean(np.abs(1 + z) < 1)  # not a saturated unit, whose 1 + z is 1
+            axes.plot(z.real, z.imag, label=f"γ = {diffusion:g}: {100 * inside:.0f} % inside", **style)
         reach = 1.1 * step_size * max(np.abs(found).max() for found in spectra)
         axes.set(xlim=(-reach, 0.35 * reach), ylim=(-reach, reach), title=f"ε = {step_size:g}")
         axes.set(aspect="equal", xlabel="Re ελ", ylabel="Im ελ")
@@ -252,7 +256,7 @@ def figures() -> dict[str, tuple[str, Callable[[], Drawing]]]:
     return {
         "figure-1": (
             "Figure 1 of the paper, recomputed: 50 steps from three starts (stars), earlier points paler, the vector "
-            "field under (e) to (h), ε = 0.1. The seeds of (a), (c) and (d) are ours.",
+            "field under (e) to (h), ε = 0.1. The generator, and the seed of (a), are ours.",
             lambda: drawing.render(draw_figure_one, 12, 7),
         ),
         "euler-and-flow": (
@@ -265,7 +269,8 @@ def figures() -> dict[str, tuple[str, Callable[[], Drawing]]]:
         ),
         "stability-region": (
             "Where forward Euler is stable, |1 + ελ| ≤ 1 (grey), and the eigenvalues of D_t M along a real digit, 32 "
-            "units: without diffusion all lie outside or on the border; γ moves them to the left, into the region.",
+            "units: without diffusion all lie outside or on the border; γ moves them to the left, most of them into "
+            "the region.",
             lambda: drawing.render(draw_stability_region, 9, 6),
         ),
         "limit-cycle": (
@@ -283,9 +288,10 @@ def own_figures(system: System, starts: Array, T: int) -> dict[str, tuple[str, C
     system : System
     starts : (starts, 2) array
     T : int
-        Steps at the system's ε; the other step sizes cover the same time.
+        Steps at the system's ε; the other step sizes cover the same time as nearly as whole steps can.
     """
-    epsilon = system.step_size or STEP_SIZE
+    epsilon = system.step_size
+    assert epsilon is not None  # of a system with feedback
     step_sizes = (4 * epsilon, 2 * epsilon, epsilon, epsilon / 4)
     return {
         "portrait": (

@@ -12,7 +12,7 @@ eigenvector. The mean is then good as long as the largest |λ| is well above T n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from antisymrnn_ref import initialization
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation import drawing, report
-from antisymrnn_validation.drawing import Drawing
+from antisymrnn_validation.drawing import Pictures
 from antisymrnn_validation.experiments import tasks
 from antisymrnn_validation.theory import recurrences, singular_values
 from antisymrnn_validation.theory.recurrences import Recurrence
@@ -166,10 +166,6 @@ def over_training(runs: Sequence[Training], lengths: Sequence[int]) -> dict[str,
                 for T, mean, deviation in zip(*moments(recurrence, run.x, lengths), strict=True):
                     found[run.name][T].add(iteration, mean, deviation)
     return found
-
-
-Pictures = dict[str, tuple[str, Callable[[], Drawing]]]
-"""By name a caption and what draws."""
 
 
 def padded(pixels: Array, source: str, T: int) -> tuple[Array, str]:

@@ -9,7 +9,6 @@ import os
 import shutil
 import tarfile
 import threading
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -469,18 +468,6 @@ def test_noise_is_fresh_for_every_sample_and_visit_and_repeats_for_a_state(padde
     assert np.mean(first[32:, 0] == first[32:, 1]) < 1e-3
     again = tasks.sequences(padded, "test", [1, 1], np.float32, np.random.default_rng(3))
     np.testing.assert_array_equal(first, again)
-
-
-def test_a_batch_of_mnist_is_quick():
-    images = data.Images(np.zeros((2000, 28, 28), np.uint8), np.zeros(2000, np.uint8), "MNIST", 255.0)
-    task = tasks._task("mnist", images, images)
-    chosen = np.random.default_rng(0).integers(0, 2000, 128)
-    seconds = []
-    for _ in range(20):
-        begun = time.perf_counter()
-        tasks.sequences(task, "train", chosen, np.float32)
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 2e-3
 
 
 # CIFAR-10 files

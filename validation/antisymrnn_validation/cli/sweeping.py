@@ -136,7 +136,8 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
     done = itertools.count(1)
 
     def line(point: Configuration, outcome: Result) -> str:
-        said = f"test accuracy {outcome.summary['test_accuracy']:.2%}" if outcome.status == "done" else outcome.error
+        trained = outcome.status == "done"
+        said = f"validation accuracy {outcome.summary['validation_accuracy']:.2%}" if trained else outcome.error
         return f"{label(point._asdict(), names)}: {said}"
 
     if not sys.stderr.isatty():

@@ -45,7 +45,7 @@ def test_captions_have_the_printed_numbers():
     assert told["b"] == "λ = 1, 1"
     assert told["e"] == "λ = 2, 2\n|1 + ελ| = 1.200000"
     assert told["g"] == "λ = ±2i\n|1 + ελ| = 1.019804"
-    assert told["h"] == "λ = -0.15 ±2i\n|1 + ελ| = 1.005099"
+    assert told["h"] == "λ = −0.15 ± 2i\n|1 + ελ| = 1.005099"
 
 
 def test_the_flow_keeps_the_energy_and_euler_tends_to_it_with_order_one():
@@ -90,7 +90,7 @@ def test_the_files_are_the_same_bytes_again_and_the_results_are_told(run, tmp_pa
     for folder in ("a", "b"):
         code, out, err = run("portraits", "--output", folder, "--json", f"{folder}.json")
         assert (code, err) == (0, "")
-    assert out.endswith(f"portraits: 8 files in {folder}; 15 of 15 end states as printed, to six decimals\n")
+    assert out.endswith(f"portraits: 8 files in {folder}; 15 of 15 end states as known, to six decimals\n")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     stems = ("euler-and-flow", "figure-1", "limit-cycle", "stability-region")
     assert names == [f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")]

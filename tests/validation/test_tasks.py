@@ -350,7 +350,7 @@ def test_unknown_task_names_the_closest():
 
 @pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "digits"])
 def test_a_task_without_its_files(name, tmp_path):
-    with pytest.raises(DataError, match=f"{name}: expected a directory .*, got none"):
+    with pytest.raises(DataError, match=f"{name}: expected a folder .*, got none: --data DIR"):
         tasks.load(name, None)
     with pytest.raises(DataError, match="missing"):
         tasks.load(name, tmp_path)

@@ -73,7 +73,7 @@ def test_train_evaluate_and_curves_say_the_same_in_text_and_json(run, finished, 
     ("options", "said"),
     [
         ((), "holds a run already; --resume goes on with it"),
-        (("--resume", "--units", "5"), "another configuration: units is 4, asked for 5"),
+        (("--resume", "--units", "5"), "another configuration: units is 4, asked for 5; leave that out"),
     ],
 )
 def test_a_folder_that_is_taken_is_left_alone(run, folder, options, said):
@@ -111,6 +111,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
         (("digits", "--dtype", "float16"), "did you mean float"),
         (("digits", "--step-size", "nan"), "step_size: expected a finite number"),
         (("digits", "--step-size", "0"), "step_size: expected a finite number above 0"),
+        (("digits", "--resume"), "config.json: expected the configuration of a run: No such file"),
         (("digits", "--profile", "1", "--resume"), "--resume: expected without --profile"),
         (("digits", "--profile", "0"), "--profile: expected at least 1, got 0"),
         (("digits", "--backend", "numpy", "--units", "0", "--profile", "1"), "units: expected at least 1, got 0"),
@@ -184,7 +185,8 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
     os.close(here)
     assert process.returncode == 130
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    assert f"interrupted; go on with --output {folder} --resume" in " ".join(text.split())
+    again = ("train", "digits", "--output", str(folder), "--resume")  # it knows what else was asked
+    assert f"interrupted; go on with: antisymrnn {' '.join(again)}" in " ".join(text.split())
     bars = [line for line in re.split(r"[\r\n]+", text) if "sequences/s" in line]
     assert [line for line in bars if len(line) > 80] == []
     assert re.match(r"loss \d+\.\d{4}  accuracy \d\.\d{3}  +\d+ sequences/s +[-\d:]+ left +\d+/30000", bars[-1])
@@ -196,7 +198,7 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "step", no_step)
-    assert run("train", *longer, "--resume")[0] == 130
+    assert run(*again)[0] == 130
     assert begun == [done]
 
 

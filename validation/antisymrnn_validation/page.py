@@ -26,6 +26,8 @@ SIGNS = {
     "holds under a stated condition": ("◐", "mixed"),
     "refuted": ("✗", "mixed"),
     "ok": ("✓", "good"),
+    "reproduced": ("✓", "good"),
+    "not reproduced": ("✗", "mixed"),
     "not run": ("–", "mixed"),
 }
 NUMBER = re.compile(r"[\d.e+-]+")
@@ -94,7 +96,8 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     """
     claims, certificates, conformance = results["claims"], results["certifications"], results["conformance"]
     counts = Counter(report.verdict(claim) for claim in claims)
-    tally = "".join(f"<li>{_sign(word)} {number}</li>" for word, number in sorted(counts.items()))
+    tally = _tally(counts, "claims")
+    tally += _tally(Counter(record["verdict"] for record in results["accuracies"]), "accuracies of the paper")
     tally += _passed(certificates, "certifications passed")
     tally += _passed([entry for record in conformance for entry in record["checks"]], "checks of the contract passed")
     parts = {
@@ -125,8 +128,8 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
 </head>
 <body>
 <a class="skip" href="#main">Skip to the content</a>
-<header><div><h1>AntisymmetricRNN: claims and certificates</h1><p class="line">{escape(results["summary"]["line"])}</p>
-<ul class="tally">{tally}</ul></div></header>
+<header><div><h1>AntisymmetricRNN: claims and certificates</h1>
+<ul class="tally">{tally}</ul><p class="soft">{escape(results["summary"]["line"])}</p></div></header>
 <nav aria-label="Sections"><div>{navigation}</div></nav>
 <main id="main" tabindex="-1">{sections}</main>
 <footer></footer>
@@ -143,6 +146,10 @@ def _resource(name: str) -> str:
 def _sign(word: str) -> str:
     sign, kind = SIGNS.get(word, ("⚠", "bad"))
     return f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {escape(word)}</span>'
+
+
+def _tally(counts: Mapping[str, int], what: str) -> str:
+    return "".join(f"<li>{number} {what}: {_sign(word)}</li>" for word, number in sorted(counts.items()))
 
 
 def _passed(records: Iterable[Record], what: str) -> str:

@@ -45,10 +45,15 @@ DataFolder = Annotated[
 @command
 def train(
     task: Annotated[str, typer.Argument(metavar="TASK", help="digits needs no download.")],
-    backend: Annotated[str, typer.Option(metavar="NAME")] = "numba",
-    cell: Annotated[str, typer.Option(help="antisymmetric or gated.")] = "antisymmetric",
-    unconstrained: Annotated[bool, typer.Option("--unconstrained", help="The paper's ablation; gated.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="A full W in place of a strictly upper triangular one.")] = False,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Default: numba.")] = None,
+    cell: Annotated[str | None, typer.Option(help="antisymmetric (the default) or gated.")] = None,
+    unconstrained: Annotated[
+        bool | None, typer.Option("--unconstrained", help="The paper's ablation; gated.", show_default=False)
+    ] = None,
+    full: Annotated[
+        bool | None,
+        typer.Option("--full", help="A full W in place of a strictly upper triangular one.", show_default=False),
+    ] = None,
     units: Annotated[int | None, typer.Option()] = None,
     step_size: Annotated[float | None, typer.Option(help="ε.")] = None,
     diffusion: Annotated[float | None, typer.Option(help="γ.")] = None,
@@ -63,9 +68,11 @@ def train(
     evaluate_every: Annotated[int | None, typer.Option(help="Iterations between checkpoints.")] = None,
     patience: Annotated[int | None, typer.Option(help="Iterations without a better validation; 0: no end.")] = None,
     validation: Annotated[float | None, typer.Option(help="Part of the training set to validate on.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    shards: Annotated[int, typer.Option(help="Parts of a batch whose gradients are added in order.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Default: 0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (the default) or float64.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Parts of a batch whose gradients are added in order. Default: 1.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that share the shards.")] = None,
     data: DataFolder = None,
     download: Annotated[bool, typer.Option("--download", help="First fetch what --data lacks.")] = False,
@@ -82,7 +89,7 @@ def train(
 ) -> int:
     """Train on a task, into the folder of a run.
 
-    What is not given is chosen for the task; config.json in the folder has it all.
+    What is not given is chosen for the task, and with --resume what the run has; config.json in the folder has it all.
     """
     asked = locals()
     check_writable(json)
@@ -91,25 +98,27 @@ def train(
     if download:
         _download(task, data)
     content = _data(task, data)
-    module = load_backend_named(backend)
     from antisymrnn_validation.experiments import runs, training
 
+    usual = {"task": task, **training.DEFAULTS.get(task, {})}
     given = {name: asked[name] for name in training.Configuration._fields if asked[name] is not None}
-    configuration = training.Configuration(**(training.DEFAULTS.get(task, {}) | given))
+    folder = output or Path("runs") / runs.name(training.Configuration(**(usual | given)))
     try:
+        held = runs.configuration_of(folder)._asdict() if resume else usual
+        configuration = training.Configuration(**(held | given))
         training.check(configuration)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    module = load_backend_named(configuration.backend)
     start = time.perf_counter()
     if profile is not None:
         line, code, results = _profile(configuration, content, module, profile)
         print(line)
         write_results(json, line, code, start, {"command": "train", "configuration": configuration._asdict()} | results)
         return code
-    folder = output or Path("runs") / runs.name(configuration)
     print(f"run {folder}", flush=True)
     try:
-        with _each(workers, shards) as each, _progress(configuration) as (stepped, evaluating):
+        with _each(workers, configuration.shards) as each, _progress(configuration) as (stepped, evaluating):
             summary = runs.train(
                 folder,
                 configuration,
@@ -132,7 +141,10 @@ def train(
     except runs.RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
-        print(f"antisymrnn train: interrupted; go on with --output {folder} --resume", file=sys.stderr)
+        print(
+            f"antisymrnn train: interrupted; go on with: antisymrnn train {task} --output {folder} --resume",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     line = (
         f"train: {task}, {summary['parameters']} parameters, {summary['iterations']} iterations, "
@@ -163,7 +175,11 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
     indices = np.arange(len(content.test_labels))
     with _progress(configuration) as (_, evaluating):
         loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, evaluating)
-    line = f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%}"
+    line = (
+        f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%} "
+        f"at iteration {state.iteration} of {configuration.iterations}"
+        f"{'' if (run / 'summary.json').exists() else ', of a run that is not finished'}"
+    )
     print(line)
     results = {"samples": len(indices), "test_loss": loss, "test_accuracy": accuracy, "iteration": state.iteration}
     head = {"command": "evaluate", "folder": str(run), "configuration": configuration._asdict()}
@@ -333,5 +349,7 @@ def _progress(
                 bar.reset(evaluation, total=samples, visible=False)
             seconds = bar.tasks[evaluation].elapsed or 0.0
             bar.update(evaluation, completed=done, visible=seconds > 2.0 and done < samples)
+            if done == samples and bar.tasks[training].finished:
+                bar.update(training, description="evaluation of the best, curves")
 
         yield stepped, evaluating

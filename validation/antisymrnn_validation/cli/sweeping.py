@@ -72,11 +72,12 @@ def sweep(
                 _run(points, store, folder, workers, scheduler, data)
             records = results.records(store, points)
         groups = results.over_seeds(records)
-        report.show(results.table(f"Sweep {grid}", groups))
+        title = f"Sweep {grid.name}: mean ± standard deviation over the seeds"
+        report.show(results.table(title, groups))
         for record in records:
             if record["status"] == "failed":
                 print("failed", results.label(record["fields"], _named(records)), record["error"], sep=": ")
-        print(*results.write_figure(folder, groups), sep="\n")
+        print(*results.write_figure(folder, title, groups), sep="\n")
     except (GridError, results.StoreError, cluster.ClusterError) as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
@@ -112,6 +113,7 @@ def _run(
     if not scheduler:
         load_foreign(sweep.check_here, missing, data)
     count = min(len(missing), cluster.processors()) if workers is None else workers
+    print(f"waiting for the workers of {scheduler}" if scheduler else f"starting {count} workers", flush=True)
     with cluster.connected(count, scheduler) as client:
         if scheduler:
             load_foreign(client.submit(sweep.check_here, missing, data, pure=False).result)
@@ -152,6 +154,7 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
         bars.MofNCompleteColumn(),
         bars.TimeElapsedColumn(),
         bars.TimeRemainingColumn(),
+        bars.TextColumn("left"),
         bars.TextColumn("{task.description}"),
     )
     with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as bar:

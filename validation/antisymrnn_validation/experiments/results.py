@@ -240,7 +240,7 @@ def over_seeds(records: Sequence[Record]) -> list[Record]:
 
 
 def table(title: str, groups: Sequence[Record]) -> Table:
-    """One row for each record of :func:`over_seeds`."""
+    """One row for each record of :func:`over_seeds`: mean ± sample standard deviation."""
     columns = (*groups[0]["fields"], "done", "not done", "test accuracy, %", "validation, %", "test loss", "seconds")
     rows = []
     for group in groups:
@@ -252,7 +252,7 @@ def table(title: str, groups: Sequence[Record]) -> Table:
     return Table(title, columns, rows, ["failed" in group["statuses"] for group in groups])
 
 
-def write_figure(folder: Path, groups: Sequence[Record]) -> list[Path]:
+def write_figure(folder: Path, title: str, groups: Sequence[Record]) -> list[Path]:
     """Draw test accuracy, mean and spread over the seeds, into ``sweep.png`` and ``sweep.svg``.
 
     The axis is the numeric field with the most values; points that differ in other fields are other series.
@@ -280,7 +280,7 @@ def write_figure(folder: Path, groups: Sequence[Record]) -> list[Path]:
             axis.set_xscale("log")
         elif not along:
             axis.set_xticks([])
-        axis.set(xlabel=along, ylabel="test accuracy, %")
+        axis.set(xlabel=along, ylabel="test accuracy, %", title=title)
         if any(series):
             axis.legend()
 

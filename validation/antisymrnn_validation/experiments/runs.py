@@ -125,7 +125,7 @@ def train(
         if not resume:
             raise RunError(f"{folder}: holds a run already; --resume goes on with it, another --output begins anew")
         if difference := _difference(configuration_of(folder), configuration):
-            raise RunError(f"{held}: the run has another configuration: {difference}")
+            raise RunError(f"{held}: the run has another configuration: {difference}; leave that out, or begin anew")
     elif any(path.name != "environment.json" for path in folder.iterdir() if not path.name.startswith(".")):
         raise RunError(f"{folder}: expected an empty folder or that of a run, got other files")
     else:

@@ -220,7 +220,10 @@ def _images(name: str, data: Path | None, split: str) -> Images:
         return digits._replace(images=digits.images[chosen], labels=digits.labels[chosen])
     if data is None:
         what = "MNIST" if name.endswith("mnist") else "CIFAR-10"
-        raise DataError(f"{name}: expected a directory with the {what} files, got none; only digits needs none")
+        raise DataError(
+            f"{name}: expected a folder with the {what} files, got none: --data DIR, or ANTISYMRNN_DATA; "
+            "train --download fetches what it lacks; only digits needs none"
+        )
     return load_mnist(data, split, official=True) if name.endswith("mnist") else load_cifar(data, split)
 
 

@@ -97,7 +97,7 @@ def end_states() -> list[Record]:
             record: Record = {"system": f"({letter}) {system.title}", "start": start, "end": end}
             known = None if table is None else list(table[k])
             agrees = known and all(abs(a - b) < 0.500001e-6 for a, b in zip(end, known, strict=True))
-            record |= {"printed": known, "agrees": agrees}
+            record |= {"known": known, "agrees": agrees}
             records.append(record)
     return records
 
@@ -160,7 +160,8 @@ def caption(system: System) -> str:
     found = sorted(np.linalg.eigvals(system.matrix), key=lambda value: (value.real, value.imag), reverse=True)
     if found[0].imag:
         real = _number(found[0].real)
-        told = f"λ = {'' if real == '0' else f'{real} '}±{_number(abs(found[0].imag))}i"
+        imaginary = f"{_number(abs(found[0].imag))}i"
+        told = f"λ = ±{imaginary}" if real == "0" else f"λ = {real} ± {imaginary}"
     else:
         told = "λ = " + ", ".join(_number(value.real) for value in found)
     if system.step_size is not None:
@@ -274,7 +275,7 @@ def figures() -> dict[str, tuple[str, Callable[[], Drawing]]]:
             lambda: drawing.render(draw_stability_region, 9, 6),
         ),
         "limit-cycle": (
-            "W_diff does not keep its distance from the origin: all starts end on one ring, a limit cycle.",
+            "W_diff does not keep its distance from the origin: all five starts end on one ring, a limit cycle.",
             lambda: drawing.render(draw_limit_cycle, 11, 5),
         ),
     }
@@ -345,4 +346,4 @@ def _portrait(
 
 
 def _number(value: float) -> str:
-    return f"{round(float(value), 6) + 0.0:.6g}"
+    return f"{round(float(value), 6) + 0.0:.6g}".replace("-", "−")

@@ -97,7 +97,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     claims, certificates, conformance = results["claims"], results["certifications"], results["conformance"]
     counts = Counter(report.verdict(claim) for claim in claims)
     tally = _tally(counts, "claims")
-    tally += _tally(Counter(record["verdict"] for record in results["accuracies"]), "accuracies of the paper")
+    tally += _tally(Counter(record["verdict"] for record in results["accuracies"]), "accuracies")
     tally += _passed(certificates, "certifications passed")
     tally += _passed([entry for record in conformance for entry in record["checks"]], "checks of the contract passed")
     parts = {
@@ -149,7 +149,7 @@ def _sign(word: str) -> str:
 
 
 def _tally(counts: Mapping[str, int], what: str) -> str:
-    return "".join(f"<li>{number} {what}: {_sign(word)}</li>" for word, number in sorted(counts.items()))
+    return "".join(f"<li>{what}: {_sign(word)} {number}</li>" for word, number in sorted(counts.items()))
 
 
 def _passed(records: Iterable[Record], what: str) -> str:

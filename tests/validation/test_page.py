@@ -47,8 +47,8 @@ def results():
         "accuracies": [
             {
                 "name": HOSTILE, "table": "Table 1", "units": 128, "accuracy": 98.0,
-                "iterations": 50_000, "verdict": "not reproduced",
-                "runs": [{"name": HOSTILE, "seed": 0, "date": HOSTILE, "iterations": 8000, "accuracy": 93.5}],
+                "iterations": 50_000, "batch": 128, "verdict": "not reproduced",
+                "runs": [{"name": HOSTILE, "seed": 0, "date": HOSTILE, "iterations": 8000, "batch": 64, "accuracy": 93.5}],
             }
         ],
         "certifications": [certificate, {**certificate, "errors": {}, "status": "broke off"}],

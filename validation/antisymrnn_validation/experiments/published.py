@@ -42,8 +42,8 @@ class Cell(NamedTuple):
     units : int
     accuracy : float
         In percent: a single number, without seeds or deviation.
-    iterations : int
-        That the paper trained for; unconfirmed.
+    iterations, batch : int
+        That the paper trained for, and sequences of each; unconfirmed.
     """
 
     table: str
@@ -53,6 +53,7 @@ class Cell(NamedTuple):
     units: int
     accuracy: float
     iterations: int
+    batch: int = 128
 
 
 CELLS = (
@@ -113,6 +114,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
                 "seed": configuration.seed,
                 "date": summary["date"],
                 "iterations": summary["iterations"],
+                "batch": configuration.batch,
                 "accuracy": 100 * summary["test_accuracy"],
             }
             for path, configuration, summary in recorded

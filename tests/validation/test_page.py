@@ -48,7 +48,11 @@ def results():
             {
                 "name": HOSTILE, "table": "Table 1", "units": 128, "accuracy": 98.0,
                 "iterations": 50_000, "batch": 128, "verdict": "not reproduced",
-                "runs": [{"name": HOSTILE, "seed": 0, "date": HOSTILE, "iterations": 8000, "batch": 64, "accuracy": 93.5}],
+                "runs": [
+                    {
+                        "name": HOSTILE, "seed": 0, "date": HOSTILE, "iterations": 8000, "batch": 64, "accuracy": 93.5
+                    }
+                ],
             }
         ],
         "certifications": [certificate, {**certificate, "errors": {}, "status": "broke off"}],

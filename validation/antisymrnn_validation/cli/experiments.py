@@ -93,8 +93,9 @@ def train(
     """
     asked = locals()
     check_writable(json)
-    if profile is not None and (also := [name for name in ("workers", "output", "resume", "keep") if asked[name]]):
-        raise UsageError(f"--{also[0]}: expected without --profile, which leaves no run")
+    of_a_run = [name for name in ("workers", "output", "resume", "keep") if asked[name] not in (None, False)]
+    if profile is not None and of_a_run:
+        raise UsageError(f"--{of_a_run[0]}: expected without --profile, which leaves no run")
     if download:
         _download(task, data)
     content = _data(task, data)

@@ -1,6 +1,7 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -57,12 +58,23 @@ def test_optimizers_are_their_formulas():
     np.testing.assert_allclose(moved, 0.9)
     moved, _ = optimizers.update("adam", moved, -gradient, slots, 0.1, 2, 0)
     np.testing.assert_allclose(moved, 0.9 - 0.1 * (0.9 * 0.05 - 0.05) / 0.19 / 0.5)
+    moved, _ = optimizers.update("adam", moved, 3 * gradient, slots, 0.1, 2, 0)
+    root = math.sqrt((0.999 * 0.001 + 0.001 * 9) / (1 - 0.999**2)) * 0.5
+    np.testing.assert_allclose(moved, 0.9 - 0.1 * (0.9 * 0.05 - 0.05) / 0.19 / 0.5 - 0.1 * 0.195 / 0.19 / root)
+
+
+@pytest.mark.parametrize(("optimizer", "size"), [("adagrad", 1e-10), ("adam", 1e-8)])
+def test_a_gradient_as_small_as_what_is_added_to_its_root_moves_by_half_the_rate(optimizer, size):
+    zeros = (np.zeros(1),) * optimizers.SLOTS[optimizer]
+    moved, _ = optimizers.update(optimizer, np.zeros(1), np.array([size]), zeros, 0.1, 1, 0)
+    np.testing.assert_allclose(moved, -0.05)
 
 
 def test_schedules():
     rates = [optimizers.scheduled_rate("step", 1.0, k, 100) for k in (1, 50, 51, 76)]
     np.testing.assert_allclose(rates, [1, 1, 0.1, 0.01])
     np.testing.assert_allclose([optimizers.scheduled_rate("cosine", 2.0, k, 100) for k in (1, 51)], [2, 1])
+    assert optimizers.scheduled_rate("cosine", 1.0, 100, 100) == pytest.approx(math.sin(math.pi / 200) ** 2)  # not 0
     assert optimizers.scheduled_rate("constant", 0.3, 70, 100) == 0.3
 
 
@@ -116,6 +128,82 @@ def test_splits_and_batches():
     epoch = np.concatenate([training.batch_indices(SMALL, learn, k) for k in range(5)])
     assert len(set(epoch)) == 80
     assert not set(epoch) & set(held_out)
+
+
+def test_every_epoch_every_iteration_and_every_seed_draws_anew():
+    other = SMALL._replace(seed=1)
+    learn, held_out = training.splits(SMALL, 100)
+    assert held_out.tolist() != training.splits(other, 100)[1].tolist()
+    epochs = [
+        [training.batch_indices(configuration, learn, k).tolist() for k in range(first, first + 5)]
+        for configuration, first in ((SMALL, 0), (SMALL, 5), (other, 0))
+    ]
+    assert all(one != another for one, another in itertools.combinations(epochs, 2))
+    noises = [training.batch_noise(*which).random() for which in ((SMALL, 0), (SMALL, 1), (other, 0))]
+    assert len(set(noises)) == 3
+    assert (training.initial(SMALL, 2, 2).cell.V != training.initial(other, 2, 2).cell.V).all()
+
+
+def test_the_readout_begins_with_a_variance_of_one_over_n():
+    layer = training.initial(SMALL._replace(units=400), 2, 10).layer
+    assert layer.weights.std() == pytest.approx(1 / 20, rel=0.06)
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("unconstrained", [False, True])
+def test_an_evaluation_in_blocks_is_the_mean_over_all_samples(monkeypatch, unconstrained):
+    configuration = SMALL._replace(cell="gated", unconstrained=unconstrained, sigma_w=4.0, dtype="float64")
+    state, labels, noises = training.initial(configuration, 2, 2), np.arange(25) % 2, []
+    x = np.random.default_rng(1).standard_normal((6, 25, 2))
+
+    def sequences(start, stop, generator):
+        noises.append(generator.random())
+        return x[:, start:stop]
+
+    monkeypatch.setattr(training, "BLOCK", 10)
+    found = training.evaluate(load_backend("numpy"), configuration, state, sequences, labels)
+    whole = training.gradient(load_backend("numpy"), configuration, state, x, labels, 25)
+    assert found == pytest.approx((whole.loss, whole.right / 25), rel=1e-12)
+    assert len({*noises, *(training.batch_noise(configuration, k).random() for k in (0, 10, 20))}) == 6
+
+
+def test_a_run_validates_on_what_it_does_not_train_on(tmp_path):
+    data, seen = tiny(), {}
+
+    def sequences(split, indices, dtype, generator):
+        seen.setdefault((split, len(indices)), set()).update(indices.tolist())
+        return data.sequences(split, indices, dtype, generator)
+
+    short = SMALL._replace(iterations=10)
+    runs.train(tmp_path, short, data._replace(sequences=sequences), load_backend("numpy"))
+    learn, held_out = (set(part.tolist()) for part in training.splits(short, 100))
+    assert seen == {("train", 16): learn, ("train", 10): held_out, ("test", 100): set(range(100))}
+
+
+def stepped_by(configuration, *values):
+    """The velocity of sgd after a step whose shards have gradients of these values in all their entries."""
+    configuration = configuration._replace(optimizer="sgd", shards=len(values))
+    state = training.initial(configuration, 2, 2)
+    arrays = (*state.cell, *state.layer)
+    found = [training.Gradient(0.0, 0, tuple(np.full_like(array, value) for array in arrays)) for value in values]
+    x, labels = np.zeros((6, len(values), 2), np.float32), np.zeros(len(values), int)
+    changed, measured = training.step(None, configuration, state, x, labels, each=lambda *_: found)
+    return [slot for (slot,) in changed.slots], measured["norm"]
+
+
+def test_shards_are_added_from_the_first_on():
+    velocities, _ = stepped_by(SMALL, 2.0**24, 1.0, 1.0)
+    assert all((velocity == 2.0**24).all() for velocity in velocities)  # from the last on it is 2 more
+
+
+def test_a_gradient_is_clipped_by_the_norm_of_all_its_arrays():
+    velocities, norm = stepped_by(SMALL._replace(clip=0.5), 1.0)
+    size = sum(velocity.size for velocity in velocities)
+    assert norm == pytest.approx(math.sqrt(size))
+    for velocity in velocities:
+        np.testing.assert_allclose(velocity, 0.5 / math.sqrt(size), rtol=1e-6)
+    velocities, _ = stepped_by(SMALL._replace(clip=100.0), 1.0)
+    assert all((velocity == 1).all() for velocity in velocities)
 
 
 KILLED = """

@@ -402,10 +402,11 @@ def test_the_permutation_is_one_and_always_the_same():
     assert np.mean(np.abs(np.diff(order))) == pytest.approx(784 / 3, rel=0.1)  # neighbours are torn apart
 
 
-def test_permuted_mnist_has_the_pixels_of_mnist_in_another_order(images, labels):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_permuted_mnist_has_the_pixels_of_mnist_in_another_order(images, labels, split):
     loaded = data.Images(images, labels, "MNIST", 255.0)
     plain, permuted = (tasks._task(name, loaded, loaded) for name in ("mnist", "pmnist"))
-    x, y = (tasks.sequences(task, "test", [4, 1], np.float32) for task in (plain, permuted))
+    x, y = (tasks.sequences(task, split, [4, 1], np.float32) for task in (plain, permuted))
     assert (permuted.T, permuted.m) == (784, 1)
     np.testing.assert_array_equal(y, x[tasks.permutation()])
     assert y.max() <= 1.0

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flint import acb_mat, arb_mat, ctx
+from matplotlib.figure import Figure
 
 from antisymrnn_ref import initialization
 from antisymrnn_ref.backend import load_backend
 from antisymrnn_ref.contract import Parameters
 from antisymrnn_validation import cli, drawing, report
 from antisymrnn_validation.cli import spectral
-from antisymrnn_validation.experiments import runs, tasks
+from antisymrnn_validation.experiments import runs, tasks, training
 from antisymrnn_validation.experiments.training import Configuration
 from antisymrnn_validation.theory import recurrences, singular_values, spectra
 
@@ -186,6 +187,78 @@ def test_each_recurrence_and_each_point_of_the_grid_begins_under_a_bar(monkeypat
     assert list(pictures) == ["spectra", "singular-values", "gradient-norms", "spectra-grid"]
     assert begun[:6] == [made.name for made in recurrences.drawn(3, 8)]
     assert begun[6:] == [f"ε = {eps:g}, γ = {gamma:g}" for eps, gamma in spectra.UNTRAINED]
+
+
+def along(made, x):
+    return spectra.moments(made, x, [len(x)])
+
+
+def test_the_grid_and_the_table_have_each_step_size_with_its_diffusion_and_each_seed(capsys):
+    x = noise(5, 96)
+    drawn = [initialization.parameters(np.random.default_rng(k), 4, 96, sigma_w=1.0, triangular=True) for k in (0, 1)]
+    table = {(row["step_size"], row["diffusion"]): row for row in spectral._table(4, 2, 5)}
+    capsys.readouterr()
+    for (eps, gamma), found in spectra.grid(4, x, [5]).items():
+        expected = [along(recurrences.cell("", p, step_size=eps, diffusion=gamma), x) for p in drawn]
+        assert found == expected[0]
+        told = [(each.mean[0], each.deviation[0]) for each in expected]
+        assert table[eps, gamma]["log10_mean_and_deviation"] == told
+
+
+def test_the_untrained_recurrences_are_what_their_names_say():
+    x, made = noise(5, 3), {each.name: each for each in recurrences.drawn(6, 3)}
+
+    def parameters(sigma_w, triangular):
+        r = np.random.default_rng(0)
+        return initialization.parameters(r, 6, 3, sigma_w=sigma_w, triangular=triangular)
+
+    gated = initialization.gated_parameters(np.random.default_rng(0), 6, 3, sigma_w=1.0, triangular=True)
+    for name, expected in {
+        "vanilla, σ_w = 4": recurrences.vanilla("", parameters(4.0, False)),
+        "vanilla, σ_w = 1": recurrences.vanilla("", parameters(1.0, False)),
+        "antisymmetric, ε = 1, γ = 0": recurrences.cell("", parameters(1.0, True), step_size=1.0, diffusion=0.0),
+        "antisymmetric, ε = γ = 0.01": recurrences.cell("", parameters(1.0, True), step_size=0.01, diffusion=0.01),
+        "gated, ε = γ = 0.01": recurrences.cell("", gated, step_size=0.01, diffusion=0.01),
+    }.items():
+        assert along(made[name], x) == along(expected, x), name
+
+
+def test_a_trained_cell_has_the_constants_of_its_configuration():
+    x, configuration = noise(5, 2), Configuration("digits", cell="gated", units=4, step_size=0.3, diffusion=0.2)
+    for unconstrained in (False, True):
+        configuration = configuration._replace(unconstrained=unconstrained)
+        state = training.initial(configuration, 2, 10)
+        p = type(state.cell)(*(array.astype(float) for array in state.cell))
+        expected = recurrences.cell("", p, step_size=0.3, diffusion=0.2, unconstrained=unconstrained)
+        assert along(recurrences.of_state("", configuration, state), x) == along(expected, x)
+
+
+def test_the_figures_draw_each_number_under_its_name(monkeypatch):
+    moments = spectra.Moments([1, 2], [0.5, -3.0], [0.25, -4.0])
+    values = singular_values.SingularValues([1, 2], [[3, 2, 1], [6, 5, 4]], [(0, 4), (3, 7)])
+    found = spectra.Spectrum("a", moments, values, [-2.0, -1.0, 0.0])
+    figure = Figure()
+    spectra.draw_moments(figure, {"": {"a": moments}}, "T", "")
+    drawn = {axis.get_ylabel(): axis.lines[0].get_ydata().tolist() for axis in figure.axes}
+    assert drawn == {"log₁₀ mean of |λ|": [0.5, -3.0], "log₁₀ deviation of |λ|": [0.25, -4.0]}
+    figure = Figure()
+    spectra.draw_singular_values(figure, [found], 1, 1, "")
+    ((axis,), (legend,)) = figure.axes, figure.legends
+    drawn = {line.get_color(): line.get_ydata().tolist() for line in axis.lines}
+    _, *handles = legend.legend_handles
+    _, *labels = (text.get_text() for text in legend.get_texts())
+    told = {label: drawn[handle.get_color()] for label, handle in zip(labels, handles, strict=True)}
+    assert told == {"largest σ": [3, 6], "median σ": [2, 5], "smallest σ": [1, 4]}
+    corners = {tuple(corner) for corner in axis.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(1, 0), (1, 4), (2, 3), (2, 7)}
+    figure = Figure()
+    spectra.draw_gradients(figure, [found], "")
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [-2.0, -1.0, 0.0]
+    panels = []
+    monkeypatch.setattr(spectra, "draw_moments", lambda _, given, *__: panels.append(given))
+    spectra.grid_figure({(0.1, 1.0): moments}, "")["spectra-grid"][1]()
+    spectra.training_figure({"run": {5: moments}}, "")["spectra-training"][1]()
+    assert panels == [{"ε = 0.1": {"γ = 1": moments}}, {"run": {"T = 5": moments}}]
 
 
 def run(capsys, *arguments):

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
 
-from antisymrnn_ref import dynamics
+from antisymrnn_ref import antisymmetric, dynamics, initialization, stability
+from antisymrnn_validation.experiments import data, tasks
 from antisymrnn_validation.theory import figures, portraits
 
 W0 = np.array([[0.0, -2.0], [2.0, 0.0]])
@@ -74,16 +76,81 @@ def test_eigenvalues_along_a_digit_are_imaginary_and_diffusion_moves_them_left()
     assert (some.real >= -1 - 1e-12).all()
 
 
-@pytest.mark.parametrize("step_size", [0.1, 1.0])
-def test_each_panel_of_the_stability_region_has_the_trajectory_of_its_own_step_size(step_size):
-    drawn = Figure()
-    portraits.draw_stability_region(drawn)
-    panel = drawn.axes[(0.1, 1.0).index(step_size)]
-    assert panel.get_title() == f"ε = {step_size:g}"
-    told = [text.get_text() for text in panel.get_legend().get_texts()]
-    for diffusion, said in zip((0.0, 0.1, 1.0), told, strict=True):
-        found = np.abs(1 + step_size * portraits.step_eigenvalues(step_size, diffusion))
-        assert said == f"γ = {diffusion:g}: {100 * np.mean(found < 1):.0f} % inside"
+def test_eigenvalues_along_a_digit_are_those_of_the_steps():
+    p = initialization.parameters(np.random.default_rng(0), 4, 1, sigma_w=1.0)
+    x = tasks.pixel_sequences(data.load_digits(), [0])
+    h = antisymmetric.forward(p, x, np.zeros((1, 4)), step_size=0.1, diffusion=0.3).h
+    steps = stability.step_jacobians(p, x, h, step_size=0.1, diffusion=0.3)[::16, 0]
+    for found, J in zip(portraits.step_eigenvalues(0.1, 0.3, n=4, every=16), steps, strict=True):
+        expected = np.linalg.eigvals((J - np.eye(4)) / 0.1)
+        by_height = [values[np.argsort(values.imag)] for values in (found, expected)]
+        np.testing.assert_allclose(*by_height, rtol=0, atol=1e-9)
+
+
+def test_the_stability_region_is_drawn_where_euler_is_stable(monkeypatch):
+    def eigenvalues(step_size, diffusion):
+        asked.append((step_size, diffusion))
+        return np.array([[-diffusion, 2j - diffusion]])
+
+    asked = []
+    monkeypatch.setattr(portraits, "step_eigenvalues", eigenvalues)
+    figure = Figure()
+    portraits.draw_stability_region(figure, (0.5, 3.0))
+    for axes, step_size, shares in zip(figure.axes, (0.1, 1.0), ((100, 100), (50, 0)), strict=True):
+        (region,) = axes.patches
+        np.testing.assert_allclose(np.hypot(*(region.get_xy().T + np.array([[1], [0]]))), 1)
+        for line, gamma, share in zip(axes.lines[1:], (0.5, 3.0), shares, strict=True):
+            assert line.get_label() == f"γ = {gamma:g}: {share} % inside"
+            np.testing.assert_allclose(line.get_xydata(), step_size * np.array([[-gamma, 0], [-gamma, 2]]))
+    assert asked == [(0.1, 0.5), (0.1, 3.0), (1.0, 0.5), (1.0, 3.0)]  # each panel has a trajectory of its own ε
+
+
+def test_euler_is_drawn_at_each_step_size_with_its_energy_and_the_exact_flow():
+    figure, M = Figure(), np.array([[0.3, -2.0], [1.0, 0.0]])
+    portraits.draw_euler_and_flow(figure, M, portraits.STARTS[0], 2.0, (0.5, 0.1))
+    left, right = figure.axes
+    for k, (step_size, T) in enumerate(((0.5, 4), (0.1, 20))):
+        h = dynamics.feedback(M, portraits.STARTS[0], step_size, T)
+        np.testing.assert_array_equal(left.lines[k].get_xydata(), h)
+        np.testing.assert_array_equal(right.lines[k].get_xydata()[:, 1], dynamics.energy(M, h))
+        np.testing.assert_allclose(right.lines[k].get_xydata()[:, 0], step_size * np.arange(T + 1))
+    exact = portraits.flow(M, portraits.STARTS[0], np.linspace(0.0, 2.0, 401))
+    np.testing.assert_array_equal(left.lines[2].get_xydata(), exact)
+    np.testing.assert_array_equal(right.lines[2].get_ydata(), dynamics.energy(M, exact))
+
+
+def test_a_portrait_has_every_state_over_the_field():
+    figure = Figure()
+    portraits.draw_figure_one(figure)
+    for axes, system in zip(figure.axes, portraits.figure_one_systems().values(), strict=True):
+        h = portraits.states(system, portraits.STARTS, 50)
+        for k, line in enumerate(axes.lines[::2]):
+            np.testing.assert_array_equal(line.get_xydata(), h[:, k])
+        arrows = [each for each in axes.collections if isinstance(each, Quiver)]
+        assert len(arrows) == (system.step_size is not None)
+        for each in arrows:
+            expected = np.tanh(each.XY @ system.matrix.T)
+            np.testing.assert_allclose(np.stack([each.U, each.V], axis=-1), expected, rtol=1e-12)
+
+
+def test_an_own_system_is_drawn_beside_the_flow_over_the_time_of_its_steps(monkeypatch):
+    asked = []
+    monkeypatch.setattr(portraits, "draw_euler_and_flow", lambda _, *given: asked.extend(given))
+    system = portraits.System("", "", W0, 0.2)
+    portraits.own_figures(system, portraits.STARTS, 10)["portrait-euler-and-flow"][1]()
+    np.testing.assert_array_equal(asked[0], W0)
+    np.testing.assert_array_equal(asked[1], portraits.STARTS[0])
+    assert asked[2:] == [2.0, (0.8, 0.4, 0.2, 0.05)]
+
+
+def test_a_wrong_end_state_is_a_contradiction(run, monkeypatch):
+    moved = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
+    monkeypatch.setattr(portraits, "END_STATES", moved)
+    monkeypatch.setattr(portraits, "figures", dict)
+    code, out, _ = run("portraits", "--output", "a")
+    assert code == 1
+    assert "14 of 15 end states as known" in out
+    assert out.count("DIFFERS") == 1
 
 
 def test_the_files_are_the_same_bytes_again_and_the_results_are_told(run, tmp_path):

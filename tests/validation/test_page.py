@@ -134,6 +134,30 @@ def test_the_chart_says_in_words_what_it_shows_and_where_the_numbers_stand():
     assert 'The numbers stand in <a href="#errors-table">the table</a>.</figcaption>' in text
 
 
+def test_the_chart_has_each_number_under_its_name(monkeypatch):
+    import plotly.graph_objects as go
+
+    drawn, add = {}, go.Figure.add_scatter
+
+    def noted(figure, **given):
+        drawn[given["name"]] = given["customdata"]
+        return add(figure, **given)
+
+    monkeypatch.setattr(go.Figure, "add_scatter", noted)
+    entry = {"error": 2e-16, "tolerance": 1e-14, "reference": 1e-15}
+    page._chart([{"backend": "numpy", "cell": "gated", "errors": {"W": entry}}])
+    assert drawn == {"numpy: error": ["2.000e-16"], "numpy: tolerance": ["1.000e-14"]}
+
+
+def test_a_claim_that_is_not_as_expected_alarms():
+    told = results()
+    told["claims"][0] |= {"verdict": "holds", "as_expected": False}
+    text = page.page(told, {})
+    assert "refuted: CONTRADICTION" in text
+    assert text.count(": as expected</dd>") == 1
+    assert '<span class="verdict bad"><span aria-hidden="true">⚠</span> holds, expected: refuted</span>' in text
+
+
 def test_same_results_give_the_same_page_whatever_they_took():
     later = results()
     for record in later["claims"] + later["certifications"] + [r for b in later["conformance"] for r in b["checks"]]:

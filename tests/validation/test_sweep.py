@@ -14,9 +14,10 @@ import threading
 import time
 
 import pytest
+from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli
+from antisymrnn_validation import cli, drawing
 from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
 from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
@@ -156,6 +157,38 @@ def test_means_and_spreads_are_over_the_seeds():
     assert table.rows[0][:4] == ("0.1", "2 of 2", "", "60.00 ± 14.14")
     assert table.rows[1][1:4] == ("1 of 2", "1 diverged", "40.00")
     assert table.alarming == [False, False, True]
+
+
+def test_the_table_and_the_figure_tell_each_number_under_its_name(tmp_path, monkeypatch):
+    numbers = {"test_accuracy": 0.5, "validation_accuracy": 0.6, "test_loss": 0.7, "seconds": 8.0}
+    found = [
+        {"fields": SHORT._replace(step_size=value)._asdict(), "status": "done", "summary": numbers}
+        for value in (0.1, 0.2)
+    ]
+    groups, figure = results.over_seeds(found), Figure()
+    table = results.table("", groups)
+    told = dict(zip(table.columns, table.rows[0], strict=True))
+    assert told == {
+        "step_size": "0.1", "done": "1 of 1", "not done": "", "test accuracy, %": "50.00", "validation, %": "60.00",
+        "test loss": "0.7000", "seconds": "8.0",
+    }  # fmt: skip
+    monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
+    results.write_figure(tmp_path, groups)
+    (axis,) = figure.axes
+    assert axis.lines[0].get_xydata().tolist() == [[0.1, 50], [0.2, 50]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step_size", "test accuracy, %")
+
+
+def test_the_digest_is_of_every_parameter(tmp_path):
+    state, found = training.initial(SHORT, 1, 10), set()
+    for name in (*state.cell._fields, *state.layer._fields, ""):
+        moved = [
+            part._replace(**{name: getattr(part, name) + 1}) if name in part._fields else part
+            for part in (state.cell, state.layer)
+        ]
+        runs.save(tmp_path / "checkpoint.npz", SHORT, state._replace(cell=moved[0], layer=moved[1]))
+        found.add(results.digest(tmp_path, SHORT))
+    assert len(found) == 6
 
 
 def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):

@@ -91,6 +91,33 @@ def test_recorded_runs_that_must_be_refused(finished, tmp_path):
         published.decide(tmp_path)
 
 
+def test_a_gated_run_of_the_ablations_size_is_not_the_ablation(finished, tmp_path):
+    kept = published.record(finished[0], tmp_path)
+    fields = runs.configuration_of(kept)._replace(task="cifar", cell="gated", units=196)
+    for unconstrained, cell in ((True, "cifar-unconstrained"), (False, None)):
+        (kept / "config.json").write_text(json.dumps(fields._replace(unconstrained=unconstrained)._asdict()))
+        if cell is None:
+            with pytest.raises(runs.RunError, match="expected a run of a cell"):
+                published.decide(tmp_path)
+        else:
+            assert [record["name"] for record in published.decide(tmp_path) if record["runs"]] == [cell]
+
+
+def test_what_is_kept_is_the_best_checkpoint(finished, tmp_path):
+    kept = published.record(finished[0], tmp_path)
+    for name in ("best.npz", "config.json", "metrics.jsonl", "environment.json"):
+        assert (kept / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert not (kept / "checkpoint.npz").exists()
+
+
+def test_the_table_has_mean_and_deviation_over_the_seeds():
+    record = published.decide()[0]
+    (run, *_) = record["runs"]
+    told = [{**run, "accuracy": accuracy, "seed": seed} for seed, accuracy in enumerate((94.0, 96.0))]
+    (row,) = report.published_table([{**record, "runs": told}]).rows
+    assert row[4] == "95.00 ± 1.41"
+
+
 def test_readme_has_the_row_of_every_cell():
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| Table ")]
     assert rows == [f"| {' | '.join(row)} |" for row in report.published_table(published.decide()).rows]

@@ -74,6 +74,9 @@ def test_recorded_runs_that_must_be_refused(finished, tmp_path):
         ("{", "got something else"),
         (json.dumps({**held, "test_accuracy": 98.0}), "test_accuracy is 98"),
         (json.dumps({**held, "test_accuracy": "1"}), "got something else"),
+        (json.dumps({**held, "test_accuracy": True}), "test_accuracy is True"),
+        (json.dumps({**held, "iterations": "8000"}), "iterations is '8000'"),
+        (json.dumps({**held, "iterations": -5}), "iterations is -5"),
         (json.dumps({name: value for name, value in held.items() if name != "date"}), "without date"),
     ):
         summary.write_text(text)
@@ -115,7 +118,7 @@ def test_the_table_has_mean_and_deviation_over_the_seeds():
     (run, *_) = record["runs"]
     told = [{**run, "accuracy": accuracy, "seed": seed} for seed, accuracy in enumerate((94.0, 96.0))]
     (row,) = report.published_table([{**record, "runs": told}]).rows
-    assert row[4] == "95.00 ± 1.41"
+    assert row[5] == "95.00 ± 1.41"
 
 
 def test_readme_has_the_row_of_every_cell():

@@ -1,6 +1,7 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
 import errno
+import io
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,7 +163,7 @@ def test_an_evaluation_in_blocks_is_the_mean_over_all_samples(monkeypatch, uncon
         return x[:, start:stop]
 
     monkeypatch.setattr(training, "BLOCK", 10)
-    found = training.evaluate(load_backend("numpy"), configuration, state, sequences, labels)
+    found = training.evaluate(load_backend("numpy"), configuration, state, "test", sequences, labels)
     whole = training.gradient(load_backend("numpy"), configuration, state, x, labels, 25)
     assert found == pytest.approx((whole.loss, whole.right / 25), rel=1e-12)
     assert len({*noises, *(training.batch_noise(configuration, k).random() for k in (0, 10, 20))}) == 6
@@ -251,6 +253,111 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path):
         train(tmp_path, short._replace(units=9), resume=True)
 
 
+def _edited(name, value):
+    return lambda content: content | {name: value}
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda content: content | {"value_0": content["value_0"] * math.nan}, "finite numbers in W"),
+        (lambda content: content | {"value_0": content["value_0"] + 1}, "zeros on and below the diagonal of W"),
+        (lambda content: content | {"value_0": content["value_0"].astype("f8")}, "W of shape .8, 8. in float32, got"),
+        (lambda content: content | {"value_1": content["value_1"][:, :1]}, r"V of shape .8, 2. in float32, got .8, 1."),
+        (lambda content: content | {"slot_0_1": content["slot_0_1"][0]}, r"W of shape .8, 8. in float32, got .8,."),
+        (_edited("value_2", np.array("text")), "b of shape"),
+        (_edited("value_4", np.zeros(3, "f4")), r"bias of shape .2,. in float32, got .3,."),
+        (_edited("version", np.array([1, 1])), "expected a checkpoint of version 1, got version .1 1"),
+        (_edited("iteration", math.nan), "expected 0 ≤ best_iteration"),
+        (_edited("iteration", 10**9), "expected 0 ≤ best_iteration"),
+        (_edited("iteration", "zwei"), "expected 0 ≤ best_iteration"),
+        (_edited("iteration", np.array([1, 2])), "expected one iteration, best and best_iteration"),
+        (_edited("best_iteration", 61), "expected 0 ≤ best_iteration"),
+        (_edited("best", math.nan), "expected 0 ≤ best_iteration"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_of_the_run_is_refused(tmp_path, edit, said):
+    path = tmp_path / "checkpoint.npz"
+    runs.save(path, SMALL, training.initial(SMALL, 2, 2))
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **edit(content))
+    with pytest.raises(runs.RunError, match=f"checkpoint.npz: .*{said}"):
+        runs.load(path, SMALL, tiny())
+
+
+def test_no_archive_and_an_array_beyond_the_memory_are_no_checkpoints(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(runs.RunError, match="cut off or damaged"):
+        runs.load(path, SMALL)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("version.npy", header.getvalue())
+    with pytest.raises(runs.RunError, match="cut off or damaged"):
+        runs.load(path, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b"{bad\n", "line 2: expected a record"),
+        (b'{"iteration": 1}\n', "line 2: expected a record"),
+        (b'"loss"\n', "line 2: expected a record"),
+        (b"\xff\n", "expected records in UTF-8"),
+        (b"[" * 100_000 + b"\n", "line 2: expected a record"),
+        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"iteration": "1"}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"loss": None}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"loss": 10**400}).encode() + b"\n", "line 2: expected"),
+    ],
+)
+def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, said):
+    train(tmp_path, SMALL._replace(iterations=10))
+    path, longer = tmp_path / "metrics.jsonl", SMALL._replace(iterations=10)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + bad + second)
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(runs.RunError, match=said):
+        train(tmp_path, longer, resume=True)
+    assert path.read_bytes() == first + bad + second
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    def meanwhile(k, _):
+        if k == 1:
+            with pytest.raises(runs.RunError, match="another process trains in it"):
+                train(tmp_path, SMALL._replace(iterations=5), resume=True)
+
+    train(tmp_path, SMALL._replace(iterations=5), progress=meanwhile)
+    assert [record["iteration"] for record in runs.metrics_of(tmp_path)] == [5]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_run_whose_last_step_overflows_is_not_finished(tmp_path):
+    wild = SMALL._replace(optimizer="sgd", learning_rate=1e38, iterations=1)
+    with pytest.raises(training.Diverged, match=r"diverged by iteration 1: the loss on samples of the train set is"):
+        train(tmp_path, wild)
+    assert not (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def test_curves_tell_runs_of_any_name_apart(tmp_path):
+    short, folders = SMALL._replace(iterations=5), []
+    for name in ("a/run", "b/run", "a$\\bad{$"):
+        train(tmp_path / name, short)
+        folders.append(tmp_path / name)
+    assert runs.labels(folders[1:]) == ["run", "a$\\bad{$"]
+    assert runs.labels(folders[:2]) == [str(folder) for folder in folders[:2]]
+    assert runs.labels([tmp_path / "_hidden", tmp_path / os.fsdecode(b"\xff")]) == [" _hidden", "\\xff"]
+    assert [path.name for path in runs.write_curves(tmp_path, folders)] == ["curves.png", "curves.svg"]
+
+
+def test_equal_configurations_have_one_fingerprint():
+    assert runs.fingerprint(SMALL._replace(clip=1)) == runs.fingerprint(SMALL._replace(clip=1.0))
+
+
 @pytest.mark.parametrize("damage", ["truncated", "version", "configuration"])
 def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path, damage):
     short = SMALL._replace(iterations=5)
@@ -333,8 +440,11 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", "128", "units: expected a whole number, got '128'"),
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
-        ("step_size", math.nan, "step_size: expected a finite number of at least 0, got nan"),
-        ("step_size", 0.0, "step_size: expected a finite number above 0, got 0"),
+        ("step_size", math.nan, "step_size: expected a finite number of at least 0 in float32, got nan"),
+        ("step_size", 0.0, "step_size: expected more than 0 in float32, got 0"),
+        ("step_size", 1e-60, "step_size: expected more than 0 in float32, got 1e-60"),
+        ("sigma_w", 1e39, "sigma_w: expected a finite number of at least 0 in float32, got 1e[+]39"),
+        ("clip", 10**400, "clip: expected a finite number of at least 0 in float32, got 10000"),
         ("full", 1, "full: expected true or false, got 1"),
         ("task", None, "task: expected a text, got None"),
         ("validation", 1, "validation: expected a part between 0 and 1, got 1"),
@@ -354,7 +464,8 @@ def test_the_name_of_a_run_tells_it_from_others():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "expected a run with metrics.jsonl"), ('{"iteration": 5}\n', "expected records with")]
+    ("content", "said"),
+    [(None, "expected a run with metrics.jsonl"), ('{"iteration": 5}\n', "line 1: expected a record with")],
 )
 def test_a_folder_without_curves_is_refused(tmp_path, content, said):
     if content:
@@ -432,7 +543,7 @@ def test_where_the_gradients_are_computed_is_the_callers_choice(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_stops_with_advice(tmp_path):
-    wild = SMALL._replace(optimizer="sgd", learning_rate=1e37, evaluate_every=1)
+    wild = SMALL._replace(optimizer="sgd", learning_rate=1e37, evaluate_every=60)
     with pytest.raises(training.Diverged, match=r"diverged at iteration \d+: loss .* norm .* smaller --learning-rate"):
         train(tmp_path, wild)
 

@@ -609,7 +609,7 @@ def output_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"{path}: cannot be made a folder: {error.strerror or error}") from None
-    check_writable(path / "figure")
+    check_writable(path / secrets.token_hex(8))
     return path
 
 

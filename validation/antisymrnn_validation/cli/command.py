@@ -86,6 +86,8 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
                 raise
             needs = f"the package {error.name} is missing: pip install 'antisymrnn-ref[validation]'"
             code = _complain(name, needs, USAGE)
+        except MemoryError as error:
+            code = _complain(name, f"the memory is too small: {error}", USAGE)
         except KeyboardInterrupt:
             code = _complain(name, "interrupted", INTERRUPTED)
         except BrokenPipeError:

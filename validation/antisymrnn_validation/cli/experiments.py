@@ -119,7 +119,7 @@ def train(
         return code
     print(f"run {folder}", flush=True)
     try:
-        with _each(workers, configuration.shards) as each, _progress(configuration) as (stepped, evaluating):
+        with _each(workers, configuration.shards) as each, _progress(configuration, content) as (stepped, evaluating):
             summary = runs.train(
                 folder,
                 configuration,
@@ -163,19 +163,22 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
     """Evaluate the best checkpoint of a run on the test set."""
     import numpy as np
 
-    from antisymrnn_validation.experiments import runs
+    from antisymrnn_validation.experiments import runs, training
 
     check_writable(json)
     start = time.perf_counter()
     try:
         configuration = runs.configuration_of(run)
         content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
-        state = runs.load(run / "best.npz", configuration)
+        state = runs.load(run / "best.npz", configuration, content)
     except runs.RunError as error:
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
-    with _progress(configuration) as (_, evaluating):
-        loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, evaluating)
+    try:
+        with _progress(configuration, content) as (_, evaluating):
+            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, evaluating)
+    except training.Diverged as error:
+        raise Contradicted(str(error)) from None
     line = (
         f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%} "
         f"at iteration {state.iteration} of {configuration.iterations}"
@@ -292,10 +295,13 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
 
 @contextmanager
 def _progress(
-    configuration: Configuration,
+    configuration: Configuration, data: Data
 ) -> Iterator[tuple[Callable[[int, dict[str, Any]], None], Callable[[int, int], None]]]:
     """What to call after a step and during an evaluation: bars on a terminal, a plain line now and then otherwise."""
+    from antisymrnn_validation.experiments.training import splits
+
     total, every = configuration.iterations, configuration.evaluate_every
+    batch = min(configuration.batch, len(splits(configuration, len(data.train_labels))[0]))
     recent: deque[tuple[float, float]] = deque()  # when a step ended, and its seconds
     last: float | None = None
 
@@ -308,7 +314,7 @@ def _progress(
         while recent and recent[0][0] < now - RECENT_SECONDS:
             recent.popleft()
         seconds = sum(each for _, each in recent)
-        speed = f"  {len(recent) * configuration.batch / seconds:.0f} sequences/s" if seconds else ""
+        speed = f"  {len(recent) * batch / seconds:.0f} sequences/s" if seconds else ""
         return f"loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.3f}{speed}"
 
     if not sys.stderr.isatty():

@@ -30,8 +30,8 @@ Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder fo
 @command
 def portraits(
     matrix: Annotated[
-        str, typer.Option(metavar="'a b; c d'", help="In place of the paper's figures, the system of this W.")
-    ] = "",
+        str | None, typer.Option(metavar="'a b; c d'", help="In place of the paper's figures, the system of this W.")
+    ] = None,
     start: Annotated[
         list[str] | None, typer.Option(metavar="x,y", help="Where it starts. May be repeated. Default: the paper's.")
     ] = None,
@@ -49,9 +49,9 @@ def portraits(
     """
     check_writable(json)
     own = {"--start": start, "--step-size": step_size, "--diffusion": diffusion, "--steps": steps}
-    if not matrix and (given := [name for name, value in own.items() if value is not None]):
+    if matrix is None and (given := [name for name, value in own.items() if value is not None]):
         raise UsageError(f"{given[0]}: expected with --matrix alone; the paper's figures have the paper's numbers")
-    asked = _own_system(matrix, start, step_size, diffusion, steps) if matrix else None
+    asked = None if matrix is None else _own_system(matrix, start, step_size, diffusion, steps)
     report.output_folder(output)
     from antisymrnn_validation import drawing
     from antisymrnn_validation.theory import portraits as theory

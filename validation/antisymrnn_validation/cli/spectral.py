@@ -43,8 +43,10 @@ def spectra(
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of the figures.")] = Path("figures"),
-    units: Annotated[int, typer.Option(metavar="N", help="Hidden units, without --run.")] = 64,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Draws in the table.")] = 3,
+    units: Annotated[int | None, typer.Option(metavar="N", help="Hidden units, without --run. Default: 64.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Draws in the table, without --run. Default: 3.")
+    ] = None,
     lengths: Annotated[str, typer.Option(metavar="T,T", help="Lengths T.")] = "100,200,400,800,1600",
     quick: Quick = False,
     json: Json = None,
@@ -63,6 +65,9 @@ def spectra(
         T = sorted({int(text) for text in lengths.split(",")})
     except ValueError:
         raise UsageError(f"--lengths: expected whole numbers with commas between, got {lengths!r}") from None
+    if run and (also := [name for name, value in (("--units", units), ("--seeds", seeds)) if value is not None]):
+        raise UsageError(f"{also[0]}: expected without --run, which has its own")
+    units, seeds = 64 if units is None else units, 3 if seeds is None else seeds
     for name, least in (("--lengths", T[0]), ("--units", units), ("--seeds", seeds)):
         if least < 1:
             raise UsageError(f"{name}: expected at least 1, got {least}")
@@ -70,6 +75,8 @@ def spectra(
         T, units, seeds = sorted({max(1, t // 8) for t in T}), min(units, 16), 1
     from antisymrnn_validation import drawing
 
+    if not run:
+        _check_memory(units, T[-1])
     report.output_folder(output)
     content, pictures = _trained(run, data, T) if run else _untrained(data, units, seeds, T)
     paths, captions = drawing.write_all(output, pictures)
@@ -85,7 +92,6 @@ def _untrained(data: Path | None, units: int, seeds: int, T: list[int]) -> tuple
     from antisymrnn_validation.theory import recurrences
     from antisymrnn_validation.theory import spectra as theory
 
-    _check_memory(units, T[-1])
     x, told = _image(data, T[-1])
     told = f"Untrained, n = {units}. {told}"
     print(told)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dask
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client, KilledWorker, LocalCluster
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array
@@ -52,7 +52,7 @@ def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
     Raises
     ------
     ClusterError
-        From the function that is returned, if the scheduler is lost.
+        From the function that is returned, if the scheduler is lost or a worker ends too often.
     """
     count = sum(client.nthreads().values())
 
@@ -65,6 +65,8 @@ def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
             try:
                 futures = [client.submit(_gradients, configuration, state, part, pure=False) for part in parts if part]
                 return [gradient for found in client.gather(futures) for gradient in found]
+            except KilledWorker as error:
+                raise ClusterError(f"a worker ended too often: {reason(error)}; what was done is kept") from error
             except (OSError, CancelledError) as error:
                 raise lost(error) from error
 
@@ -163,4 +165,4 @@ def _about() -> tuple[dict[str, str], int, int]:
     """Versions, processors and the threads that a backend may take, in a worker."""
     most = processors()
     blas = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", most))
-    return versions(), most, max(int(blas), int(os.environ.get("NUMBA_NUM_THREADS", most)))
+    return versions(), most, max(int(str(blas).split(",")[0]), int(os.environ.get("NUMBA_NUM_THREADS", most)))

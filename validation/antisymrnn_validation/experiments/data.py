@@ -389,7 +389,9 @@ def _archived(path: Path, names: tuple[str, ...]) -> dict[str, bytearray]:
                 pass
     except EOFError:
         raise DataError(f"{path}: expected a whole archive, got one that is cut off; download it again") from None
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, ValueError) as error:  # ValueError: a header of tarfile's
         raise DataError(f"{path}: expected an intact .tar.gz archive, got a damaged one ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import secrets
 import sqlite3
@@ -28,6 +27,9 @@ FILE = "sweep.sqlite"
 
 RESULTS = ("done", "diverged")
 """Statuses that another attempt would not change; the others are ``failed`` and, without a row, ``waiting``."""
+
+NUMBERS = ("test_accuracy", "test_loss", "validation_accuracy", "seconds")
+"""Of a summary, what is told over the seeds."""
 
 _APPLICATION = 0x61737277
 _LAYOUT = f"""
@@ -189,7 +191,15 @@ def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Re
         fingerprint = runs.fingerprint(point)
         row = rows.get(fingerprint, (fingerprint, "waiting", "{}", "", "", "", ""))
         record = dict(zip(names, row, strict=True)) | {"fields": point._asdict()}
-        found.append(record | {"summary": json.loads(record["summary"])})
+        try:
+            record["summary"] = json.loads(record["summary"])
+            if record["status"] == "done":
+                record["summary"] |= {name: float(record["summary"][name]) for name in NUMBERS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"results of {fingerprint}: expected a summary with {', '.join(NUMBERS)}: {error!r}"
+            ) from None
+        found.append(record)
     return found
 
 
@@ -229,10 +239,8 @@ def over_seeds(records: Sequence[Record]) -> list[Record]:
             "fields": dict(zip(names, values, strict=True)),
             "statuses": dict(Counter(record["status"] for record in group)),
             **{
-                name: _mean_and_spread(
-                    [float(record["summary"][name]) for record in group if record["status"] == "done"]
-                )
-                for name in ("test_accuracy", "test_loss", "validation_accuracy", "seconds")
+                name: _mean_and_spread([record["summary"][name] for record in group if record["status"] == "done"])
+                for name in NUMBERS
             },
         }
         for values, group in groups.items()
@@ -303,10 +311,10 @@ def _told(number: dict[str, float | None], scale: float, form: str) -> str:
 
 
 def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
-    mean = statistics.fmean(values) if values else None
-    if mean is None or len(values) < 2:
-        return {"mean": mean, "spread": None}
-    return {"mean": mean, "spread": statistics.stdev(values) if math.isfinite(mean) else math.nan}
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "spread": statistics.stdev(values) if len(values) > 1 else None,
+    }
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:

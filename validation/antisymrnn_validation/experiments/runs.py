@@ -13,13 +13,14 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import time
 import zipfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -112,14 +113,34 @@ def train(
     Raises
     ------
     RunError
-        If the folder holds something else, or a checkpoint cannot be used.
+        If the folder holds something else, another process trains in it, or a checkpoint cannot be used.
     ReportError
         If a file cannot be written; the last checkpoint stays.
     Diverged
         As in :func:`training.step`; the last checkpoint stays.
     """
     training.check(configuration)
+    state = training.initial(configuration, data.m, data.classes)  # before anything is written: it may not fit
     report.output_folder(folder)
+    with contextlib.closing(lock(folder / ".lock")) as there:
+        if not there.in_transaction:
+            raise RunError(f"{folder}: another process trains in it; wait for that, or take another --output")
+        return _train(folder, configuration, data, backend, state, resume, keep, progress, evaluating, each)
+
+
+def _train(
+    folder: Path,
+    configuration: Configuration,
+    data: Data,
+    backend: ModuleType,
+    state: State,
+    resume: bool,
+    keep: bool,
+    progress: Callable[[int, dict[str, Any]], None],
+    evaluating: Callable[[int, int], None],
+    each: Callable[..., Sequence[Gradient]],
+) -> dict[str, Any]:
+    """:func:`train` in a folder that no other process trains in, from the initial state or the checkpoint."""
     held = folder / "config.json"
     if held.exists():
         if not resume:
@@ -136,11 +157,10 @@ def train(
     for left in folder.rglob(report.TEMPORARY):  # by a killed process
         left.unlink()
     checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
-    state = training.initial(configuration, data.m, data.classes)
     count = training.parameter_count(configuration, state)
     if checkpoint.exists():
-        state = load(checkpoint, configuration)
-        load(folder / "best.npz", configuration)  # what is missing is missed before hours of training
+        state = load(checkpoint, configuration, data)
+        load(folder / "best.npz", configuration, data)  # what is missing is missed before hours of training
     ended = _ended(configuration, state)
     if ended and (folder / "summary.json").exists():
         return summary_of(folder)
@@ -191,6 +211,27 @@ def train(
     return summary
 
 
+def lock(path: Path) -> sqlite3.Connection:
+    """A lock that ends with the process that holds it: a connection, in a transaction unless another one has it.
+
+    Raises
+    ------
+    ReportError
+        If files cannot be locked there.
+    """
+    try:
+        found = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            found.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                found.close()
+                raise
+    except sqlite3.Error as error:
+        raise report.ReportError(f"{path}: cannot be locked: {error}") from None
+    return found
+
+
 def evaluate(
     configuration: Configuration,
     data: Data,
@@ -235,13 +276,14 @@ def configuration_of(folder: Path) -> Configuration:
         return configuration
     except OSError as error:
         raise RunError(f"{path}: expected the configuration of a run: {error.strerror or error}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: expected the configuration of a run, got something else ({error})") from None
 
 
 def fingerprint(configuration: Configuration) -> str:
     """SHA-256 of a configuration; a younger field counts only where it has another value than its default."""
-    fields = configuration._asdict()
+    kinds = get_type_hints(Configuration)
+    fields = {name: kinds[name](value) for name, value in configuration._asdict().items()}  # 1 is 1.0
     for name in YOUNGER:
         if fields[name] == Configuration._field_defaults[name]:
             del fields[name]
@@ -258,36 +300,68 @@ def save(path: Path, configuration: Configuration, state: State) -> None:
     report.write_bytes(path, stream.getvalue())
 
 
-def load(path: Path, configuration: Configuration) -> State:
-    """Read a checkpoint of this configuration; nothing in it is executed.
+def load(path: Path, configuration: Configuration, data: Data | None = None) -> State:
+    """Read a checkpoint of this configuration, and of this data if there is some; nothing in it is executed.
 
     Raises
     ------
     RunError
-        If it is missing, cut off, damaged, of another version or of another configuration.
+        If it is missing, cut off, damaged, of another version or of another configuration, or if its arrays or numbers
+        cannot be those of such a run.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: expected a checkpoint, got nothing") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: expected a checkpoint, got a file that is cut off or damaged ({error})") from None
-    version = content.get("version")
-    if version is None or version != VERSION:
-        raise RunError(f"{path}: expected a checkpoint of version {VERSION}, got version {version}")
+    version = str(content.get("version"))
+    if version != str(VERSION):
+        raise RunError(f"{path}: expected a checkpoint of version {VERSION}, got version {version:.60}")
     if str(content.get("configuration")) != fingerprint(configuration):
         raise RunError(f"{path}: the checkpoint belongs to another configuration than config.json")
     kind = GatedParameters if configuration.cell == "gated" else Parameters
-    size, kept = len(kind._fields), optimizers.SLOTS[configuration.optimizer]
+    names, kept = (*kind._fields, *ReadoutParameters._fields), optimizers.SLOTS[configuration.optimizer]
     try:
-        values = [content[f"value_{k}"] for k in range(size + 2)]
-        slots = tuple(tuple(content[f"slot_{k}_{j}"] for j in range(kept)) for k in range(size + 2))
-        iteration, best, best_iteration = (content[name].item() for name in ("iteration", "best", "best_iteration"))
+        values = [content[f"value_{k}"] for k in range(len(names))]
+        slots = tuple(tuple(content[f"slot_{k}_{j}"] for j in range(kept)) for k in range(len(names)))
+        numbers = [content[name].item() for name in ("iteration", "best", "best_iteration")]
     except KeyError as error:
         raise RunError(f"{path}: expected a whole checkpoint, got one without {error}") from None
-    layer = ReadoutParameters(*values[size:])
-    return State(iteration, kind(*values[:size]), layer, slots, best, best_iteration)
+    except ValueError as error:
+        raise RunError(f"{path}: expected one iteration, best and best_iteration ({error})") from None
+    _check_arrays(path, configuration, data, dict(zip(names, zip(values, slots, strict=True), strict=True)))
+    iteration, best, best_iteration = numbers
+    whole = all(type(number) is int for number in (iteration, best_iteration))
+    if not (whole and 0 <= best_iteration <= iteration <= configuration.iterations and -1 <= best <= 1):
+        raise RunError(
+            f"{path}: expected 0 ≤ best_iteration ≤ iteration ≤ {configuration.iterations} and best from -1 to 1, got "
+            f"{best_iteration}, {iteration} and {best}"
+        )
+    layer = ReadoutParameters(*values[len(kind._fields) :])
+    return State(iteration, kind(*values[: len(kind._fields)]), layer, slots, best, best_iteration)
+
+
+def _check_arrays(
+    path: Path, configuration: Configuration, data: Data | None, found: dict[str, tuple[Array, tuple[Array, ...]]]
+) -> None:
+    """Refuse arrays that are not finite, or not of the shapes and the dtype of the configuration and the data."""
+    n, (V, _), (weights, _) = configuration.units, found["V"], found["weights"]
+    m, classes = (data.m, data.classes) if data else (V.shape[-1] if V.ndim else 0, len(weights) if weights.ndim else 0)
+    shapes = {"W": (n, n), "V": (n, m), "V_z": (n, m), "b": (n,), "b_z": (n,)}
+    shapes |= {"weights": (classes, n), "bias": (classes,)}
+    for name, (value, slots) in found.items():
+        for array in (value, *slots):
+            if (array.shape, array.dtype) != (shapes[name], np.dtype(configuration.dtype)):
+                raise RunError(
+                    f"{path}: expected {name} of shape {shapes[name]} in {configuration.dtype}, got {array.shape} in "
+                    f"{array.dtype}"
+                )
+            if not np.isfinite(array).all():
+                raise RunError(f"{path}: expected finite numbers in {name}, got others")
+    if training.triangular(configuration) and np.tril(found["W"][0]).any():
+        raise RunError(f"{path}: expected zeros on and below the diagonal of W, got others")
 
 
 def states_of(folder: Path, configuration: Configuration) -> list[State]:
@@ -298,27 +372,33 @@ def states_of(folder: Path, configuration: Configuration) -> list[State]:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl``, without a line that is cut off.
+    """The records of ``metrics.jsonl``, without a last line that is cut off.
 
     Raises
     ------
     RunError
         If there is no such file, or it holds other records.
     """
-    records = []
+    path = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise RunError(f"{folder}: expected a run with metrics.jsonl: {error.strerror or error}") from None
-    for line in lines:
+    except ValueError as error:
+        raise RunError(f"{path}: expected records in UTF-8: {error}") from None
+    records = []
+    for number, line in enumerate(lines[:-1], 1):  # behind the last end of a line: what a kill left
         try:
             record = json.loads(line)
-        except ValueError:
-            break  # what a kill left of a line
-        if not (isinstance(record, dict) and record.keys() >= MEASURED):
+            for name in MEASURED:
+                float(record[name])  # "nan" and "inf" too
+            if type(record["iteration"]) is not int:
+                raise TypeError
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise RunError(
-                f"{folder / 'metrics.jsonl'}: expected records with {', '.join(sorted(MEASURED))}, got {line:.60}"
-            )
+                f"{path}, line {number}: expected a record with numbers for {', '.join(sorted(MEASURED))}, got "
+                f"{line:.60} ({type(error).__name__})"
+            ) from None
         records.append(record)
     return records
 
@@ -340,21 +420,26 @@ def summary_of(folder: Path, *others: str) -> dict[str, Any]:
     held = folder / "summary.json"
     try:
         summary: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
-        if not 0 <= summary["test_accuracy"] <= 1:
-            raise ValueError(f"test_accuracy is {summary['test_accuracy']}")
-        if lacking := {"iterations", *others} - summary.keys():
+        if lacking := {"test_accuracy", "iterations", *others} - summary.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
+        if not (type(summary["test_accuracy"]) is float and 0 <= summary["test_accuracy"] <= 1):
+            raise ValueError(f"test_accuracy is {summary['test_accuracy']!r}")
+        if not (type(summary["iterations"]) is int and summary["iterations"] >= 0):
+            raise ValueError(f"iterations is {summary['iterations']!r}")
     except OSError as error:
         raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{held}: expected the summary of a run, got something else ({error!r})") from None
     return summary
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """What tells runs apart: the names of their folders, or their paths where two have one name."""
+    """What tells runs apart in a figure: the names of their folders, or their paths where two have one name."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    names = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+    return [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib leaves _name out of a legend
 
 
 def write_curves(target: Path, folders: list[Path]) -> list[Path]:

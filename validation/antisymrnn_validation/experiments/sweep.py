@@ -66,7 +66,7 @@ def read_grid(path: Path) -> list[Configuration]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GridError(f"{path}: expected a grid in TOML: {error.strerror or error}") from None
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML
         raise GridError(f"{path}: expected a grid in TOML: {error}") from None
     if "task" not in table:
         raise GridError(f'{path}: expected a task, such as task = "digits"')
@@ -162,7 +162,7 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
             )
         except training.Diverged as diverged:
             error = str(diverged)
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
         digest = results.digest(folder, configuration)
         return Result("diverged" if error else "done", summary, error, digest, worker.address, files)
 
@@ -175,12 +175,8 @@ def _owned(place: Path, name: str) -> Iterator[Path]:
     its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(place / f"{name}.lock", timeout=0, isolation_level=None)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
+    with contextlib.closing(runs.lock(place / f"{name}.lock")) as lock:
+        if not lock.in_transaction:
             with tempfile.TemporaryDirectory(prefix=name, dir=place) as fresh:
                 yield Path(fresh)
             return
@@ -199,7 +195,10 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
     for each in values:
         if not (type(each) is kind or (kind is float and type(each) is int)):
             raise GridError(f"{path}: {name}: expected {training.KINDS[kind]} or a list of such, got {each!r}")
-    values = [kind(each) for each in values]
+    try:
+        values = [kind(each) for each in values]
+    except OverflowError as error:
+        raise GridError(f"{path}: {name}: {error}") from None
     if not values or len(set(values)) < len(values):
         raise GridError(f"{path}: {name}: expected at least one value, each once, got {value}")
     return values

@@ -31,6 +31,8 @@ CHOICES = {
 """What some fields of a configuration may be."""
 
 KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+_ADVICE = "try a smaller --learning-rate, --clip 1, a smaller --step-size or a larger --diffusion"
+
 SPLITS = ("train", "test")
 BLOCK = 256
 """How many sequences are evaluated at a time."""
@@ -184,7 +186,7 @@ def check(configuration: Configuration) -> None:
     for name, kind in get_type_hints(Configuration).items():
         value = getattr(configuration, name)
         if type(value) not in ((int, float) if kind is float else (kind,)):
-            raise ValueError(f"{name}: expected {KINDS[kind]}, got {value!r}")
+            raise ValueError(f"{name}: expected {KINDS[kind]}, got {value!r:.60}")
     for name, known in CHOICES.items():
         if (value := getattr(configuration, name)) not in known:
             close = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
@@ -192,12 +194,18 @@ def check(configuration: Configuration) -> None:
     for name in ("units", "batch", "iterations", "evaluate_every", "shards"):
         if getattr(configuration, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")
-    for name in ("step_size", "diffusion", "sigma_w", "momentum", "clip", "patience", "seed", "learning_rate"):
+    for name in ("patience", "seed"):
+        if getattr(configuration, name) < 0:
+            raise ValueError(f"{name}: expected at least 0, got {getattr(configuration, name)}")
+    largest = float(np.finfo(configuration.dtype).max)
+    for name in ("step_size", "diffusion", "sigma_w", "momentum", "clip", "learning_rate"):
         value = getattr(configuration, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
-    if configuration.step_size == 0:
-        raise ValueError("step_size: expected a finite number above 0, got 0")
+        if not 0 <= value <= largest:
+            raise ValueError(
+                f"{name}: expected a finite number of at least 0 in {configuration.dtype}, got {value!r:.60}"
+            )
+    if not np.dtype(configuration.dtype).type(configuration.step_size) > 0:
+        raise ValueError(f"step_size: expected more than 0 in {configuration.dtype}, got {configuration.step_size}")
     if configuration.shards > configuration.batch:
         raise ValueError(f"shards: expected at most batch = {configuration.batch}, got {configuration.shards}")
     if not 0 < configuration.validation < 1:
@@ -360,6 +368,11 @@ def evaluate(
     Returns
     -------
     loss, accuracy : float
+
+    Raises
+    ------
+    Diverged
+        If the loss is not finite.
     """
     module, dtype = getattr(backend, configuration.cell), np.dtype(configuration.dtype)
     cell = type(state.cell)(*(backend.asarray(array, dtype) for array in state.cell))
@@ -373,6 +386,10 @@ def evaluate(
         loss = readout.cross_entropy(state.layer, h, labels[start:stop])
         total += float(loss.value) * (stop - start)
         right += int((loss.logits.argmax(axis=1) == labels[start:stop]).sum())
+    if not math.isfinite(total):
+        raise Diverged(
+            f"diverged by iteration {state.iteration}: the loss on samples of the {split} set is {total}; {_ADVICE}"
+        )
     return total / len(labels), right / len(labels)
 
 
@@ -427,7 +444,4 @@ def _generator(configuration: Configuration, *purpose: int) -> np.random.Generat
 
 
 def _advice(k: int, norm: float, loss: float) -> str:
-    return (
-        f"diverged at iteration {k}: loss {loss:g}, gradient norm {norm:g}; try a smaller --learning-rate, "
-        "--clip 1, a smaller --step-size or a larger --diffusion"
-    )
+    return f"diverged at iteration {k}: loss {loss:g}, gradient norm {norm:g}; {_ADVICE}"

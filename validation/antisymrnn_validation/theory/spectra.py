@@ -278,7 +278,7 @@ def draw_gradients(figure: Figure, found: Sequence[Spectrum], title: str) -> Non
     for k, each in enumerate(found):
         axes.plot(_finite(each.norms), **_thin(k, len(each.norms)))
     axes.axhline(0, color="black", linewidth=0.8, zorder=0.5)
-    axes.set(xlabel="t", ylabel=r"log₁₀ ‖$\partial L/\partial h_t$‖", title="Gradient of a loss on the last state")
+    axes.set(xlabel="t", ylabel="log₁₀ ‖∂L/∂h_t‖", title="Gradient of a loss on the last state")
     _legend(figure, axes.lines, [each.name for each in found])
     figure.suptitle(title, fontsize=9)
 

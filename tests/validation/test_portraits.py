@@ -184,6 +184,7 @@ def test_an_own_system_is_w_diff_with_its_diffusion(run, tmp_path):
         (("portraits", "--matrix", "1 x; 2 3"), "--matrix: expected numbers, got '1 x; 2 3'"),
         (("portraits", "--matrix", "1 nan; 2 3"), "--matrix: expected finite numbers"),
         (("portraits", "--matrix", "1 1e9; 2 3"), "at most a million"),
+        (("portraits", "--matrix", ""), "--matrix: expected two rows of two numbers"),
         ((*OWN, "--start", "1,2,3"), "--start: expected two numbers such as 0,0.5, got '1,2,3'"),
         ((*OWN, "--start", "1,inf"), "--start: expected finite numbers"),
         ((*OWN, "--step-size", "0"), "--step-size: expected a finite number above 0, got 0.0"),
@@ -199,6 +200,11 @@ def test_bad_options_are_refused_in_one_line_and_write_nothing(run, tmp_path, ar
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_hold_anything(run, tmp_path):
+    (tmp_path / "out" / "figure").mkdir(parents=True)
+    assert run(*OWN, "--steps", "2", "--output", "out")[0] == 0
 
 
 def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path):

@@ -386,6 +386,11 @@ def test_a_run_that_cannot_be_used_is_one_line(trained, tmp_path, capsys):
     assert "best.npz: expected a checkpoint, got nothing" in said
 
 
+def test_what_a_run_has_is_not_asked_for(trained, tmp_path, capsys):
+    code, _, said = run(capsys, "--run", trained, "--units", 8, "--output", tmp_path / "figures")
+    assert (code, "--units: expected without --run" in said) == (2, True)
+
+
 def test_huge_numbers_are_told():
     assert spectral._power_of_ten(-2000.5) == "3.16e-2001"
     assert spectral._power_of_ten(np.log10(0.967)) == "0.967"

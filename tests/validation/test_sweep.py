@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from dask.distributed import KilledWorker
 from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend
@@ -322,6 +324,18 @@ def test_no_worker_of_train_is_without_a_shard(tmp_path, capsys):
         cli.main(["train", "digits", "--shards", "2", "--workers", "3", "--output", str(tmp_path / "run")])
     assert error.value.code == 2
     assert "--workers: expected at most --shards = 2, got 3" in capsys.readouterr().err
+
+
+def test_a_worker_that_ends_again_and_again_is_told():
+    class Ending:
+        submit = staticmethod(lambda *_, **__: None)
+        nthreads = staticmethod(lambda: {"tcp://a": 1})
+
+        def gather(self, _):
+            raise KilledWorker("gradients", SimpleNamespace(address="tcp://a"), 3)
+
+    with pytest.raises(cluster.ClusterError, match="a worker ended too often: KilledWorker"):
+        cluster.each_there(Ending())(None, SHORT, training.initial(SHORT, 1, 10), [None])
 
 
 def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):

@@ -618,6 +618,7 @@ OUTSIDE = f"expected nothing outside {INSIDE}/"
         (member(f"{INSIDE}/hard", type=tarfile.LNKTYPE, linkname=f"{INSIDE}/{TEST}"), ("is a link",)),
         (member(f"{INSIDE}/pipe", type=tarfile.FIFOTYPE), ("a device",)),
         (member(f"{INSIDE}/null", type=tarfile.CHRTYPE), ("a device",)),
+        (member(f"{INSIDE}/sparse", pax_headers={"GNU.sparse.map": "x"}), ("expected an intact .tar.gz archive",)),
         (member(f"{INSIDE}/{TEST}", type=tarfile.DIRTYPE), (TEST, "got 0 bytes")),
         (member(f"{INSIDE}/{TEST}", b"short"), (TEST, "got 5 bytes")),
         (member(f"{INSIDE}/big", bytes(12293)), ("expected no file larger than 12292 bytes", "big")),

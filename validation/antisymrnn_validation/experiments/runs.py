@@ -117,15 +117,16 @@ def train(
     ReportError
         If a file cannot be written; the last checkpoint stays.
     Diverged
-        As in :func:`training.step`; the last checkpoint stays.
+        As in :func:`training.step` and :func:`training.evaluate`; the last checkpoint stays.
     """
     training.check(configuration)
     state = training.initial(configuration, data.m, data.classes)  # before anything is written: it may not fit
     report.output_folder(folder)
+    _check_folder(folder, configuration, resume)
     with contextlib.closing(lock(folder / ".lock")) as there:
         if not there.in_transaction:
             raise RunError(f"{folder}: another process trains in it; wait for that, or take another --output")
-        return _train(folder, configuration, data, backend, state, resume, keep, progress, evaluating, each)
+        return _train(folder, configuration, data, backend, state, keep, progress, evaluating, each)
 
 
 def _train(
@@ -134,26 +135,17 @@ def _train(
     data: Data,
     backend: ModuleType,
     state: State,
-    resume: bool,
     keep: bool,
     progress: Callable[[int, dict[str, Any]], None],
     evaluating: Callable[[int, int], None],
     each: Callable[..., Sequence[Gradient]],
 ) -> dict[str, Any]:
     """:func:`train` in a folder that no other process trains in, from the initial state or the checkpoint."""
-    held = folder / "config.json"
-    if held.exists():
-        if not resume:
-            raise RunError(f"{folder}: holds a run already; --resume goes on with it, another --output begins anew")
-        if difference := _difference(configuration_of(folder), configuration):
-            raise RunError(f"{held}: the run has another configuration: {difference}; leave that out, or begin anew")
-    elif any(path.name != "environment.json" for path in folder.iterdir() if not path.name.startswith(".")):
-        raise RunError(f"{folder}: expected an empty folder or that of a run, got other files")
-    else:
+    if not (folder / "config.json").exists():
         from antisymrnn_validation.environment import environment
 
         report.write_json(folder / "environment.json", environment())
-        report.write_json(held, configuration._asdict())  # last: with it the folder is a run
+        report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
     for left in folder.rglob(report.TEMPORARY):  # by a killed process
         left.unlink()
     checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
@@ -241,7 +233,13 @@ def evaluate(
     indices: Array,
     evaluating: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on some samples of a split; ``evaluating`` as in :func:`train`."""
+    """Mean loss and accuracy on some samples of a split; ``evaluating`` as in :func:`train`.
+
+    Raises
+    ------
+    Diverged
+        If the loss is not finite.
+    """
     labels = data.train_labels if split == "train" else data.test_labels
     dtype = np.dtype(configuration.dtype)
 
@@ -475,6 +473,18 @@ def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Generator[A
             coming = thread.submit(make, k)
             yield ready
         yield coming.result()
+
+
+def _check_folder(folder: Path, configuration: Configuration, resume: bool) -> None:
+    """Refuse a folder that holds a run, or with ``resume`` one of another configuration, or other files."""
+    held = folder / "config.json"
+    if held.exists():
+        if not resume:
+            raise RunError(f"{folder}: holds a run already; --resume goes on with it, another --output begins anew")
+        if difference := _difference(configuration_of(folder), configuration):
+            raise RunError(f"{held}: the run has another configuration: {difference}; leave that out, or begin anew")
+    elif any(path.name != "environment.json" for path in folder.iterdir() if not path.name.startswith(".")):
+        raise RunError(f"{folder}: expected an empty folder or that of a run, got other files")
 
 
 def _difference(held: Configuration, asked: Configuration) -> str:

@@ -308,9 +308,9 @@ def test_no_archive_and_an_array_beyond_the_memory_are_no_checkpoints(tmp_path):
         (b'"loss"\n', "line 2: expected a record"),
         (b"\xff\n", "expected records in UTF-8"),
         (b"[" * 100_000 + b"\n", "line 2: expected a record"),
-        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"iteration": "1"}).encode() + b"\n", "line 2: expected"),
-        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"loss": None}).encode() + b"\n", "line 2: expected"),
-        (json.dumps(dict.fromkeys(runs.MEASURED, 1) | {"loss": 10**400}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"iteration": "1"}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"loss": None}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"loss": 10**400}).encode() + b"\n", "line 2: expected"),
     ],
 )
 def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, said):

@@ -34,6 +34,20 @@ def test_no_date_and_no_version_is_written():
         assert matplotlib.__version__.encode() not in content
 
 
+def test_powers_of_ten_on_an_axis_are_set_as_powers():
+    set_as = []
+
+    def logarithmic(figure):
+        axes = figure.subplots()
+        axes.plot([1, 1000], [1, 1])
+        axes.set_xscale("log")
+        figure.draw_without_rendering()
+        set_as.extend(label._preprocess_math(label.get_text())[1] for label in axes.get_xticklabels())
+
+    drawing.render(logarithmic, 4, 3)
+    assert set(set_as) == {True}
+
+
 def test_series_differ_in_more_than_colour():
     kinds = [drawing.series(k) for k in range(7)]
     for key in ("color", "linestyle", "marker"):

@@ -348,7 +348,7 @@ def test_curves_tell_runs_of_any_name_apart(tmp_path):
     for name in ("a/run", "b/run", "a$\\bad{$"):
         train(tmp_path / name, short)
         folders.append(tmp_path / name)
-    assert runs.labels(folders[1:]) == ["run", "a$\\bad{$"]
+    assert runs.labels(folders[1:]) == ["run", "a\\$\\bad{\\$"]
     assert runs.labels(folders[:2]) == [str(folder) for folder in folders[:2]]
     assert runs.labels([tmp_path / "_hidden", tmp_path / os.fsdecode(b"\xff")]) == [" _hidden", "\\xff"]
     assert [path.name for path in runs.write_curves(tmp_path, folders)] == ["curves.png", "curves.svg"]

@@ -36,9 +36,9 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
+    "mathtext.fontset": "dejavusans",
     "savefig.dpi": 150,
     "svg.fonttype": "path",
-    "text.parse_math": False,  # a name may hold a dollar
     "svg.hashsalt": "antisymrnn",
 }
 

@@ -436,7 +436,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    names = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+    names = [os.fsencode(name).decode(errors="backslashreplace").replace("$", r"\$") for name in names]  # $: no formula
     return [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib leaves _name out of a legend
 
 
@@ -457,7 +457,8 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
                     (quantity, {"color": style["color"], "linewidth": 0.8, "alpha": 0.5}),
                 ):
                     axis.plot(iterations, [float(record[key]) for record in records], **look)
-            axis.set(xlabel="iteration", title=f"{quantity}: validation; thin: the last training batch")
+            axis.locator_params(axis="x", nbins=5)
+            axis.set(xlabel="iteration; thin: the last training batch", title=f"{quantity} on the validation split")
         axes[0].set_yscale("log")
         axes[0].legend()
 

@@ -183,7 +183,13 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
 
 
 def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Record]:
-    """What is known of each point of a grid: its ``fields``, ``status``, ``summary``, and what else a row has."""
+    """What is known of each point of a grid: its ``fields``, ``status``, ``summary``, and what else a row has.
+
+    Raises
+    ------
+    StoreError
+        If a point is done and lacks one of ``NUMBERS``.
+    """
     names = ("fingerprint", "status", "summary", "error", "digest", "worker", "folder")
     rows = {row[0]: row for row in store.execute(f"SELECT {', '.join(names)} FROM points")}
     found = []

@@ -315,16 +315,16 @@ def test_no_archive_and_an_array_beyond_the_memory_are_no_checkpoints(tmp_path):
 )
 def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, said):
     train(tmp_path, SMALL._replace(iterations=10))
-    path, longer = tmp_path / "metrics.jsonl", SMALL._replace(iterations=10)
+    path = tmp_path / "metrics.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + bad + second)
     (tmp_path / "summary.json").unlink()
     with pytest.raises(runs.RunError, match=said):
-        train(tmp_path, longer, resume=True)
+        train(tmp_path, SMALL._replace(iterations=10), resume=True)
     assert path.read_bytes() == first + bad + second
 
 
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
+def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     def meanwhile(k, _):
         if k == 1:
             with pytest.raises(runs.RunError, match="another process trains in it"):

@@ -96,9 +96,6 @@ def train(
     of_a_run = [name for name in ("workers", "output", "resume", "keep") if asked[name] not in (None, False)]
     if profile is not None and of_a_run:
         raise UsageError(f"--{of_a_run[0]}: expected without --profile, which leaves no run")
-    if download:
-        _download(task, data)
-    content = _data(task, data)
     from antisymrnn_validation.experiments import runs, training
 
     usual = {"task": task, **training.DEFAULTS.get(task, {})}
@@ -110,7 +107,9 @@ def train(
         training.check(configuration)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    module = load_backend_named(configuration.backend)
+    if download:
+        _download(task, data)
+    content, module = _data(task, data), load_backend_named(configuration.backend)
     start = time.perf_counter()
     if profile is not None:
         line, code, results = _profile(configuration, content, module, profile)

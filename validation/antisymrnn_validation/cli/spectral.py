@@ -150,7 +150,7 @@ def _check_memory(n: int, T: int) -> None:
     from antisymrnn_validation.environment import memory_bytes
 
     if 8 * (300 * T + 8 * math.isqrt(T) * (2 * n) ** 2) > memory_bytes() / 2:
-        raise UsageError(f"--lengths: n = {n}, T = {T} does not fit into the memory")
+        raise UsageError(f"--lengths, --units: n = {n}, T = {T} does not fit into the memory; take smaller ones")
 
 
 def _image(data: Path | None, T: int) -> tuple[Any, str]:

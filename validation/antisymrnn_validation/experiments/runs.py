@@ -494,7 +494,7 @@ def _difference(held: Configuration, asked: Configuration) -> str:
 
 
 def _ended(configuration: Configuration, state: State) -> bool:
-    """Whether no step follows a state that was just evaluated, or none yet."""
+    """Whether the iterations or the patience are used up, asked of the initial state or of one just evaluated."""
     if state.iteration == configuration.iterations:
         return True
     return 0 < configuration.patience <= state.iteration - state.best_iteration and state.best >= 0

@@ -31,12 +31,13 @@ CHOICES = {
 """What some fields of a configuration may be."""
 
 KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-_ADVICE = "try a smaller --learning-rate, --clip 1, a smaller --step-size or a larger --diffusion"
-
 SPLITS = ("train", "test")
+"""The two parts of a task's data."""
+
 BLOCK = 256
 """How many sequences are evaluated at a time."""
 
+_ADVICE = "try a smaller --learning-rate, --clip 1, a smaller --step-size or a larger --diffusion"
 _PARAMETERS, _SPLIT, _EPOCH, _NOISE, _EVALUATION = range(5)  # what a generator is for
 
 

@@ -6,7 +6,7 @@ All panels of Figure 1 have the same axes: under W₊ the states leave them, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 from antisymrnn_ref import antisymmetric, dynamics, initialization, stability
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation import drawing
-from antisymrnn_validation.drawing import Drawing
+from antisymrnn_validation.drawing import Pictures
 from antisymrnn_validation.experiments import data, tasks
 from antisymrnn_validation.report import Record
 from antisymrnn_validation.theory.certified import MATRICES
@@ -251,7 +251,7 @@ def draw_system(figure: Figure, system: System, starts: Array, T: int) -> None:
     axes.set_xlabel(caption(system))
 
 
-def figures() -> dict[str, tuple[str, Callable[[], Drawing]]]:
+def figures() -> Pictures:
     """Every figure by the name of its file: what it shows, and a function that draws it."""
     W = floats(MATRICES["W₀"])
     return {
@@ -281,7 +281,7 @@ def figures() -> dict[str, tuple[str, Callable[[], Drawing]]]:
     }
 
 
-def own_figures(system: System, starts: Array, T: int) -> dict[str, tuple[str, Callable[[], Drawing]]]:
+def own_figures(system: System, starts: Array, T: int) -> Pictures:
     """The figures of one system with an ε: its portrait, and forward Euler beside the exact flow from its first start.
 
     Parameters

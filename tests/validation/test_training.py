@@ -324,6 +324,16 @@ def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, s
     assert path.read_bytes() == first + bad + second
 
 
+def test_a_last_record_without_the_end_of_its_line_counts(tmp_path):
+    train(tmp_path, SMALL._replace(iterations=10))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip(b"\n"))  # as an editor may leave it
+    (tmp_path / "summary.json").unlink()
+    train(tmp_path, SMALL._replace(iterations=10), resume=True)
+    assert path.read_bytes() == whole
+
+
 def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     def meanwhile(k, _):
         if k == 1:

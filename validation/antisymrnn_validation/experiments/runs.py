@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 import zipfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -123,84 +123,67 @@ def train(
     state = training.initial(configuration, data.m, data.classes)  # before anything is written: it may not fit
     report.output_folder(folder)
     _check_folder(folder, configuration, resume)
-    with contextlib.closing(lock(folder / ".lock")) as there:
-        if not there.in_transaction:
-            raise RunError(f"{folder}: another process trains in it; wait for that, or take another --output")
-        return _train(folder, configuration, data, backend, state, keep, progress, evaluating, each)
+    with _alone(folder):
+        if not (folder / "config.json").exists():
+            from antisymrnn_validation.environment import environment
 
+            report.write_json(folder / "environment.json", environment())
+            report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
+        for left in folder.rglob(report.TEMPORARY):  # by a killed process
+            left.unlink()
+        checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
+        count = training.parameter_count(configuration, state)
+        if checkpoint.exists():
+            state = load(checkpoint, configuration, data)
+            load(folder / "best.npz", configuration, data)  # what is missing is missed before hours of training
+        ended = _ended(configuration, state)
+        if ended and (folder / "summary.json").exists():
+            return summary_of(folder)
+        _truncate(metrics, state.iteration)
+        learn, held_out = training.splits(configuration, len(data.train_labels))
+        dtype = np.dtype(configuration.dtype)
 
-def _train(
-    folder: Path,
-    configuration: Configuration,
-    data: Data,
-    backend: ModuleType,
-    state: State,
-    keep: bool,
-    progress: Callable[[int, dict[str, Any]], None],
-    evaluating: Callable[[int, int], None],
-    each: Callable[..., Sequence[Gradient]],
-) -> dict[str, Any]:
-    """:func:`train` in a folder that no other process trains in, from the initial state or the checkpoint."""
-    if not (folder / "config.json").exists():
-        from antisymrnn_validation.environment import environment
+        def batch(k: int) -> tuple[Array, Array]:
+            chosen = training.batch_indices(configuration, learn, k)
+            return chosen, data.sequences("train", chosen, dtype, training.batch_noise(configuration, k))
 
-        report.write_json(folder / "environment.json", environment())
-        report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
-    for left in folder.rglob(report.TEMPORARY):  # by a killed process
-        left.unlink()
-    checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
-    count = training.parameter_count(configuration, state)
-    if checkpoint.exists():
-        state = load(checkpoint, configuration, data)
-        load(folder / "best.npz", configuration, data)  # what is missing is missed before hours of training
-    ended = _ended(configuration, state)
-    if ended and (folder / "summary.json").exists():
-        return summary_of(folder)
-    _truncate(metrics, state.iteration)
-    learn, held_out = training.splits(configuration, len(data.train_labels))
-    dtype = np.dtype(configuration.dtype)
-
-    def batch(k: int) -> tuple[Array, Array]:
-        chosen = training.batch_indices(configuration, learn, k)
-        return chosen, data.sequences("train", chosen, dtype, training.batch_noise(configuration, k))
-
-    start, first = time.perf_counter(), state.iteration
-    with contextlib.closing(_one_ahead(batch, first, configuration.iterations)) as batches:
-        while not ended:
-            chosen, x = next(batches)
-            state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen], each=each)
-            progress(state.iteration, measured)
-            if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
-                loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)
-                record = {"iteration": state.iteration, **measured}
-                record |= {"validation_loss": loss, "validation_accuracy": accuracy}
-                if accuracy > state.best:
-                    state = state._replace(best=accuracy, best_iteration=state.iteration)
-                    save(folder / "best.npz", configuration, state)
-                if keep:
-                    kept = report.output_folder(folder / "checkpoints")
-                    save(kept / f"{state.iteration:06}.npz", configuration, state)
-                _append(metrics, record)
-                save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
-                ended = _ended(configuration, state)
-    seconds = time.perf_counter() - start
-    best = load(folder / "best.npz", configuration)
-    everything = np.arange(len(data.test_labels))
-    loss, accuracy = evaluate(configuration, data, backend, best, "test", everything, evaluating)
-    summary = {
-        "task": configuration.task,
-        "iterations": state.iteration,
-        "parameters": count,
-        "validation_accuracy": best.best,
-        "best_iteration": best.best_iteration,
-        "test_loss": loss,
-        "test_accuracy": accuracy,
-        "seconds": seconds,
-        "iterations_timed": state.iteration - first,
-    }
-    write_curves(folder, [folder])
-    report.write_json(folder / "summary.json", summary)  # last: with it the run is finished
-    return summary
+        start, first = time.perf_counter(), state.iteration
+        with contextlib.closing(_one_ahead(batch, first, configuration.iterations)) as batches:
+            while not ended:
+                chosen, x = next(batches)
+                state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen], each=each)
+                progress(state.iteration, measured)
+                if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
+                    loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)
+                    record = {"iteration": state.iteration, **measured}
+                    record |= {"validation_loss": loss, "validation_accuracy": accuracy}
+                    if accuracy > state.best:
+                        state = state._replace(best=accuracy, best_iteration=state.iteration)
+                        save(folder / "best.npz", configuration, state)
+                    if keep:
+                        kept = report.output_folder(folder / "checkpoints")
+                        save(kept / f"{state.iteration:06}.npz", configuration, state)
+                    _append(metrics, record)
+                    save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
+                    ended = _ended(configuration, state)
+        seconds = time.perf_counter() - start
+        best = load(folder / "best.npz", configuration)
+        everything = np.arange(len(data.test_labels))
+        loss, accuracy = evaluate(configuration, data, backend, best, "test", everything, evaluating)
+        summary = {
+            "task": configuration.task,
+            "iterations": state.iteration,
+            "parameters": count,
+            "validation_accuracy": best.best,
+            "best_iteration": best.best_iteration,
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "seconds": seconds,
+            "iterations_timed": state.iteration - first,
+        }
+        write_curves(folder, [folder])
+        report.write_json(folder / "summary.json", summary)  # last: with it the run is finished
+        return summary
 
 
 def lock(path: Path) -> sqlite3.Connection:
@@ -385,7 +368,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise RunError(f"{path}: expected records in UTF-8: {error}") from None
     records = []
-    for number, line in enumerate(lines[:-1], 1):  # behind the last end of a line: what a kill left
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             for name in MEASURED:
@@ -393,6 +376,8 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
             if type(record["iteration"]) is not int:
                 raise TypeError
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            if number == len(lines):  # behind the last end of a line: nothing, or what a kill left
+                break
             raise RunError(
                 f"{path}, line {number}: expected a record with numbers for {', '.join(sorted(MEASURED))}, got "
                 f"{line:.60} ({type(error).__name__})"
@@ -463,6 +448,15 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
         axes[0].legend()
 
     return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a folder that another process trains in, and keep others out."""
+    with contextlib.closing(lock(folder / ".lock")) as there:
+        if not there.in_transaction:
+            raise RunError(f"{folder}: another process trains in it; wait for that, or take another --output")
+        yield
 
 
 def _one_ahead(make: Callable[[int], Any], start: int, stop: int) -> Generator[Any, None, None]:

@@ -445,9 +445,9 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
             axis.locator_params(axis="x", nbins=5)
             axis.set(xlabel="iteration; thin: the last training batch", title=f"{quantity} on the validation split")
         axes[0].set_yscale("log")
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
-    return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2))
+    return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2 + 0.12 * len(found)))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Figures: the same bytes every time, whatever the user's style, and files whole or not at all."""
 
 import contextlib
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,6 +53,12 @@ def test_series_differ_in_more_than_colour():
     kinds = [drawing.series(k) for k in range(7)]
     for key in ("color", "linestyle", "marker"):
         assert len({kind[key] for kind in kinds}) == 7
+
+
+def test_series_beyond_the_colours_share_no_two_of_colour_dashes_and_marker():
+    kinds = [drawing.series(k) for k in range(49)]
+    for pair in itertools.combinations(("color", "linestyle", "marker"), 2):
+        assert len({tuple(kind[key] for key in pair) for kind in kinds}) == 49
 
 
 def test_both_formats_are_written_and_a_bad_folder_is_refused(tmp_path):

@@ -54,11 +54,12 @@ class Drawing(NamedTuple):
 
 
 def series(k: int) -> dict[str, Any]:
-    """Keywords of ``plot`` for the k-th series: its colour, dashes and marker."""
+    """Keywords of ``plot`` for the k-th series: colour, dashes and marker, no two of which recur among 49 series."""
+    turn = k // len(COLOURS)
     return {
         "color": COLOURS[k % len(COLOURS)],
-        "linestyle": DASHES[k % len(DASHES)],
-        "marker": MARKERS[k % len(MARKERS)],
+        "linestyle": DASHES[(k + turn) % len(DASHES)],
+        "marker": MARKERS[(k + 2 * turn) % len(MARKERS)],
     }
 
 

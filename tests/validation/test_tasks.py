@@ -665,6 +665,29 @@ def test_bombs_of_archives(tmp_path, batches, monkeypatch):
     assert peak(lambda: cifar_refused(tmp_path, "expected at most 1048576 bytes when unpacked")) < 2**24
 
 
+def test_an_archive_whose_headers_nest_too_deep(tmp_path, batches):
+    path = archive(tmp_path, honest(batches))
+    info = tarfile.TarInfo("././@LongLink")  # each says that the name of the next one follows
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1
+    path.write_bytes(gzip.compress((info.tobuf() + bytes(512)) * 2000 + gzip.decompress(path.read_bytes()), 1))
+    cifar_refused(tmp_path, "expected an intact .tar.gz archive", "recursion")
+
+
+def test_damage_of_an_archive_never_escapes_as_another_error(tmp_path, batches):
+    """One byte of the headers or of the end changed; gzip's checksum is put right, so that tarfile sees it."""
+    path = archive(tmp_path, honest(batches))
+    whole, generator, refused = gzip.decompress(path.read_bytes()), np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[int(generator.integers(512)) + int(generator.choice([0, 512]))] = int(generator.integers(256))
+        path.write_bytes(gzip.compress(bytes(damaged), 1))
+        try:
+            data.load_cifar(tmp_path, "train")
+        except DataError:
+            refused += 1
+    assert refused > 50
+
+
 def test_official_mnist_only(folder):
     with pytest.raises(DataError, match="expected the official contents"):
         data.load_mnist(folder, official=True)

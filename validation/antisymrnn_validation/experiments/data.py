@@ -391,7 +391,7 @@ def _archived(path: Path, names: tuple[str, ...]) -> dict[str, bytearray]:
         raise DataError(f"{path}: expected a whole archive, got one that is cut off; download it again") from None
     except DataError:
         raise
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, ValueError) as error:  # ValueError: a header of tarfile's
+    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:  # some by headers
         raise DataError(f"{path}: expected an intact .tar.gz archive, got a damaged one ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None

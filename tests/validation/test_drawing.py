@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,6 +60,12 @@ def test_series_beyond_the_colours_share_no_two_of_colour_dashes_and_marker():
     kinds = [drawing.series(k) for k in range(49)]
     for pair in itertools.combinations(("color", "linestyle", "marker"), 2):
         assert len({tuple(kind[key] for key in pair) for kind in kinds}) == 49
+
+
+def test_a_text_from_outside_is_set_as_it_is():
+    text = drawing.plain(f"$_$ {os.fsdecode(bytes([255]))}")
+    assert text == r"\$_\$ \xff"
+    drawing.render(lambda figure: figure.suptitle(text), 2, 2)
 
 
 def test_both_formats_are_written_and_a_bad_folder_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
+import contextlib
 import errno
 import io
 import itertools
@@ -17,7 +18,7 @@ import pytest
 import threadpoolctl
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli, report
+from antisymrnn_validation import cli, environment, report
 from antisymrnn_validation.experiments import downloading, optimizers, runs, training
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
@@ -300,6 +301,25 @@ def test_no_archive_and_an_array_beyond_the_memory_are_no_checkpoints(tmp_path):
         runs.load(path, SMALL)
 
 
+def test_damage_of_a_checkpoint_never_escapes_as_another_error(tmp_path):
+    """One bit flipped: refused as a RunError, or where nothing looks, or the state is the same."""
+    path, refused = tmp_path / "checkpoint.npz", 0
+    runs.save(path, SMALL, training.initial(SMALL, 2, 2))
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    directory = whole.index(b"PK\x01\x02")
+    flips = [(6, 0), (8, 3), (directory + 8, 0), (directory + 10, 4)]  # flags and methods, where zip first has them
+    flips += [(int(generator.integers(len(whole))), int(generator.integers(8))) for _ in range(300)]
+    for position, bit in flips:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            runs.load(path, SMALL, tiny())
+        except runs.RunError:
+            refused += 1
+    assert refused > 100
+
+
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
@@ -334,6 +354,33 @@ def test_a_last_record_without_the_end_of_its_line_counts(tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_another_process_that_was_faster_is_not_overwritten(tmp_path, monkeypatch):
+    alone, other = runs._alone, SMALL._replace(iterations=5, seed=1)
+
+    def faster(folder):
+        monkeypatch.setattr(runs, "_alone", alone)
+        train(folder, other)
+        return alone(folder)
+
+    monkeypatch.setattr(runs, "_alone", faster)
+    with pytest.raises(runs.RunError, match="another configuration: iterations is 5, asked for 60"):
+        train(tmp_path, resume=True)
+    assert runs.configuration_of(tmp_path) == other
+
+
+def test_a_session_in_another_environment_is_told(tmp_path, monkeypatch):
+    def stopped(k, _):
+        if k == 7:
+            raise KeyboardInterrupt
+
+    for session, processor in enumerate(("one", "one", "two")):
+        monkeypatch.setattr(environment, "_processor", lambda name=processor: name)
+        with contextlib.suppress(KeyboardInterrupt):
+            train(tmp_path, resume=session > 0, progress=stopped if session < 2 else lambda *_: None)
+    found = {path.name: json.loads(path.read_text())["machine"]["processor"] for path in tmp_path.glob("environment*")}
+    assert found == {"environment.json": "one", "environment-000005.json": "two"}
+
+
 def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     def meanwhile(k, _):
         if k == 1:
@@ -347,7 +394,7 @@ def test_a_folder_that_is_trained_in_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_run_whose_last_step_overflows_is_not_finished(tmp_path):
     wild = SMALL._replace(optimizer="sgd", learning_rate=1e38, iterations=1)
-    with pytest.raises(training.Diverged, match=r"diverged by iteration 1: the loss on samples of the train set is"):
+    with pytest.raises(training.Diverged, match=r"by iteration 1: the loss on samples of the train .* had norm \d"):
         train(tmp_path, wild)
     assert not (tmp_path / "summary.json").exists()
     assert not (tmp_path / "checkpoint.npz").exists()
@@ -405,6 +452,42 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, mo
     train(short_of_space, resume=True)
     assert same(whole / "checkpoint.npz", short_of_space / "checkpoint.npz")
     assert (whole / "metrics.jsonl").read_bytes() == (short_of_space / "metrics.jsonl").read_bytes()
+
+
+LIMITED = """
+import importlib.util, resource, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("tested", sys.argv[1])
+tested = importlib.util.module_from_spec(spec); spec.loader.exec_module(tested)
+at = int(sys.argv[3])
+def progress(k, measured):
+    if k == at:  # no file can become longer than this
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
+try:
+    tested.train(Path(sys.argv[2]), progress=progress)
+except tested.report.ReportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the size of files cannot be limited there")
+@pytest.mark.parametrize(("limit", "name"), [(500, "metrics.jsonl"), (2000, "checkpoint.npz")])
+def test_a_file_that_the_system_cuts_off_in_a_write_loses_nothing(tmp_path, limit, name):
+    whole, limited = tmp_path / "whole", tmp_path / "limited"
+    train(whole)
+    paths = os.pathsep.join(sys.path)
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED, __file__, str(limited), "23", str(limit)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"{name}: cannot be written: File too large" in said
+    assert runs.load(limited / "checkpoint.npz", SMALL).iteration == 20
+    train(limited, resume=True)
+    assert same(whole / "checkpoint.npz", limited / "checkpoint.npz")
+    assert (whole / "metrics.jsonl").read_bytes() == (limited / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are not synced there")
@@ -631,3 +714,14 @@ def test_download_fills_the_folder_of_data_first(tmp_path, monkeypatch, capsys):
         assert error.value.code == 2
         assert said in capsys.readouterr().err
     assert asked == [("mnist", tmp_path)]
+
+
+def test_download_leaves_alone_what_is_there_in_any_form(monkeypatch, run):
+    monkeypatch.setattr(downloading, "download", lambda *_: pytest.fail("it was downloaded"))
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+    code, _, err = run("train", "digits", "--download", "--backend", "numpy", "--profile", "0")  # needs no --data
+    assert code == 2
+    assert "--profile: expected at least 1" in err
+    code, _, err = run("train", "digit", "--download")
+    assert code == 2
+    assert "did you mean digits" in err

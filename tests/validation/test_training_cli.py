@@ -111,10 +111,10 @@ def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
         (("digits", "--dtype", "float16"), "did you mean float"),
         (("digits", "--step-size", "nan"), "step_size: expected a finite number"),
         (("digits", "--step-size", "0"), "step_size: expected more than 0"),
-        (("digits", "--units", "100000000"), "the memory is too small: Unable to allocate"),
+        (("digits", "--backend", "numpy", "--units", "100000000"), "the memory is too small: Unable to allocate"),
         (("digits", "--resume"), "config.json: expected the configuration of a run: No such file"),
         (("digits", "--profile", "1", "--resume"), "--resume: expected without --profile"),
-        (("digits", "--profile", "0"), "--profile: expected at least 1, got 0"),
+        (("digits", "--backend", "numpy", "--profile", "0"), "--profile: expected at least 1, got 0"),
         (("digits", "--backend", "numpy", "--units", "0", "--profile", "1"), "units: expected at least 1, got 0"),
     ],
 )
@@ -128,6 +128,7 @@ def test_what_cannot_be_trained_is_refused(run, tmp_path, monkeypatch, arguments
 
 def test_the_folder_is_named_by_what_differs(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    pytest.importorskip("antisymrnn_numba")
     monkeypatch.setattr(runs, "train", lambda folder, *_, **__: pytest.skip(str(folder)))
     with pytest.raises(pytest.skip.Exception, match=re.escape("runs/digits-cell=gated-learning_rate=0.5-seed=3")):
         run("train", "digits", "--backend", "numba", "--cell", "gated", "--learning-rate", "0.5", "--seed", "3")
@@ -153,6 +154,20 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
     assert "checkpoint.npz: cannot be written: No space left on device; what" in err
     assert "is whole: --resume goes on with it" in err
     assert run("train", *TINY, "--output", tmp_path / "other", "--resume")[0] == 0
+
+
+def test_the_command_that_goes_on_has_every_option_that_matters(run, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", interrupted)
+    code, _, err = run("train", *TINY, "--output", tmp_path / "two words", "--keep")
+    assert code == 130
+    assert f"go on with: antisymrnn train digits --output '{tmp_path}/two words' --resume --keep\n" in err
+    monkeypatch.setattr(runs, "data_of", lambda *_: runs.Data(1, 10, np.zeros(10, int), np.zeros(10, int), None))
+    code, _, err = run("train", "mnist", *TINY[1:], "--data", tmp_path, "--output", tmp_path / "run")
+    assert code == 130
+    assert f"antisymrnn train mnist --output {tmp_path}/run --resume --data {tmp_path}\n" in err
 
 
 def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monkeypatch):

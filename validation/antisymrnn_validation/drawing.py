@@ -7,6 +7,7 @@ told by colour alone. Text in an SVG is made of paths: it looks the same whereve
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,11 @@ def series(k: int) -> dict[str, Any]:
         "linestyle": DASHES[(k + turn) % len(DASHES)],
         "marker": MARKERS[(k + 2 * turn) % len(MARKERS)],
     }
+
+
+def plain(text: str) -> str:
+    """A text from outside as matplotlib sets it: a ``$`` begins no formula, and what is not Unicode is escaped."""
+    return os.fsencode(text).decode(errors="backslashreplace").replace("$", r"\$")
 
 
 def render(draw: Callable[[Figure], None], width: float, height: float) -> Drawing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import deque
@@ -98,12 +99,11 @@ def train(
         raise UsageError(f"--{of_a_run[0]}: expected without --profile, which leaves no run")
     from antisymrnn_validation.experiments import runs, training
 
-    usual = {"task": task, **training.DEFAULTS.get(task, {})}
+    usual = training.usual(task)
     given = {name: asked[name] for name in training.Configuration._fields if asked[name] is not None}
-    folder = output or Path("runs") / runs.name(training.Configuration(**(usual | given)))
+    folder = output or Path("runs") / runs.name(usual._replace(**given))
     try:
-        held = runs.configuration_of(folder)._asdict() if resume else usual
-        configuration = training.Configuration(**(held | given))
+        configuration = (runs.configuration_of(folder) if resume else usual)._replace(**given)
         training.check(configuration)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -141,16 +141,19 @@ def train(
     except runs.RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
-        print(
-            f"antisymrnn train: interrupted; go on with: antisymrnn train {task} --output {folder} --resume",
-            file=sys.stderr,
-        )
+        more = [] if data is None or task == "digits" else ["--data", str(data)]
+        more += ["--keep"] if keep else []
+        more += [] if workers is None else ["--workers", str(workers)]
+        again = shlex.join(["antisymrnn", "train", task, "--output", str(folder), "--resume", *more])
+        print(f"antisymrnn train: interrupted; go on with: {again}", file=sys.stderr)
         return INTERRUPTED
     line = (
         f"train: {task}, {summary['parameters']} parameters, {summary['iterations']} iterations, "
         f"test accuracy {summary['test_accuracy']:.2%} at the best validation (iteration {summary['best_iteration']}), "
         f"{summary['seconds']:.1f} s"
     )
+    if summary["iterations_timed"] < summary["iterations"]:
+        line += f" for the last {summary['iterations_timed']} iterations"
     print(line)
     results = {"configuration": configuration._asdict(), "run": summary, "metrics": runs.metrics_of(folder)}
     write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
@@ -235,9 +238,17 @@ def _each(workers: int | None, shards: int) -> Iterator[Callable[..., Sequence[G
 
 
 def _download(name: str, folder: Path | None) -> None:
-    """The files of a task, into the folder of --data."""
-    from antisymrnn_validation.experiments import downloading
+    """The files of a task, into the folder of --data, unless all it needs is there in any form."""
+    from antisymrnn_validation.experiments import downloading, runs
+    from antisymrnn_validation.experiments.data import DataError
 
+    try:
+        runs.data_of(name, folder)
+        return
+    except DataError:
+        pass
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if folder is None:
         raise UsageError("--download: expected --data DIR too, the folder to put the files in")
     try:

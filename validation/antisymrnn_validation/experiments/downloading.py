@@ -68,7 +68,7 @@ _CHUNK = 2**16
 
 
 def download(task_name: str, folder: str | os.PathLike[str], *, mirrors: Sequence[str] | None = None) -> list[Path]:
-    """Download the files of a task, those that are not there yet.
+    """Download the files of a task, those that are not there yet under the names below; other forms are not looked for.
 
     Parameters
     ----------

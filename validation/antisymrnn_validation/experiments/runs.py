@@ -16,6 +16,7 @@ import os
 import sqlite3
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,13 @@ YOUNGER = ("shards",)
 
 MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accuracy"}
 """What every record of ``metrics.jsonl`` has, beside the norm of the gradient and the learning rate."""
+
+
+_DAMAGED = (
+    OSError, ValueError, TypeError, EOFError, KeyError, MemoryError,
+    RuntimeError, zlib.error, zipfile.BadZipFile,  # RuntimeError: of zipfile, for a flag that says "encrypted"
+)  # fmt: skip
+"""What reading a checkpoint raises."""
 
 
 class RunError(ValueError):
@@ -124,10 +132,10 @@ def train(
     report.output_folder(folder)
     _check_folder(folder, configuration, resume)
     with _alone(folder):
-        if not (folder / "config.json").exists():
-            from antisymrnn_validation.environment import environment
-
-            report.write_json(folder / "environment.json", environment())
+        _check_folder(folder, configuration, resume)  # another process may have been faster
+        new = not (folder / "config.json").exists()
+        if new:
+            _write_environment(folder, 0)
             report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
         for left in folder.rglob(report.TEMPORARY):  # by a killed process
             left.unlink()
@@ -139,6 +147,8 @@ def train(
         ended = _ended(configuration, state)
         if ended and (folder / "summary.json").exists():
             return summary_of(folder)
+        if not new:
+            _write_environment(folder, state.iteration)
         _truncate(metrics, state.iteration)
         learn, held_out = training.splits(configuration, len(data.train_labels))
         dtype = np.dtype(configuration.dtype)
@@ -154,7 +164,10 @@ def train(
                 state, measured = training.step(backend, configuration, state, x, data.train_labels[chosen], each=each)
                 progress(state.iteration, measured)
                 if state.iteration % configuration.evaluate_every == 0 or state.iteration == configuration.iterations:
-                    loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)
+                    try:
+                        loss, accuracy = evaluate(configuration, data, backend, state, "train", held_out, evaluating)
+                    except training.Diverged as error:
+                        raise training.Diverged(f"{error}; the last gradient had norm {measured['norm']:g}") from None
                     record = {"iteration": state.iteration, **measured}
                     record |= {"validation_loss": loss, "validation_accuracy": accuracy}
                     if accuracy > state.best:
@@ -237,8 +250,7 @@ def evaluate(
 
 def name(configuration: Configuration) -> str:
     """The task and what differs from its defaults, as the name of a folder: ``digits-cell=gated-seed=1``."""
-    usual = Configuration(configuration.task, **training.DEFAULTS.get(configuration.task, {}))
-    fields = zip(Configuration._fields, configuration, usual, strict=True)
+    fields = zip(Configuration._fields, configuration, training.usual(configuration.task), strict=True)
     return "-".join([configuration.task, *(f"{field}={value}" for field, value, default in fields if value != default)])
 
 
@@ -295,7 +307,7 @@ def load(path: Path, configuration: Configuration, data: Data | None = None) -> 
             content = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: expected a checkpoint, got nothing") from None
-    except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise RunError(f"{path}: expected a checkpoint, got a file that is cut off or damaged ({error})") from None
     version = str(content.get("version"))
     if version != str(VERSION):
@@ -418,10 +430,12 @@ def summary_of(folder: Path, *others: str) -> dict[str, Any]:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """What tells runs apart in a figure: the names of their folders, or their paths where two have one name."""
+    from antisymrnn_validation import drawing
+
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    names = [os.fsencode(name).decode(errors="backslashreplace").replace("$", r"\$") for name in names]  # $: no formula
+    names = [drawing.plain(name) for name in names]
     return [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib leaves _name out of a legend
 
 
@@ -439,7 +453,7 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
                 style = drawing.series(k)
                 for key, look in (
                     (f"validation_{quantity}", {"label": label, "markersize": 3, **style}),
-                    (quantity, {"color": style["color"], "linewidth": 0.8, "alpha": 0.5}),
+                    (quantity, {**style, "marker": "", "linewidth": 0.8, "alpha": 0.5}),
                 ):
                     axis.plot(iterations, [float(record[key]) for record in records], **look)
             axis.locator_params(axis="x", nbins=5)
@@ -448,6 +462,22 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
     return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2 + 0.12 * len(found)))
+
+
+def _write_environment(folder: Path, iteration: int) -> None:
+    """Write the environment of a session that begins at an iteration, if the one before it had another or none."""
+    from antisymrnn_validation.environment import environment
+
+    found = report.strict(environment())
+    written = sorted(folder.glob("environment-*.json"))
+    last = written[-1] if written else folder / "environment.json"
+    try:
+        if json.loads(last.read_text(encoding="utf-8")) == json.loads(json.dumps(found)):
+            return
+    except (OSError, ValueError, RecursionError):  # not there, or damaged
+        pass
+    name = "environment.json" if not last.exists() else f"environment-{iteration:06}.json"
+    report.write_json(folder / name, found)
 
 
 @contextlib.contextmanager

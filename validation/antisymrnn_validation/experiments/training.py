@@ -130,6 +130,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What differs from the defaults of :class:`Configuration`, by task."""
 
 
+def usual(task: str) -> Configuration:
+    """The configuration of a task where nothing is asked for."""
+    return Configuration(task, **DEFAULTS.get(task, {}))
+
+
 class State(NamedTuple):
     """All that the next step depends on.
 

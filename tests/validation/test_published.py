@@ -46,6 +46,7 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     assert kept.name == "mnist-antisymmetric-seed0"
     with pytest.raises(runs.RunError, match="seed0: expected no recorded run of this name"):
         published.record(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
     summary = json.loads((run / "summary.json").read_text())
     first, *others = published.decide(tmp_path)
     assert [told["accuracy"] for told in first["runs"]] == [100 * summary["test_accuracy"]]
@@ -106,10 +107,24 @@ def test_a_gated_run_of_the_ablations_size_is_not_the_ablation(finished, tmp_pat
             assert [record["name"] for record in published.decide(tmp_path) if record["runs"]] == [cell]
 
 
-def test_what_is_kept_is_the_best_checkpoint(finished, tmp_path):
-    kept = published.record(finished[0], tmp_path)
-    for name in ("best.npz", "config.json", "metrics.jsonl", "environment.json"):
-        assert (kept / name).read_bytes() == (finished[0] / name).read_bytes()
+@pytest.mark.parametrize("changed", [{"task": "digits"}, {"units": 64}, {"full": True}])
+def test_a_run_that_bears_on_no_cell_is_not_recorded(finished, tmp_path, changed):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    configuration = runs.configuration_of(run)._replace(**changed)
+    (run / "config.json").write_text(json.dumps(configuration._asdict()))
+    with pytest.raises(runs.RunError, match="run: expected a run of a cell of the paper's tables"):
+        published.record(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_is_kept_is_the_best_checkpoint_and_every_environment(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "environment-000003.json").write_text("{}")
+    kept = published.record(run, tmp_path / "kept")
+    for name in ("best.npz", "config.json", "metrics.jsonl", "environment.json", "environment-000003.json"):
+        assert (kept / name).read_bytes() == (run / name).read_bytes()
     assert not (kept / "checkpoint.npz").exists()
 
 
@@ -130,6 +145,7 @@ def test_recorded_parameters_give_the_recorded_accuracy():
     folder = os.environ.get("ANTISYMRNN_DATA")
     if not folder:
         pytest.skip("ANTISYMRNN_DATA names no folder with the real data")
+    pytest.importorskip("antisymrnn_numba")
     recorded = [run["name"] for record in published.decide() for run in record["runs"]]
     assert recorded
     for name in recorded:

@@ -280,3 +280,22 @@ def test_an_unexpected_claim_is_told_in_full():
         "  Numbers.",
         "  Condition: A condition.",
     ]
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    report.write_folder(tmp_path / "whole", {"a": b"1", "b": b"2"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == {"a": b"1", "b": b"2"}
+    with pytest.raises(report.ReportError, match="whole: cannot be written"):
+        report.write_folder(tmp_path / "whole", {"a": b"3"})
+    write = report.write_bytes
+
+    def full(path, content):
+        if path.name == "b":
+            raise report.ReportError("no space left")
+        write(path, content)
+
+    monkeypatch.setattr(report, "write_bytes", full)
+    with pytest.raises(report.ReportError, match="no space left"):
+        report.write_folder(tmp_path / "other", {"a": b"1", "b": b"2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    assert (tmp_path / "whole" / "a").read_bytes() == b"1"

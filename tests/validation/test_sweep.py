@@ -1,6 +1,7 @@
 """Sweeps: grids, results in SQLite, a real scheduler with a worker that is killed, gradients from several processes."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from dask.distributed import KilledWorker
+from distributed.comm.core import CommClosedError
 from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli, drawing
+from antisymrnn_validation import cli, drawing, report
+from antisymrnn_validation.cli import sweeping
 from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
 from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
@@ -123,7 +126,10 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
     alone(tmp_path / "run", SHORT)
     files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     first = Result(
-        "done", dict.fromkeys(results.NUMBERS, 0.5), digest=results.digest(tmp_path / "run", SHORT), files=files
+        "done",
+        dict.fromkeys((*results.NUMBERS, *results.COUNTS), 0.5),
+        digest=results.digest(tmp_path / "run", SHORT),
+        files=files,
     )
     with results.open_store(tmp_path / results.FILE, create=True) as store:
         assert results.keep(store, tmp_path, SHORT, first) == first
@@ -147,15 +153,17 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
 
 
 def test_means_and_spreads_are_over_the_seeds():
-    def record(step_size, seed, status, accuracy):
+    def record(step_size, seed, status, accuracy, timed=10):
         summary = dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy", "seconds"), accuracy)
+        summary |= {"iterations": 10, "iterations_timed": timed}
         fields = SHORT._replace(step_size=step_size, seed=seed)._asdict()
         return {"fields": fields, "status": status, "summary": summary if status == "done" else {}}
 
-    found = [record(0.1, 0, "done", 0.5), record(0.1, 1, "done", 0.7), record(0.2, 0, "done", 0.4)]
+    found = [record(0.1, 0, "done", 0.5), record(0.1, 1, "done", 0.7, timed=4), record(0.2, 0, "done", 0.4)]
     groups = results.over_seeds([*found, record(0.2, 1, "diverged", 0), record(0.3, 0, "failed", 0)])
     assert [group["fields"] for group in groups] == [{"step_size": value} for value in (0.1, 0.2, 0.3)]
     assert groups[0]["test_accuracy"] == pytest.approx({"mean": 0.6, "spread": 0.02**0.5})
+    assert groups[0]["seconds"] == {"mean": 0.5, "spread": None}  # of the one that was trained in one go
     assert groups[1]["test_accuracy"] == {"mean": 0.4, "spread": None}
     assert groups[2]["test_accuracy"] == {"mean": None, "spread": None}
     table = results.table("", groups)
@@ -166,6 +174,7 @@ def test_means_and_spreads_are_over_the_seeds():
 
 def test_the_table_and_the_figure_tell_each_number_under_its_name(tmp_path, monkeypatch):
     numbers = {"test_accuracy": 0.5, "validation_accuracy": 0.6, "test_loss": 0.7, "seconds": 8.0}
+    numbers |= {"iterations": 10, "iterations_timed": 10}
     found = [
         {"fields": SHORT._replace(step_size=value)._asdict(), "status": "done", "summary": numbers}
         for value in (0.1, 0.2)
@@ -178,10 +187,10 @@ def test_the_table_and_the_figure_tell_each_number_under_its_name(tmp_path, monk
         "test loss": "0.7000", "seconds": "8.0",
     }  # fmt: skip
     monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
-    results.write_figure(tmp_path, "three seeds", groups)
+    results.write_figure(tmp_path, "three $_$ seeds", groups)
     (axis,) = figure.axes
     assert axis.lines[0].get_xydata().tolist() == [[0.1, 50], [0.2, 50]]
-    assert axis.get_title() == "three seeds"
+    assert axis.get_title() == r"three \$_\$ seeds"
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("step_size", "test accuracy, %")
 
 
@@ -207,14 +216,53 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
         with sweep._owned(tmp_path, "run") as second:
             assert second != first
             assert list(second.iterdir()) == []
-    assert not first.exists()
+            sweep._forget(["run"], tmp_path, None)
+            assert (first / "file").exists()
     assert not second.exists()
-    with contextlib.suppress(KeyboardInterrupt), sweep._owned(tmp_path, "run") as third:
-        third.mkdir()
-        raise KeyboardInterrupt
-    with sweep._owned(tmp_path, "run") as fourth:
-        assert fourth == third
-        assert fourth.exists()
+    with sweep._owned(tmp_path, "run") as third:
+        assert (third / "file").exists()  # until its result is kept
+    sweep._forget(["run", "another"], tmp_path, None)
+    assert not first.exists()
+
+
+def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    """The disk of the client is full when the first run comes; then a leftover that is of no use."""
+    output, grid = tmp_path / "out", write_grid(tmp_path / "grid.toml")
+    (point,) = sweep.read_grid(grid)
+    unfinished = output / ".unfinished" / runs.fingerprint(point)
+
+    def full(*_):
+        raise report.ReportError("no space left on the device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "keep", full)
+        code, _, err = run(capsys, grid, "--output", output)
+    assert code == 2
+    assert "no space left on the device" in err
+    finished = (unfinished / "summary.json").stat().st_mtime_ns
+    assert rows(output / results.FILE) == []
+    held = []
+    keep = results.keep
+
+    def kept(*arguments):
+        held.append((unfinished / "summary.json").stat().st_mtime_ns)
+        return keep(*arguments)
+
+    monkeypatch.setattr(results, "keep", kept)
+    code, _, _ = run(capsys, grid, "--output", output)
+    assert (code, held) == (0, [finished])
+    assert not unfinished.exists()
+    (first,) = rows(output / results.FILE)
+
+    unfinished.mkdir()
+    shutil.copy(next(output.glob("digits-*/config.json")), unfinished)
+    (unfinished / "checkpoint.npz").write_bytes(b"damaged")
+    shutil.rmtree(output / first[2])
+    (output / results.FILE).unlink()
+    code, _, _ = run(capsys, grid, "--output", output)
+    assert code == 0
+    assert rows(output / results.FILE)[0][:3] == first[:3]
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(
@@ -274,12 +322,14 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     before = cluster.connected
     monkeypatch.setattr(cluster, "connected", connected)
     grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
+    limits = {name: os.environ.get(name) for name in cluster.THREAD_VARIABLES}
     with socket.socket() as taken:
         with contextlib.suppress(OSError):  # another program has it already
             taken.bind(("127.0.0.1", 8787))  # where dask would show pages of its own
             taken.listen()
         code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
+    assert limits == {name: os.environ.get(name) for name in cluster.THREAD_VARIABLES}
     assert "sweep: 2 points: 1 diverged, 1 done" in out.splitlines()[-1]
     workers = min(2, cluster.processors())
     assert len({process for process, _ in reported}) == workers
@@ -321,21 +371,77 @@ def test_clusters_that_are_not_there(tmp_path, monkeypatch, capsys, options, sai
 
 def test_no_worker_of_train_is_without_a_shard(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
-        cli.main(["train", "digits", "--shards", "2", "--workers", "3", "--output", str(tmp_path / "run")])
+        cli.main(
+            [
+                "train",
+                "digits",
+                "--backend",
+                "numpy",
+                "--shards",
+                "2",
+                "--workers",
+                "3",
+                "--output",
+                str(tmp_path / "run"),
+            ]
+        )
     assert error.value.code == 2
     assert "--workers: expected at most --shards = 2, got 3" in capsys.readouterr().err
 
 
-def test_a_worker_that_ends_again_and_again_is_told():
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KilledWorker("gradients", SimpleNamespace(address="tcp://a"), 3), "a worker ended too often: KilledWorker"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a worker failed: OSError: .*No space left on device"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "the scheduler is lost"),
+        (CommClosedError("in the middle"), "the scheduler is lost"),
+    ],
+)
+def test_what_ends_the_gradients_of_workers_is_told_apart(error, said):
     class Ending:
         submit = staticmethod(lambda *_, **__: None)
         nthreads = staticmethod(lambda: {"tcp://a": 1})
 
         def gather(self, _):
-            raise KilledWorker("gradients", SimpleNamespace(address="tcp://a"), 3)
+            raise error
 
-    with pytest.raises(cluster.ClusterError, match="a worker ended too often: KilledWorker"):
+    with pytest.raises(cluster.ClusterError, match=said):
         cluster.each_there(Ending())(None, SHORT, training.initial(SHORT, 1, 10), [None])
+
+
+def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch):
+    def nthreads():
+        raise CommClosedError("in the middle")
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    client = SimpleNamespace(nthreads=nthreads)
+    with pytest.raises(cluster.ClusterError, match="the scheduler is lost"), sweeping._progress(1, ["seed"], client):
+        pass
+
+
+def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert [cluster._limit(f"{name}_NUM_THREADS", 8) for name in ("NUMBA", "OMP", "OPENBLAS")] == [1, 2, 8]
+    monkeypatch.setattr(cluster, "processors", lambda: 8)
+    seen = {}
+
+    def local(**options):
+        seen.update(options["env"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "LocalCluster", local)
+    with pytest.raises(KeyboardInterrupt), cluster.connected(2, None):
+        pass
+    assert seen == {
+        "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "4",
+    }  # fmt: skip
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
+    with pytest.raises(cluster.ClusterError, match="NUMBA_NUM_THREADS: expected a whole number .* got 'many'"):
+        cluster._about()
 
 
 def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):

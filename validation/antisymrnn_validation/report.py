@@ -12,6 +12,7 @@ import math
 import numbers
 import os
 import secrets
+import shutil
 import statistics
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -568,7 +569,12 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document as strict JSON, whole or not at all: a temporary file beside the target takes its place."""
-    write_text(path, json.dumps(strict(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(document))
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """A document as strict JSON."""
+    return json.dumps(strict(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -611,6 +617,28 @@ def output_folder(path: Path) -> Path:
         raise ReportError(f"{path}: cannot be made a folder: {error.strerror or error}") from None
     check_writable(path / secrets.token_hex(8))
     return path
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder with these files, whole or not at all: one of another name, gone after an error, becomes it.
+
+    Raises
+    ------
+    ReportError
+        If it cannot be written, or is there already with something in it.
+    """
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        output_folder(temporary)
+        for name, content in files.items():
+            write_bytes(temporary / name, content)
+        try:
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def strict(value: Any) -> Any:

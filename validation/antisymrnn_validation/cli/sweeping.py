@@ -133,6 +133,7 @@ def _named(records: list[Record]) -> list[str]:
 @contextmanager
 def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[Configuration, Result], None]]:
     """A bar on a terminal, a line for each point otherwise."""
+    from antisymrnn_validation.experiments import cluster
     from antisymrnn_validation.experiments.results import label
 
     done = itertools.count(1)
@@ -160,7 +161,11 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
     with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as bar:
 
         def running(finished: int) -> str:
-            return f"{min(total - finished, sum(client.nthreads().values()))} running"
+            try:
+                workers = sum(client.nthreads().values())
+            except OSError as error:
+                raise cluster.lost(error) from None
+            return f"{min(total - finished, workers)} running"
 
         shown = bar.add_task(running(0), total=total)
 

@@ -68,6 +68,8 @@ def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
             except KilledWorker as error:
                 raise ClusterError(f"a worker ended too often: {reason(error)}; what was done is kept") from error
             except (OSError, CancelledError) as error:
+                if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
+                    raise ClusterError(f"a worker failed: {reason(error)}; what was done is kept") from error
                 raise lost(error) from error
 
     return each
@@ -93,8 +95,9 @@ def _local(workers: int) -> Iterator[Client]:
     most = processors()
     if not 1 <= workers <= most:
         raise ClusterError(f"--workers: expected 1 to {most}, the processors of this machine, got {workers}")
-    threads = dict.fromkeys(THREAD_VARIABLES, str(most // workers))
+    threads = {name: str(min(most // workers, _limit(name, most))) for name in THREAD_VARIABLES}
     with (
+        _threads_as_before(),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -108,6 +111,18 @@ def _local(workers: int) -> Iterator[Client]:
     ):
         client.run(_leave_interrupts)
         yield client
+
+
+@contextmanager
+def _threads_as_before() -> Iterator[None]:
+    """Dask leaves limits of threads in the environment of the process that starts workers."""
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        for name in THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager
@@ -136,6 +151,8 @@ def _check(client: Client) -> None:
     """Refuse a scheduler or workers with other versions than here, and workers with more threads than processors."""
     try:
         found = {"the scheduler": (client.run_on_scheduler(versions), 0, 0), **client.run(_about)}
+    except ClusterError:  # of _limit
+        raise
     except Exception as error:  # dask names an exception of the other side only in its text
         raise ClusterError(
             "--scheduler: it and its workers cannot import what is asked of them; install the same version of "
@@ -164,5 +181,16 @@ def _check(client: Client) -> None:
 def _about() -> tuple[dict[str, str], int, int]:
     """Versions, processors and the threads that a backend may take, in a worker."""
     most = processors()
-    blas = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", most))
-    return versions(), most, max(int(str(blas).split(",")[0]), int(os.environ.get("NUMBA_NUM_THREADS", most)))
+    blas = _limit("OPENBLAS_NUM_THREADS", _limit("OMP_NUM_THREADS", most))
+    return versions(), most, max(blas, _limit("NUMBA_NUM_THREADS", most))
+
+
+def _limit(name: str, most: int) -> int:
+    """How many threads a variable of the environment allows, ``most`` where it is not set."""
+    value = os.environ.get(name) or str(most)
+    try:
+        return int(value.split(",")[0])
+    except ValueError:
+        raise ClusterError(
+            f"{name}: expected a whole number in the environment of the workers, got {value!r}"
+        ) from None

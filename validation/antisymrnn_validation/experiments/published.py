@@ -19,7 +19,7 @@ from antisymrnn_validation.report import Record
 
 RECORDED = Path(__file__).parent / "recorded"
 FILES = ("config.json", "environment.json", "metrics.jsonl", "best.npz")
-"""Of a run, what is recorded beside its summary."""
+"""Of a run, what is recorded beside its summary and the environments of later sessions."""
 
 SIZE = 10_000
 """Samples in the test set of each of the four tasks."""
@@ -105,7 +105,8 @@ def decide(folder: Path = RECORDED) -> list[Record]:
     """
     folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
     recorded = [(path, configuration_of(path), summary_of(path, "date")) for path in folders]
-    keys = ("task", "cell", "unconstrained", "units")
+    for path, configuration, _ in recorded:
+        _check_cell(path, configuration)
     records: list[Record] = []
     for cell in CELLS:
         told = [
@@ -118,14 +119,10 @@ def decide(folder: Path = RECORDED) -> list[Record]:
                 "accuracy": 100 * summary["test_accuracy"],
             }
             for path, configuration, summary in recorded
-            if all(getattr(configuration, key) == getattr(cell, key) for key in keys)
+            if _is_of(configuration, cell)
         ]
         found = verdict(cell.accuracy, [run["accuracy"] for run in told])
         records.append({"name": _name(cell), **cell._asdict(), "runs": told, "verdict": str(found)})
-    used = {run["name"] for entry in records for run in entry["runs"]}
-    for path, *_ in recorded:
-        if path.name not in used:
-            raise RunError(f"{path}: expected a run of a cell of the paper's tables, got another task, cell or size")
     return records
 
 
@@ -140,22 +137,35 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
     Raises
     ------
     RunError
-        If the run is not finished or lacks a file, or one of this name is recorded already.
+        If the run is not finished, lacks a file or bears on no cell, or one of this name is recorded already.
+    ReportError
+        If it cannot be written; nothing of it is there then.
     """
     configuration, summary = configuration_of(run), summary_of(run)
+    _check_cell(run, configuration)
     date = datetime.fromtimestamp((run / "summary.json").stat().st_mtime, UTC).date().isoformat()
     kept = folder / f"{_name(configuration)}-seed{configuration.seed}"
     if kept.exists():
         raise RunError(f"{kept}: expected no recorded run of this name; remove it to put another in its place")
     try:
-        files = {name: (run / name).read_bytes() for name in FILES}
+        names = (*FILES, *(path.name for path in run.glob("environment-*.json")))
+        files = {name: (run / name).read_bytes() for name in names}
     except OSError as error:
         raise RunError(f"{run}: expected a finished run: {error}") from None
-    report.output_folder(kept)
-    for name, content in files.items():
-        report.write_bytes(kept / name, content)
-    report.write_json(kept / "summary.json", {**summary, "date": date})
+    files["summary.json"] = report.json_text({**summary, "date": date}).encode()
+    report.write_folder(kept, files)
     return kept
+
+
+def _is_of(configuration: Configuration, cell: Cell) -> bool:
+    """Whether a run has the model of a cell, its parameter count included."""
+    keys = ("task", "cell", "unconstrained", "units")
+    return not configuration.full and all(getattr(configuration, key) == getattr(cell, key) for key in keys)
+
+
+def _check_cell(path: Path, configuration: Configuration) -> None:
+    if not any(_is_of(configuration, cell) for cell in CELLS):
+        raise RunError(f"{path}: expected a run of a cell of the paper's tables, got another task, cell or size")
 
 
 def _name(cell: Cell | Configuration) -> str:

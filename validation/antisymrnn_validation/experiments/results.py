@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import sqlite3
 import statistics
 from collections import Counter
@@ -30,6 +28,9 @@ RESULTS = ("done", "diverged")
 
 NUMBERS = ("test_accuracy", "test_loss", "validation_accuracy", "seconds")
 """Of a summary, what is told over the seeds."""
+
+COUNTS = ("iterations", "iterations_timed")
+"""Of a summary, what says how much of it ``seconds`` is the time of."""
 
 _APPLICATION = 0x61737277
 _LAYOUT = f"""
@@ -153,7 +154,7 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
     fingerprint = runs.fingerprint(configuration)
     target = folder / f"{configuration.task}-{fingerprint[:16]}"
     if outcome.files and not target.exists():
-        _write_folder(target, outcome.files)
+        report.write_folder(target, outcome.files)
     elif outcome.files:
         try:
             held = digest(target, configuration)
@@ -188,7 +189,7 @@ def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Re
     Raises
     ------
     StoreError
-        If a point is done and lacks one of ``NUMBERS``.
+        If a point is done and lacks one of ``NUMBERS`` or ``COUNTS``.
     """
     names = ("fingerprint", "status", "summary", "error", "digest", "worker", "folder")
     rows = {row[0]: row for row in store.execute(f"SELECT {', '.join(names)} FROM points")}
@@ -201,9 +202,10 @@ def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Re
             record["summary"] = json.loads(record["summary"])
             if record["status"] == "done":
                 record["summary"] |= {name: float(record["summary"][name]) for name in NUMBERS}
+                record["summary"] |= {name: int(record["summary"][name]) for name in COUNTS}
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"results of {fingerprint}: expected a summary with {', '.join(NUMBERS)}: {error!r}"
+                f"results of {fingerprint}: expected a summary with {', '.join((*NUMBERS, *COUNTS))}: {error!r}"
             ) from None
         found.append(record)
     return found
@@ -213,6 +215,12 @@ def missing(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Co
     """The points of a grid that have no result yet, or failed."""
     known = [record["status"] in RESULTS for record in records(store, grid)]
     return [point for point, there in zip(grid, known, strict=True) if not there]
+
+
+def settled(store: sqlite3.Connection) -> list[str]:
+    """The fingerprints of all points, of any grid, that have a result."""
+    marks = ", ".join("?" * len(RESULTS))
+    return [row[0] for row in store.execute(f"SELECT fingerprint FROM points WHERE status IN ({marks})", RESULTS)]
 
 
 def label(fields: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -233,24 +241,26 @@ def over_seeds(records: Sequence[Record]) -> list[Record]:
     -------
     list of dict
         ``fields`` that vary, ``statuses`` (how many points of each), and, over the points that are done,
-        ``test_accuracy``, ``test_loss``, ``validation_accuracy`` and ``seconds``, each with ``mean`` and ``spread``,
-        the sample standard deviation, or None where there are too few for it.
+        ``test_accuracy``, ``test_loss``, ``validation_accuracy`` and ``seconds`` (of those alone that were trained in
+        one go), each with ``mean`` and ``spread``, the sample standard deviation, or None where there are too few.
     """
     names = varying(records)
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(record["fields"][name] for name in names), []).append(record)
-    return [
-        {
-            "fields": dict(zip(names, values, strict=True)),
-            "statuses": dict(Counter(record["status"] for record in group)),
-            **{
-                name: _mean_and_spread([record["summary"][name] for record in group if record["status"] == "done"])
-                for name in NUMBERS
-            },
-        }
-        for values, group in groups.items()
-    ]
+    found = []
+    for values, group in groups.items():
+        done = [record["summary"] for record in group if record["status"] == "done"]
+        whole = [summary for summary in done if summary["iterations_timed"] == summary["iterations"]]
+        found.append(
+            {
+                "fields": dict(zip(names, values, strict=True)),
+                "statuses": dict(Counter(record["status"] for record in group)),
+                **{name: _mean_and_spread([summary[name] for summary in done]) for name in NUMBERS},
+                "seconds": _mean_and_spread([summary["seconds"] for summary in whole]),
+            }
+        )
+    return found
 
 
 def table(title: str, groups: Sequence[Record]) -> Table:
@@ -294,7 +304,7 @@ def write_figure(folder: Path, title: str, groups: Sequence[Record]) -> list[Pat
             axis.set_xscale("log")
         elif not along:
             axis.set_xticks([])
-        axis.set(xlabel=along, ylabel="test accuracy, %", title=title)
+        axis.set(xlabel=along, ylabel="test accuracy, %", title=drawing.plain(title))
         if any(series):
             axis.legend()
 
@@ -321,15 +331,3 @@ def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
         "mean": statistics.fmean(values) if values else None,
         "spread": statistics.stdev(values) if len(values) > 1 else None,
     }
-
-
-def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """A folder with these files, whole or not at all."""
-    temporary = report.output_folder(target.with_name(f".{target.name}-{secrets.token_hex(4)}"))
-    for name, content in files.items():
-        report.write_bytes(temporary / name, content)
-    try:
-        os.replace(temporary, target)
-        report.sync_folder(target.parent)
-    except OSError as error:
-        raise report.ReportError(f"{target}: cannot be written: {error.strerror or error}") from None

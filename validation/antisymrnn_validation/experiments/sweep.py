@@ -1,9 +1,9 @@
 """A sweep is every point of a grid of configurations, each a run of its own, spread over the workers of a cluster.
 
 A worker trains in a folder that no other process has, on its own machine, and sends the finished run to the client. The
-client alone writes the results: the folder of the run, whole or not at all, then its row in ``sweep.sqlite``. A point
-whose worker was killed goes on from its checkpoint where another worker finds that, or begins anew: the bits are the
-same. No file system needs to be shared.
+client alone writes the results: the folder of the run, whole or not at all, then its row in ``sweep.sqlite``; only then
+is the worker's folder removed. A point whose worker was killed goes on from its checkpoint where another worker finds
+that, or begins anew: the bits are the same. No file system needs to be shared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import logging
 import math
 import shutil
 import sqlite3
@@ -127,6 +128,7 @@ def run(
         If a result cannot be written.
     """
     futures = {client.submit(_train, point, data, scratch, pure=False): point for point in grid}
+    told = []
     try:
         for future in as_completed(futures):
             point = futures.pop(future)
@@ -136,10 +138,14 @@ def run(
                 raise cluster.lost(error) from None
             except Exception as error:  # noqa: BLE001  of a backend, or of a worker that was lost too often: this point's result
                 outcome = Result("failed", error=reason(error))
-            progress(point, results.keep(store, folder, point, outcome))
+            kept = results.keep(store, folder, point, outcome)
+            told.append(runs.fingerprint(point))
+            progress(point, kept)
     finally:
+        done = [*results.settled(store), *told]
         with contextlib.suppress(Exception):  # a scheduler that is lost
             client.cancel(list(futures))
+            client.run(_forget, done, scratch, on_error="ignore")  # what cannot be removed is in nobody's way
 
 
 def _train(configuration: Configuration, data: Path | None, scratch: Path | None) -> Result:
@@ -152,14 +158,22 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
         if task is None or task.state != "executing":
             raise Unwanted(f"{key} was cancelled")
 
-    place = scratch or Path(worker.local_directory).parent / "antisymrnn-unfinished"
-    with _owned(place, runs.fingerprint(configuration)) as folder:
-        error, summary = "", {}
+    content, backend = runs.data_of(configuration.task, data), load_backend(configuration.backend)
+
+    def trained() -> dict[str, Any]:
+        return runs.train(folder, configuration, content, backend, resume=True, progress=unwanted, evaluating=unwanted)
+
+    with _owned(_place(worker, scratch), runs.fingerprint(configuration)) as folder:
+        error, summary, leftover = "", {}, folder.exists()
         try:
-            content, backend = runs.data_of(configuration.task, data), load_backend(configuration.backend)
-            summary = runs.train(
-                folder, configuration, content, backend, resume=True, progress=unwanted, evaluating=unwanted
-            )
+            try:
+                summary = trained()
+            except runs.RunError as unusable:
+                if not leftover:
+                    raise
+                logging.getLogger("distributed.worker").warning("%s; it begins anew", unusable)
+                shutil.rmtree(folder)
+                summary = trained()
         except training.Diverged as diverged:
             error = str(diverged)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
@@ -169,10 +183,10 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
 
 @contextlib.contextmanager
 def _owned(place: Path, name: str) -> Iterator[Path]:
-    """The folder of an unfinished run, which may have a checkpoint, or a fresh one while another process is at that.
+    """The folder of a run, which may have a checkpoint, or a fresh one while another process is at that.
 
-    It is gone at the end, and stays after an exception. The lock is SQLite's: it ends with the process that holds it;
-    its empty file stays.
+    The former stays until :func:`_forget`, the fresh one is gone at the end. The lock is SQLite's: it ends with the
+    process that holds it; its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(runs.lock(place / f"{name}.lock")) as lock:
@@ -181,7 +195,21 @@ def _owned(place: Path, name: str) -> Iterator[Path]:
                 yield Path(fresh)
             return
         yield place / name
-        shutil.rmtree(place / name)
+
+
+def _forget(names: Sequence[str], scratch: Path | None, dask_worker: Any) -> None:
+    """Remove folders of runs whose results are kept, on a worker, but for those that a process is at."""
+    place = _place(dask_worker, scratch)
+    for name in names:
+        if (place / name).exists():
+            with contextlib.closing(runs.lock(place / f"{name}.lock")) as lock:
+                if lock.in_transaction:
+                    shutil.rmtree(place / name, ignore_errors=True)  # another worker may have been faster
+
+
+def _place(worker: Any, scratch: Path | None) -> Path:
+    """Where the folders of runs are while a worker trains."""
+    return scratch or Path(worker.local_directory).parent / "antisymrnn-unfinished"
 
 
 def _choices(path: Path, name: str, value: Any) -> list[Any]:
@@ -205,7 +233,7 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
 
 
 def _point(path: Path, given: dict[str, Any]) -> Configuration:
-    configuration = Configuration(**(training.DEFAULTS.get(given["task"], {}) | given))
+    configuration = training.usual(given["task"])._replace(**given)
     try:
         tasks.check_name(configuration.task)
         training.check(configuration)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,7 +62,7 @@ def test_series_beyond_the_colours_share_no_two_of_colour_dashes_and_marker():
 
 
 def test_a_text_from_outside_is_set_as_it_is():
-    text = drawing.plain(f"$_$ {os.fsdecode(bytes([255]))}")
+    text = drawing.plain("$_$ \udcff")
     assert text == r"\$_\$ \xff"
     drawing.render(lambda figure: figure.suptitle(text), 2, 2)
 

@@ -47,6 +47,7 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     with pytest.raises(runs.RunError, match="seed0: expected no recorded run of this name"):
         published.record(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    shutil.copytree(kept, tmp_path / f".{kept.name}-0123abcd")  # as if killed while it was written
     summary = json.loads((run / "summary.json").read_text())
     first, *others = published.decide(tmp_path)
     assert [told["accuracy"] for told in first["runs"]] == [100 * summary["test_accuracy"]]

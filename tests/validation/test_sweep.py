@@ -216,13 +216,34 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
         with sweep._owned(tmp_path, "run") as second:
             assert second != first
             assert list(second.iterdir()) == []
-            sweep._forget(["run"], tmp_path, None)
+            sweep.forget(["run"], tmp_path)
             assert (first / "file").exists()
     assert not second.exists()
     with sweep._owned(tmp_path, "run") as third:
         assert (third / "file").exists()  # until its result is kept
-    sweep._forget(["run", "another"], tmp_path, None)
+    sweep.forget(["run", "another"], tmp_path)
     assert not first.exists()
+
+
+def test_a_point_that_failed_keeps_what_it_has(tmp_path, monkeypatch):
+    class Client:
+        def submit(self, *_, **__):
+            return self
+
+        def result(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def cancel(self, _):
+            pass
+
+    held = tmp_path / "scratch" / runs.fingerprint(SHORT)
+    held.mkdir(parents=True)
+    monkeypatch.setattr(sweep, "as_completed", list)
+    with results.open_store(tmp_path / results.FILE, create=True) as store:
+        sweep.run(Client(), [SHORT], store, tmp_path, scratch=held.parent)
+        (record,) = results.records(store, [SHORT])
+    assert record["status"] == "failed"
+    assert held.exists()
 
 
 def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -259,9 +280,16 @@ def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypa
     (unfinished / "checkpoint.npz").write_bytes(b"damaged")
     shutil.rmtree(output / first[2])
     (output / results.FILE).unlink()
-    code, _, _ = run(capsys, grid, "--output", output)
+    code, out, _ = run(capsys, grid, "--output", output)
     assert code == 0
+    assert "(it began anew: " in out
     assert rows(output / results.FILE)[0][:3] == first[:3]
+    (aside,) = unfinished.parent.glob("*.unusable-*")
+    assert f"that is {aside} now" in out
+    assert (aside / "checkpoint.npz").read_bytes() == b"damaged"
+
+    unfinished.mkdir()  # as if the client had been killed before it could remove it
+    assert run(capsys, grid, "--output", output)[0] == 0
     assert not unfinished.exists()
 
 
@@ -393,7 +421,6 @@ def test_no_worker_of_train_is_without_a_shard(tmp_path, capsys):
     ("error", "said"),
     [
         (KilledWorker("gradients", SimpleNamespace(address="tcp://a"), 3), "a worker ended too often: KilledWorker"),
-        (OSError(errno.ENOSPC, "No space left on device"), "a worker failed: OSError: .*No space left on device"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "the scheduler is lost"),
         (CommClosedError("in the middle"), "the scheduler is lost"),
     ],
@@ -410,9 +437,19 @@ def test_what_ends_the_gradients_of_workers_is_told_apart(error, said):
         cluster.each_there(Ending())(None, SHORT, training.initial(SHORT, 1, 10), [None])
 
 
-def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch):
+def test_an_error_of_the_system_on_a_worker_is_no_lost_scheduler(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "each_here", full)
+    with pytest.raises(cluster.ClusterError, match="a worker failed: OSError: .*No space left on device"):
+        cluster._gradients(SHORT, training.initial(SHORT, 1, 10), [])
+
+
+@pytest.mark.parametrize("error", [CommClosedError("in the middle"), AttributeError("of a closed client")])
+def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch, error):
     def nthreads():
-        raise CommClosedError("in the middle")
+        raise error
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     client = SimpleNamespace(nthreads=nthreads)
@@ -439,9 +476,10 @@ def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypat
     assert seen == {
         "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "4",
     }  # fmt: skip
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
-    with pytest.raises(cluster.ClusterError, match="NUMBA_NUM_THREADS: expected a whole number .* got 'many'"):
-        cluster._about()
+    for value in ("many", "0", "-1"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", value)
+        with pytest.raises(cluster.ClusterError, match=f"NUMBA_NUM_THREADS: expected a whole number .* got '{value}'"):
+            cluster._about()
 
 
 def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):
@@ -489,8 +527,11 @@ def test_several_processes_give_the_bits_of_one_and_a_killed_worker_loses_nothin
     grid = write_grid(tmp_path / "grid.toml", seed=[0, 1, 2], iterations=60, evaluate_every=3)
     killed = threading.Event()
 
+    def begun():
+        return list(scratch.rglob("antisymrnn-unfinished/*/checkpoint.npz"))
+
     def kill():
-        while len(list(scratch.rglob("antisymrnn-unfinished/*/checkpoint.npz"))) < 2:
+        while sum(not (path.parent / "summary.json").exists() for path in begun()) < 2:
             time.sleep(0.01)
         victim.send_signal(signal.SIGKILL)
         killed.set()
@@ -516,7 +557,7 @@ def test_several_processes_give_the_bits_of_one_and_a_killed_worker_loses_nothin
             tmp_path / "out" / record["folder"] / "metrics.jsonl"
         ).read_bytes()
     assert min(timed) < 60  # that of the killed worker went on from its checkpoint
-    assert not list(scratch.rglob("antisymrnn-unfinished/*/checkpoint.npz"))
+    assert not begun()
 
     with cluster.connected(0, address) as client:  # one worker is left
         assert len(client.nthreads()) == 1

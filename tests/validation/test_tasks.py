@@ -674,12 +674,12 @@ def test_an_archive_whose_headers_nest_too_deep(tmp_path, batches):
 
 
 def test_damage_of_an_archive_never_escapes_as_another_error(tmp_path, batches):
-    """One byte of the headers or of the end changed; gzip's checksum is put right, so that tarfile sees it."""
+    """One byte of the first two headers or of the end changed; gzip's checksum is right, so that tarfile sees it."""
     path = archive(tmp_path, honest(batches))
     whole, generator, refused = gzip.decompress(path.read_bytes()), np.random.default_rng(0), 0
     for _ in range(300):
         damaged = bytearray(whole)
-        damaged[int(generator.integers(512)) + int(generator.choice([0, 512]))] = int(generator.integers(256))
+        damaged[int(generator.integers(-1024, 1024))] = int(generator.integers(256))
         path.write_bytes(gzip.compress(bytes(damaged), 1))
         try:
             data.load_cifar(tmp_path, "train")

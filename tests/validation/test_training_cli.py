@@ -163,6 +163,11 @@ def test_the_command_that_goes_on_has_every_option_that_matters(run, tmp_path, m
     monkeypatch.setattr(runs, "train", interrupted)
     code, _, err = run("train", *TINY, "--output", tmp_path / "two words", "--keep")
     assert code == 130
+    assert "interrupted before anything was done; the same command begins\n" in err
+    for name in ("two words", "run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    code, _, err = run("train", *TINY, "--output", tmp_path / "two words", "--keep")
     assert f"go on with: antisymrnn train digits --output '{tmp_path}/two words' --resume --keep\n" in err
     monkeypatch.setattr(runs, "data_of", lambda *_: runs.Data(1, 10, np.zeros(10, int), np.zeros(10, int), None))
     code, _, err = run("train", "mnist", *TINY[1:], "--data", tmp_path, "--output", tmp_path / "run")

@@ -7,7 +7,6 @@ told by colour alone. Text in an SVG is made of paths: it looks the same whereve
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +65,7 @@ def series(k: int) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """A text from outside as matplotlib sets it: a ``$`` begins no formula, and what is not Unicode is escaped."""
-    return os.fsencode(text).decode(errors="backslashreplace").replace("$", r"\$")
+    return text.encode("utf-8", "surrogateescape").decode(errors="backslashreplace").replace("$", r"\$")
 
 
 def render(draw: Callable[[Figure], None], width: float, height: float) -> Drawing:

@@ -141,9 +141,13 @@ def train(
     except runs.RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
+        if not (folder / "config.json").exists():
+            print("antisymrnn train: interrupted before anything was done; the same command begins", file=sys.stderr)
+            return INTERRUPTED
         more = [] if data is None or task == "digits" else ["--data", str(data)]
         more += ["--keep"] if keep else []
         more += [] if workers is None else ["--workers", str(workers)]
+        more += [] if json is None else ["--json", str(json)]
         again = shlex.join(["antisymrnn", "train", task, "--output", str(folder), "--resume", *more])
         print(f"antisymrnn train: interrupted; go on with: {again}", file=sys.stderr)
         return INTERRUPTED

@@ -107,6 +107,9 @@ def _run(
     missing = results.missing(store, points)
     if len(missing) < len(points):
         print(f"{len(points) - len(missing)} of {len(points)} points have a result already")
+    scratch = None if scheduler else folder.resolve() / ".unfinished"
+    if scratch:
+        sweep.forget(results.settled(store), scratch)  # if the last one was killed
     if not missing:
         return
     data = data and data.resolve()
@@ -119,7 +122,6 @@ def _run(
             load_foreign(client.submit(sweep.check_here, missing, data, pure=False).result)
         names = _named(results.records(store, points))
         with _progress(len(missing), names, client) as progress:
-            scratch = None if scheduler else folder.resolve() / ".unfinished"
             sweep.run(client, missing, store, folder, data=data, scratch=scratch, progress=progress)
 
 
@@ -141,7 +143,7 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
     def line(point: Configuration, outcome: Result) -> str:
         trained = outcome.status == "done"
         said = f"validation accuracy {outcome.summary['validation_accuracy']:.2%}" if trained else outcome.error
-        return f"{label(point._asdict(), names)}: {said}"
+        return f"{label(point._asdict(), names)}: {said}" + (f" ({outcome.note})" if outcome.note else "")
 
     if not sys.stderr.isatty():
         yield lambda point, outcome: print(f"{next(done)} of {total}  {line(point, outcome)}", flush=True)
@@ -163,7 +165,7 @@ def _progress(total: int, names: list[str], client: Any) -> Iterator[Callable[[C
         def running(finished: int) -> str:
             try:
                 workers = sum(client.nthreads().values())
-            except OSError as error:
+            except (OSError, AttributeError) as error:  # the second of a client that has given up
                 raise cluster.lost(error) from None
             return f"{min(total - finished, workers)} running"
 

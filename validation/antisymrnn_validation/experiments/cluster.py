@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -68,8 +69,6 @@ def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
             except KilledWorker as error:
                 raise ClusterError(f"a worker ended too often: {reason(error)}; what was done is kept") from error
             except (OSError, CancelledError) as error:
-                if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
-                    raise ClusterError(f"a worker failed: {reason(error)}; what was done is kept") from error
                 raise lost(error) from error
 
     return each
@@ -87,7 +86,10 @@ def _gradients(
     configuration: Configuration, state: State, shards: Sequence[tuple[Array, Array, int]]
 ) -> Sequence[Gradient]:
     """The gradients of some shards, on a worker."""
-    return training.each_here(_backend(configuration.backend), configuration, state, shards)
+    try:
+        return training.each_here(_backend(configuration.backend), configuration, state, shards)
+    except OSError as error:  # the client takes one for a lost scheduler
+        raise ClusterError(f"a worker failed: {reason(error)}; what was done is kept") from error
 
 
 @contextmanager
@@ -96,8 +98,8 @@ def _local(workers: int) -> Iterator[Client]:
     if not 1 <= workers <= most:
         raise ClusterError(f"--workers: expected 1 to {most}, the processors of this machine, got {workers}")
     threads = {name: str(min(most // workers, _limit(name, most))) for name in THREAD_VARIABLES}
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     with (
-        _threads_as_before(),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -109,20 +111,11 @@ def _local(workers: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.run(_leave_interrupts)
-        yield client
-
-
-@contextmanager
-def _threads_as_before() -> Iterator[None]:
-    """Dask leaves limits of threads in the environment of the process that starts workers."""
-    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    try:
-        yield
-    finally:
-        for name in THREAD_VARIABLES:
+        for name in THREAD_VARIABLES:  # which dask leaves here, where it starts workers
             os.environ.pop(name, None)
         os.environ.update(before)
+        client.run(_leave_interrupts)
+        yield client
 
 
 @contextmanager
@@ -189,8 +182,10 @@ def _limit(name: str, most: int) -> int:
     """How many threads a variable of the environment allows, ``most`` where it is not set."""
     value = os.environ.get(name) or str(most)
     try:
-        return int(value.split(",")[0])
+        if (limit := int(value.split(",")[0])) < 1:
+            raise ValueError
     except ValueError:
         raise ClusterError(
-            f"{name}: expected a whole number in the environment of the workers, got {value!r}"
+            f"{name}: expected a whole number from 1 on {platform.node()}, got {value!r}; set it to 1, or unset it"
         ) from None
+    return limit

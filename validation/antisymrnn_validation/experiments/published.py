@@ -103,7 +103,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
     RunError
         If a recorded run lacks a file, holds something else, or bears on no cell.
     """
-    folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
+    folders = [path for path in sorted(folder.glob("[!.]*")) if path.is_dir()]  # .…: what a killed process left
     recorded = [(path, configuration_of(path), summary_of(path, "date")) for path in folders]
     for path, configuration, _ in recorded:
         _check_cell(path, configuration)
@@ -139,7 +139,7 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
     RunError
         If the run is not finished, lacks a file or bears on no cell, or one of this name is recorded already.
     ReportError
-        If it cannot be written; nothing of it is there then.
+        If it cannot be written.
     """
     configuration, summary = configuration_of(run), summary_of(run)
     _check_cell(run, configuration)

@@ -72,6 +72,8 @@ class Result(NamedTuple):
         Where it was trained.
     files : dict
         The folder of the run: contents by name.
+    note : str
+        What else the user should know; it is not kept.
     """
 
     status: str
@@ -80,6 +82,7 @@ class Result(NamedTuple):
     digest: str = ""
     worker: str = ""
     files: Mapping[str, bytes] = MappingProxyType({})
+    note: str = ""
 
 
 @contextlib.contextmanager
@@ -248,19 +251,14 @@ def over_seeds(records: Sequence[Record]) -> list[Record]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(record["fields"][name] for name in names), []).append(record)
-    found = []
-    for values, group in groups.items():
-        done = [record["summary"] for record in group if record["status"] == "done"]
-        whole = [summary for summary in done if summary["iterations_timed"] == summary["iterations"]]
-        found.append(
-            {
-                "fields": dict(zip(names, values, strict=True)),
-                "statuses": dict(Counter(record["status"] for record in group)),
-                **{name: _mean_and_spread([summary[name] for summary in done]) for name in NUMBERS},
-                "seconds": _mean_and_spread([summary["seconds"] for summary in whole]),
-            }
-        )
-    return found
+    return [
+        {
+            "fields": dict(zip(names, values, strict=True)),
+            "statuses": dict(Counter(record["status"] for record in group)),
+            **{name: _mean_and_spread(_values(name, group)) for name in NUMBERS},
+        }
+        for values, group in groups.items()
+    ]
 
 
 def table(title: str, groups: Sequence[Record]) -> Table:
@@ -324,6 +322,14 @@ def _told(number: dict[str, float | None], scale: float, form: str) -> str:
     if mean is None:
         return ""
     return f"{scale * mean:{form}}" + ("" if spread is None else f" ± {scale * spread:{form}}")
+
+
+def _values(name: str, group: Sequence[Record]) -> list[float]:
+    """A number of each point that is done; seconds only where they are of all its iterations."""
+    done = [record["summary"] for record in group if record["status"] == "done"]
+    if name == "seconds":
+        done = [summary for summary in done if summary["iterations_timed"] == summary["iterations"]]
+    return [summary[name] for summary in done]
 
 
 def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:

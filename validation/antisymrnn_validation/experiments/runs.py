@@ -16,7 +16,6 @@ import os
 import sqlite3
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
 from antisymrnn_validation import report
+from antisymrnn_validation.environment import environment
 from antisymrnn_validation.experiments import optimizers, tasks, training
 from antisymrnn_validation.experiments.training import Configuration, Gradient, State
 
@@ -39,13 +39,6 @@ YOUNGER = ("shards",)
 
 MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accuracy"}
 """What every record of ``metrics.jsonl`` has, beside the norm of the gradient and the learning rate."""
-
-
-_DAMAGED = (
-    OSError, ValueError, TypeError, EOFError, KeyError, MemoryError,
-    RuntimeError, zlib.error, zipfile.BadZipFile,  # RuntimeError: of zipfile, for a flag that says "encrypted"
-)  # fmt: skip
-"""What reading a checkpoint raises."""
 
 
 class RunError(ValueError):
@@ -135,7 +128,7 @@ def train(
         _check_folder(folder, configuration, resume)  # another process may have been faster
         new = not (folder / "config.json").exists()
         if new:
-            _write_environment(folder, 0)
+            report.write_json(folder / "environment.json", environment())
             report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
         for left in folder.rglob(report.TEMPORARY):  # by a killed process
             left.unlink()
@@ -148,7 +141,7 @@ def train(
         if ended and (folder / "summary.json").exists():
             return summary_of(folder)
         if not new:
-            _write_environment(folder, state.iteration)
+            _write_other_environment(folder, state.iteration)
         _truncate(metrics, state.iteration)
         learn, held_out = training.splits(configuration, len(data.train_labels))
         dtype = np.dtype(configuration.dtype)
@@ -303,11 +296,16 @@ def load(path: Path, configuration: Configuration, data: Data | None = None) -> 
         cannot be those of such a run.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
+        stream = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path}: expected a checkpoint, got nothing") from None
-    except _DAMAGED as error:
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        with zipfile.ZipFile(stream) as archive:  # which np.load reads too, but with a look at headers before checksums
+            arrays = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
+        content = {name: np.lib.format.read_array(array, allow_pickle=False) for name, array in arrays.items()}
+    except Exception as error:  # noqa: BLE001  zipfile and NumPy raise nearly anything
         raise RunError(f"{path}: expected a checkpoint, got a file that is cut off or damaged ({error})") from None
     version = str(content.get("version"))
     if version != str(VERSION):
@@ -464,20 +462,17 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
     return drawing.write(target, "curves", drawing.render(draw, 8.0, 3.2 + 0.12 * len(found)))
 
 
-def _write_environment(folder: Path, iteration: int) -> None:
-    """Write the environment of a session that begins at an iteration, if the one before it had another or none."""
-    from antisymrnn_validation.environment import environment
-
-    found = report.strict(environment())
+def _write_other_environment(folder: Path, iteration: int) -> None:
+    """Write the environment of a session that goes on from an iteration, unless the session before had the same."""
+    found, parts = environment(), ("versions", "machine")  # not the thread pools, which go by what is imported
     written = sorted(folder.glob("environment-*.json"))
-    last = written[-1] if written else folder / "environment.json"
     try:
-        if json.loads(last.read_text(encoding="utf-8")) == json.loads(json.dumps(found)):
+        before = json.loads((written[-1] if written else folder / "environment.json").read_text(encoding="utf-8"))
+        if all(before[part] == found[part] for part in parts):
             return
-    except (OSError, ValueError, RecursionError):  # not there, or damaged
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no such file any more, or damaged
         pass
-    name = "environment.json" if not last.exists() else f"environment-{iteration:06}.json"
-    report.write_json(folder / name, found)
+    report.write_json(folder / f"environment-{iteration:06}.json", found)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
-import logging
 import math
+import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -23,7 +23,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Client, as_completed, get_worker
+from dask.distributed import Client, as_completed, fire_and_forget, get_worker, wait
 
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.environment import reason
@@ -128,7 +128,7 @@ def run(
         If a result cannot be written.
     """
     futures = {client.submit(_train, point, data, scratch, pure=False): point for point in grid}
-    told = []
+    removals = []
     try:
         for future in as_completed(futures):
             point = futures.pop(future)
@@ -139,13 +139,28 @@ def run(
             except Exception as error:  # noqa: BLE001  of a backend, or of a worker that was lost too often: this point's result
                 outcome = Result("failed", error=reason(error))
             kept = results.keep(store, folder, point, outcome)
-            told.append(runs.fingerprint(point))
+            if outcome.files and scratch:
+                forget([runs.fingerprint(point)], scratch)
+            elif outcome.files:
+                where = {"workers": [outcome.worker], "allow_other_workers": True}
+                removals.append(client.submit(_forget_there, runs.fingerprint(point), pure=False, priority=1, **where))
+                fire_and_forget(removals[-1])
             progress(point, kept)
+        if removals:
+            with contextlib.suppress(OSError, CancelledError):  # late, or lost: what stays is in nobody's way
+                wait(removals, timeout=cluster.TIMEOUT)
     finally:
-        done = [*results.settled(store), *told]
         with contextlib.suppress(Exception):  # a scheduler that is lost
             client.cancel(list(futures))
-            client.run(_forget, done, scratch, on_error="ignore")  # what cannot be removed is in nobody's way
+
+
+def forget(fingerprints: Sequence[str], scratch: Path) -> None:
+    """Remove the folders of points whose results are kept from one of unfinished runs, unless a process is there."""
+    for fingerprint in fingerprints:
+        if (scratch / fingerprint).exists():
+            with contextlib.closing(runs.lock(scratch / f"{fingerprint}.lock")) as lock:
+                if lock.in_transaction:
+                    shutil.rmtree(scratch / fingerprint, ignore_errors=True)  # what stays is in nobody's way
 
 
 def _train(configuration: Configuration, data: Path | None, scratch: Path | None) -> Result:
@@ -164,28 +179,29 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
         return runs.train(folder, configuration, content, backend, resume=True, progress=unwanted, evaluating=unwanted)
 
     with _owned(_place(worker, scratch), runs.fingerprint(configuration)) as folder:
-        error, summary, leftover = "", {}, folder.exists()
+        error, summary, note, leftover = "", {}, "", folder.exists()
         try:
             try:
                 summary = trained()
             except runs.RunError as unusable:
                 if not leftover:
                     raise
-                logging.getLogger("distributed.worker").warning("%s; it begins anew", unusable)
-                shutil.rmtree(folder)
+                aside = folder.with_name(f"{folder.name}.unusable-{secrets.token_hex(4)}")
+                folder.rename(aside)
+                note = f"it began anew: {unusable}; that is {aside} now"
                 summary = trained()
         except training.Diverged as diverged:
             error = str(diverged)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
         digest = results.digest(folder, configuration)
-        return Result("diverged" if error else "done", summary, error, digest, worker.address, files)
+        return Result("diverged" if error else "done", summary, error, digest, worker.address, files, note)
 
 
 @contextlib.contextmanager
 def _owned(place: Path, name: str) -> Iterator[Path]:
     """The folder of a run, which may have a checkpoint, or a fresh one while another process is at that.
 
-    The former stays until :func:`_forget`, the fresh one is gone at the end. The lock is SQLite's: it ends with the
+    The former stays until :func:`forget`, the fresh one is gone at the end. The lock is SQLite's: it ends with the
     process that holds it; its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
@@ -197,14 +213,9 @@ def _owned(place: Path, name: str) -> Iterator[Path]:
         yield place / name
 
 
-def _forget(names: Sequence[str], scratch: Path | None, dask_worker: Any) -> None:
-    """Remove folders of runs whose results are kept, on a worker, but for those that a process is at."""
-    place = _place(dask_worker, scratch)
-    for name in names:
-        if (place / name).exists():
-            with contextlib.closing(runs.lock(place / f"{name}.lock")) as lock:
-                if lock.in_transaction:
-                    shutil.rmtree(place / name, ignore_errors=True)  # another worker may have been faster
+def _forget_there(fingerprint: str) -> None:
+    """:func:`forget` on a worker."""
+    forget([fingerprint], _place(get_worker(), None))
 
 
 def _place(worker: Any, scratch: Path | None) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,22 @@ def test_a_gated_run_of_the_ablations_size_is_not_the_ablation(finished, tmp_pat
                 published.decide(tmp_path)
         else:
             assert [record["name"] for record in published.decide(tmp_path) if record["runs"]] == [cell]
+
+
+def test_the_defaults_of_a_task_are_those_of_the_tables():
+    for cell in published.CELLS:
+        usual = training.usual(cell.task)
+        assert (usual.iterations, usual.batch) == (cell.iterations, cell.batch)
+        assert cell.unconstrained or usual.units == cell.units
+
+
+def test_the_date_is_that_of_the_end_of_a_run(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    end = datetime(2001, 2, 3, 23, 30, tzinfo=UTC).timestamp()
+    os.utime(run / "summary.json", (end, end))
+    kept = published.record(run, tmp_path / "kept")
+    assert json.loads((kept / "summary.json").read_text())["date"] == "2001-02-03"
 
 
 @pytest.mark.parametrize("changed", [{"task": "digits"}, {"units": 64}, {"full": True}])

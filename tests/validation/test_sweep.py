@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dask.distributed import KilledWorker
+from dask.distributed import Client, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
 from matplotlib.figure import Figure
 
@@ -194,6 +196,23 @@ def test_the_table_and_the_figure_tell_each_number_under_its_name(tmp_path, monk
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("step_size", "test accuracy, %")
 
 
+def test_the_figure_goes_along_the_longest_field_with_the_spread_over_seeds(tmp_path, monkeypatch):
+    found = []
+    for step_size, units, seed in itertools.product((0.1, 0.2, 0.3), (8, 9), (0, 1)):
+        numbers = dict.fromkeys(results.NUMBERS, 0.5 + 0.2 * seed) | dict.fromkeys(results.COUNTS, 10)
+        fields = SHORT._replace(step_size=step_size, units=units, seed=seed)._asdict()
+        found.append({"fields": fields, "status": "done", "summary": numbers})
+    figure = Figure()
+    monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
+    results.write_figure(tmp_path, "title", results.over_seeds(found))
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "step_size"
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["units 8", "units 9"]
+    for _, _, (bars,) in axis.containers:
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, [[60 - 100 * 0.02**0.5, 60 + 100 * 0.02**0.5]] * 3)
+
+
 def test_the_digest_is_of_every_parameter(tmp_path):
     state, found = training.initial(SHORT, 1, 10), set()
     above = np.triu(np.ones((8, 8), np.float32), 1)
@@ -223,6 +242,56 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
         assert (third / "file").exists()  # until its result is kept
     sweep.forget(["run", "another"], tmp_path)
     assert not first.exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys):
+    @contextlib.contextmanager
+    def here(*_):
+        with (
+            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as made,
+            Client(made) as client,
+        ):
+            yield client
+
+    monkeypatch.setattr(cluster, "connected", here)
+    output, grid = tmp_path / "out", write_grid(tmp_path / "grid.toml")
+    (point,) = sweep.read_grid(grid)
+    taken = output / f"digits-{runs.fingerprint(point)[:16]}"
+    taken.mkdir(parents=True)
+    (taken / "checkpoint.npz").write_bytes(b"damaged")
+    code, out, _ = run(capsys, grid, "--output", output)
+    assert code == 1
+    assert re.search(r"^failed: seed 0: .*checkpoint.npz: expected a checkpoint", out, re.MULTILINE)
+    assert "1 points: 1 failed" in out.splitlines()[-1]
+    assert not (output / ".unfinished" / runs.fingerprint(point)).exists()
+    shutil.rmtree(taken)
+    code, out, _ = run(capsys, grid, "--output", output)
+    assert code == 0
+    assert "1 points: 1 done" in out.splitlines()[-1]
+    with results.open_store(output / results.FILE, create=False) as store:
+        (record,) = results.records(store, [point])
+    assert (record["error"], record["digest"]) == ("", results.digest(taken, point))
+
+
+def test_every_task_is_loaded_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+    monkeypatch.setattr(cluster, "connected", lambda *_: pytest.fail("it began"))
+    grid = write_grid(tmp_path / "grid.toml", task=["digits", "mnist"])
+    code, _, err = run(capsys, grid, "--output", tmp_path / "out")
+    assert code == 2
+    assert "mnist: expected a folder with the MNIST files, got none" in err
+
+
+def test_data_are_told_to_workers_by_a_name_that_holds_everywhere(tmp_path, monkeypatch, capsys):
+    seen = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "check_here", lambda *_: None)
+    monkeypatch.setattr(sweep, "run", lambda *_, **options: seen.update(options))
+    monkeypatch.setattr(cluster, "connected", lambda *_: contextlib.nullcontext())
+    code, _, _ = run(capsys, write_grid(tmp_path / "grid.toml"), "--output", "out", "--data", "files")
+    assert code == 0
+    assert seen["data"] == (tmp_path / "files").resolve()
 
 
 def test_a_point_that_failed_keeps_what_it_has(tmp_path, monkeypatch):
@@ -455,6 +524,47 @@ def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch, error):
     client = SimpleNamespace(nthreads=nthreads)
     with pytest.raises(cluster.ClusterError, match="the scheduler is lost"), sweeping._progress(1, ["seed"], client):
         pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({"NUMBA": 1, "OMP": 2}, 2),
+        ({"NUMBA": 3, "OMP": 2}, 3),
+        ({"NUMBA": 1, "OMP": 2, "OPENBLAS": 4}, 4),
+        ({"NUMBA": 1}, 8),
+    ],
+)
+def test_threads_of_a_worker_are_the_most_that_it_may_take(monkeypatch, limits, most):
+    monkeypatch.setattr(cluster, "processors", lambda: 8)
+    for name in ("NUMBA", "OMP", "OPENBLAS"):
+        monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
+    for name, value in limits.items():
+        monkeypatch.setenv(f"{name}_NUM_THREADS", str(value))
+    assert cluster._about()[1:] == (8, most)
+
+
+def test_a_scheduler_to_which_no_worker_comes(monkeypatch):
+    class Client(contextlib.nullcontext):
+        def __init__(self, *_, timeout):
+            assert timeout == cluster.TIMEOUT
+            super().__init__(self)
+
+        def wait_for_workers(self, n, *, timeout):
+            assert (n, timeout) == (1, cluster.TIMEOUT)
+            raise TimeoutError
+
+    monkeypatch.setattr(cluster, "Client", Client)
+    with (
+        pytest.raises(cluster.ClusterError, match="no worker came to tcp://a:1 within"),
+        cluster.connected(0, "tcp://a:1"),
+    ):
+        pass
+
+
+def test_workers_leave_interrupts_to_the_client():
+    with cluster.connected(1, None) as client:
+        assert all(client.run(lambda: signal.getsignal(signal.SIGINT) is signal.SIG_IGN).values())
 
 
 def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypatch):

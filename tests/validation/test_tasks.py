@@ -790,6 +790,16 @@ def test_no_mirror_has_it(server, tmp_path, way, words):
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == left
 
 
+def test_every_task_has_its_files_and_mirrors(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(downloading, "_from_any", lambda bases, target, _: asked.append((bases, target)))
+    for name, kind in (("cifar", "cifar10"), ("noise-padded", "cifar10"), ("mnist", "mnist"), ("pmnist", "mnist")):
+        asked.clear()
+        paths = downloading.download(name, tmp_path)
+        assert asked == [(downloading.MIRRORS[kind], path) for path in paths]
+        assert paths == [tmp_path / kind / file for file in downloading.FILES[kind]]
+
+
 def test_a_download_goes_on_where_it_broke_off(server, tmp_path):
     server.ways["bad"] = "cut"
     with pytest.raises(DataError):

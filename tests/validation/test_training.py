@@ -1,6 +1,5 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
-import contextlib
 import errno
 import io
 import itertools
@@ -16,9 +15,10 @@ import zipfile
 import numpy as np
 import pytest
 import threadpoolctl
+from matplotlib.figure import Figure
 
-from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli, environment, report
+from antisymrnn_ref import load_backend, readout
+from antisymrnn_validation import cli, drawing, environment, report
 from antisymrnn_validation.experiments import downloading, optimizers, runs, training
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
@@ -194,6 +194,110 @@ def stepped_by(configuration, *values):
     return [slot for (slot,) in changed.slots], measured["norm"]
 
 
+@pytest.mark.parametrize("cell", training.CELLS)
+def test_sigma_w_scales_W_alone(cell):
+    one, four = (training.initial(SMALL._replace(cell=cell, sigma_w=value), 2, 2).cell for value in (1.0, 4.0))
+    np.testing.assert_array_equal(four.W, 4 * one.W)
+    np.testing.assert_array_equal(four.V, one.V)
+
+
+def stepped_by_ones(configuration, **changed):
+    state = training.initial(configuration, 2, 2)._replace(**changed)
+    found = [training.Gradient(0.0, 0, tuple(np.ones_like(array) for array in (*state.cell, *state.layer)))]
+    x, labels = np.zeros((6, 1, 2), np.float32), np.zeros(1, int)
+    return training.step(None, configuration, state, x, labels, each=lambda *_: found)
+
+
+def test_a_step_has_the_momentum_and_tells_the_rate_of_its_configuration():
+    configuration = SMALL._replace(optimizer="sgd", momentum=0.25)
+    slots = stepped_by_ones(configuration)[0].slots
+    state, _ = stepped_by_ones(configuration, slots=slots)
+    assert all((slot == 1.25).all() for (slot,) in state.slots)
+    configuration = SMALL._replace(schedule="step", learning_rate=0.5, iterations=4)
+    rates = [stepped_by_ones(configuration, iteration=k)[1]["rate"] for k in range(4)]
+    assert rates == pytest.approx([0.5, 0.5, 0.05, 0.005])
+
+
+@pytest.mark.parametrize("cell", training.CELLS)
+def test_a_gradient_is_that_of_the_specification_at_this_step_size_and_diffusion(cell):
+    configuration = SMALL._replace(cell=cell, step_size=0.3, diffusion=0.2)
+    state, specification = training.initial(configuration, 2, 2), load_backend("numpy")
+    x, labels = np.random.default_rng(0).standard_normal((6, 4, 2), dtype=np.float32), np.arange(4) % 2
+    module, constants = getattr(specification, cell), {"step_size": 0.3, "diffusion": 0.2}
+    trajectory = module.forward(state.cell, x, np.zeros((4, 8), np.float32), **constants)
+    loss = readout.cross_entropy(state.layer, trajectory.h[-1], labels)
+    found = training.gradient(specification, configuration, state, x, labels, 4)
+    assert found.loss == loss.value
+    wanted = module.backward(state.cell, x, trajectory, loss.h, **constants).parameters
+    np.testing.assert_array_equal(found.arrays[0], np.triu(wanted.W, 1))
+    np.testing.assert_array_equal(found.arrays[1], wanted.V)
+
+
+def test_a_batch_beyond_the_training_set_is_all_of_it():
+    learn, _ = training.splits(SMALL, 100)
+    batches = [training.batch_indices(SMALL._replace(batch=1000), learn, k) for k in (0, 1)]
+    assert [sorted(batch) for batch in batches] == [learn.tolist()] * 2
+    assert batches[0].tolist() != batches[1].tolist()
+
+
+@pytest.mark.parametrize(("part", "count"), [(1e-6, 1), (1 - 1e-9, 99), (0.1, 10)])
+def test_neither_part_of_the_training_set_is_empty(part, count):
+    learn, held_out = training.splits(SMALL._replace(validation=part), 100)
+    assert (len(learn), len(held_out)) == (100 - count, count)
+
+
+def test_no_two_purposes_draw_from_one_stream(monkeypatch):
+    keys, before = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(key) or before(key))
+    training._permutation.cache_clear()
+    state = training.initial(SMALL, 2, 2)
+    learn, _ = training.splits(SMALL, 100)
+    for k in (0, 5):  # of two epochs
+        training.batch_indices(SMALL, learn, k)
+    for k in range(300):
+        training.batch_noise(SMALL, k)
+    for split in training.SPLITS:  # two blocks of samples each
+        training.evaluate(
+            load_backend("numpy"),
+            SMALL,
+            state,
+            split,
+            lambda a, b, _: np.zeros((2, b - a, 2), "f4"),
+            np.zeros(300, int),
+        )
+    assert len(keys) == 1 + 1 + 2 + 300 + 4
+    assert len(set(keys)) == len(keys)
+
+
+def test_each_split_is_evaluated_on_its_labels():
+    def zeros(_, indices, dtype, __):  # so that every logit is 0 and the answer is class 0
+        return np.zeros((6, len(indices), 2), dtype)
+
+    data = runs.Data(2, 2, np.zeros(20, int), np.ones(20, int), zeros)
+    state, backend = training.initial(SMALL, 2, 2), load_backend("numpy")
+    found = [runs.evaluate(SMALL, data, backend, state, split, np.arange(20))[1] for split in ("train", "test")]
+    assert found == [1, 0]
+
+
+def test_the_summary_is_of_the_best_state(tmp_path):
+    data, backend = tiny(), load_backend("numpy")
+    data = data._replace(test_labels=1 - data.test_labels)  # so that the accuracies are apart
+    summary = runs.train(tmp_path, SMALL, data, backend)
+    best = max(runs.metrics_of(tmp_path), key=lambda record: record["validation_accuracy"])
+    assert (summary["validation_accuracy"], summary["best_iteration"]) == (
+        best["validation_accuracy"],
+        best["iteration"],
+    )
+    everything = np.arange(100)
+    of_best, of_last = (
+        runs.evaluate(SMALL, data, backend, runs.load(tmp_path / name, SMALL), "test", everything)
+        for name in ("best.npz", "checkpoint.npz")
+    )
+    assert (summary["test_loss"], summary["test_accuracy"]) == of_best
+    assert of_best != of_last
+    assert summary["test_accuracy"] < 0.3
+
+
 def test_shards_are_added_from_the_first_on():
     velocities, _ = stepped_by(SMALL, 2.0**24, 1.0, 1.0)
     assert all((velocity == 2.0**24).all() for velocity in velocities)  # from the last on it is 2 more
@@ -245,6 +349,35 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         assert (killed / name).is_file()
 
 
+@pytest.mark.parametrize("after", range(1, 6))
+def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, monkeypatch, after):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole, keep=True)
+    count, save = itertools.count(1), runs.save
+
+    def last(*arguments):
+        save(*arguments)
+        if next(count) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "save", last)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, keep=True)
+    train(killed, resume=True, keep=True)
+    for name in ("checkpoint.npz", "best.npz", "checkpoints/000005.npz"):
+        assert same(whole / name, killed / name)
+    assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(runs.RunError, match="got other files"):
+            train(tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
     short = SMALL._replace(iterations=5)
     train(tmp_path, short)
@@ -274,6 +407,8 @@ def _edited(name, value):
         (_edited("iteration", "zwei"), "expected 0 ≤ best_iteration"),
         (_edited("iteration", np.array([1, 2])), "expected one iteration, best and best_iteration"),
         (_edited("best_iteration", 61), "expected 0 ≤ best_iteration"),
+        (_edited("best_iteration", 5), "expected 0 ≤ best_iteration"),  # behind iteration 0
+        (lambda content: content | {"slot_0_1": content["slot_0_1"] + math.nan}, "finite numbers in W"),
         (_edited("best", math.nan), "expected 0 ≤ best_iteration"),
     ],
 )
@@ -371,17 +506,21 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path, monkeypatc
     assert runs.configuration_of(tmp_path) == other
 
 
-def test_a_session_in_another_environment_is_told(tmp_path, monkeypatch):
-    def stopped(k, _):
-        if k == 7:
-            raise KeyboardInterrupt
+def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, monkeypatch):
+    def stopped(session):
+        def progress(k, _):
+            if k == 5 * session + 7:
+                raise KeyboardInterrupt
 
-    for session, processor in enumerate(("one", "one", "two")):
+        return progress
+
+    for session, processor in enumerate(("one", "two", "three", "three", "one")):
         monkeypatch.setattr(environment, "_processor", lambda name=processor: name)
-        with contextlib.suppress(KeyboardInterrupt):
-            train(tmp_path, resume=session > 0, progress=stopped if session < 2 else lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, resume=session > 0, progress=stopped(session))
     found = {path.name: json.loads(path.read_text())["machine"]["processor"] for path in tmp_path.glob("environment*")}
-    assert found == {"environment.json": "one", "environment-000005.json": "two"}
+    names = {f"environment{at}.json" for at in ("", "-000005", "-000010", "-000020")}
+    assert found == dict(zip(sorted(names), ("two", "three", "one", "one"), strict=True))
 
 
 def test_a_folder_that_is_trained_in_is_refused(tmp_path):
@@ -412,6 +551,21 @@ def test_curves_tell_runs_of_any_name_apart(tmp_path):
     assert runs.labels(folders[:2]) == [str(folder) for folder in folders[:2]]
     assert runs.labels([tmp_path / "_hidden", tmp_path / os.fsdecode(b"\xff")]) == [" _hidden", "\\xff"]
     assert [path.name for path in runs.write_curves(tmp_path, folders)] == ["curves.png", "curves.svg"]
+
+
+def test_curves_are_of_the_validation_and_thin_of_the_batches(tmp_path, monkeypatch):
+    train(tmp_path, SMALL._replace(iterations=10))
+    figure = Figure()
+    monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
+    runs.write_curves(tmp_path, [tmp_path])
+    records = runs.metrics_of(tmp_path)
+    for axis, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
+        bold, thin = axis.lines
+        assert bold.get_xdata().tolist() == [5, 10]
+        assert bold.get_ydata().tolist() == [record[f"validation_{quantity}"] for record in records]
+        assert thin.get_ydata().tolist() == [record[quantity] for record in records]
+        assert bold.get_label() == tmp_path.name
+        assert bold.get_linewidth() > thin.get_linewidth()
 
 
 def test_equal_configurations_have_one_fingerprint():
@@ -538,6 +692,8 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", "128", "units: expected a whole number, got '128'"),
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
+        ("seed", -1, "seed: expected at least 0, got -1"),
+        ("patience", -1, "patience: expected at least 0, got -1"),
         ("step_size", math.nan, "step_size: expected a finite number of at least 0 in float32, got nan"),
         ("step_size", 0.0, "step_size: expected more than 0 in float32, got 0"),
         ("step_size", 1e-60, "step_size: expected more than 0 in float32, got 1e-60"),
@@ -681,6 +837,15 @@ def test_a_finished_run_stays_as_it_is_and_what_a_kill_left_is_gone(tmp_path):
     (tmp_path / "summary.json").unlink()  # killed before the end
     again = train(tmp_path, SMALL._replace(iterations=5), resume=True)
     assert (again["test_loss"], again["iterations_timed"]) == (summary["test_loss"], 0)
+
+
+def test_what_a_kill_left_among_the_kept_states_is_gone(tmp_path):
+    short = SMALL._replace(iterations=5)
+    train(tmp_path, short, keep=True)
+    left = tmp_path / "checkpoints" / report.TEMPORARY.replace("*", "0123456789abcdef")
+    left.touch()
+    train(tmp_path, short, resume=True)
+    assert not left.exists()
 
 
 def test_an_evaluation_has_the_noise_of_its_split_the_same_every_time():

@@ -1,5 +1,6 @@
 """The commands train, evaluate and curves: what they print, their exit codes, what they leave in a folder."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import pytest
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import experiments
 from antisymrnn_validation.comparison import peers, training_speed
-from antisymrnn_validation.experiments import runs, training
+from antisymrnn_validation.experiments import cluster, runs, training
 
 # the child of a shell's background job ignores Ctrl-C unless it is told otherwise
 INTERRUPTIBLE = """
@@ -173,6 +175,41 @@ def test_the_command_that_goes_on_has_every_option_that_matters(run, tmp_path, m
     code, _, err = run("train", "mnist", *TINY[1:], "--data", tmp_path, "--output", tmp_path / "run")
     assert code == 130
     assert f"antisymrnn train mnist --output {tmp_path}/run --resume --data {tmp_path}\n" in err
+
+
+def test_the_command_that_goes_on_has_the_workers(run, tmp_path, monkeypatch):
+    def interrupted(folder, *_, **__):
+        folder.mkdir()
+        (folder / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", interrupted)
+    client = SimpleNamespace(nthreads=dict)
+    monkeypatch.setattr(cluster, "connected", lambda *_: contextlib.nullcontext(client))
+    report = tmp_path / "report.json"
+    options = ("--shards", "2", "--workers", "2", "--json", report)
+    code, _, err = run("train", *TINY, "--output", tmp_path / "run", *options)
+    assert code == 130
+    assert f"antisymrnn train digits --output {tmp_path}/run --resume --workers 2 --json {report}\n" in err
+
+
+def test_the_last_lines_say_what_was_timed_and_whether_the_run_is_finished(run, folder):
+    _, out, _ = run("train", *TINY, "--output", folder.with_name("other"))
+    assert re.search(r", \d+\.\d s$", out.splitlines()[-1])
+    assert run("evaluate", folder)[1].rstrip().endswith(" of 4")
+    (folder / "summary.json").unlink()
+    assert run("evaluate", folder)[1].rstrip().endswith(" of 4, of a run that is not finished")
+    _, out, _ = run("train", *TINY, "--output", folder, "--resume")
+    assert re.search(r", 0\.\d s for the last 0 iterations$", out.splitlines()[-1])
+
+
+def test_the_last_step_is_told_too(capsys):
+    data = runs.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)
+    configuration = training.Configuration("digits", iterations=3, evaluate_every=2)
+    with experiments._progress(configuration, data) as (stepped, _):
+        for k in (1, 2, 3):
+            stepped(k, {"loss": 1.0, "accuracy": 0.5})
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["2", "3"]
 
 
 def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monkeypatch):

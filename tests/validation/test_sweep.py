@@ -572,7 +572,7 @@ def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert [cluster._limit(f"{name}_NUM_THREADS", 8) for name in ("NUMBA", "OMP", "OPENBLAS")] == [1, 2, 8]
+    assert [cluster._limit(f"{name}_NUM_THREADS", 8) for name in ("NUMBA", "OMP", "OPENBLAS")] == [1, 2, 2]
     monkeypatch.setattr(cluster, "processors", lambda: 8)
     seen = {}
 
@@ -584,7 +584,7 @@ def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypat
     with pytest.raises(KeyboardInterrupt), cluster.connected(2, None):
         pass
     assert seen == {
-        "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "4",
+        "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2",
     }  # fmt: skip
     for value in ("many", "0", "-1"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", value)

@@ -247,16 +247,12 @@ def _download(name: str, folder: Path | None) -> None:
     from antisymrnn_validation.experiments.data import DataError
 
     try:
-        runs.data_of(name, folder)
-        return
-    except DataError:
-        pass
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if folder is None:
-        raise UsageError("--download: expected --data DIR too, the folder to put the files in")
-    try:
-        downloading.download(name, folder)
+        try:
+            runs.data_of(name, folder)
+        except DataError as error:
+            if folder is None:
+                raise UsageError("--download: expected --data DIR too, the folder to put the files in") from error
+            downloading.download(name, folder)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -174,12 +174,13 @@ def _check(client: Client) -> None:
 def _about() -> tuple[dict[str, str], int, int]:
     """Versions, processors and the threads that a backend may take, in a worker."""
     most = processors()
-    blas = _limit("OPENBLAS_NUM_THREADS", _limit("OMP_NUM_THREADS", most))
-    return versions(), most, max(blas, _limit("NUMBA_NUM_THREADS", most))
+    return versions(), most, max(_limit(name, most) for name in ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"))
 
 
 def _limit(name: str, most: int) -> int:
-    """How many threads a variable of the environment allows, ``most`` where it is not set."""
+    """How many threads a variable of the environment allows, or OMP's in its place to a BLAS; ``most`` without any."""
+    if not os.environ.get(name) and name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        name = "OMP_NUM_THREADS"
     value = os.environ.get(name) or str(most)
     try:
         if (limit := int(value.split(",")[0])) < 1:

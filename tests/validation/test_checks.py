@@ -6,6 +6,7 @@ import functools
 import importlib
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,17 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
+from antisymrnn_validation.conformance import checks
 from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case, swept_cases
 from antisymrnn_validation.conformance.checks import (
     BrokenPromise,
+    Check,
     Promise,
+    Result,
     _concurrent_calls,
+    _errors,
+    _inputs_untouched,
     _memory,
+    _neighbours_to_rounding,
+    _require_same_bits,
     _thread_counts,
     _written_outputs,
     certify,
@@ -33,6 +42,7 @@ from antisymrnn_validation.conformance.checks import (
     promises,
     run,
 )
+from antisymrnn_validation.theory.oracles import enclose
 
 # bad calls need sizes that differ pairwise, which the checks give them; signatures do not depend on the case
 PROMISES = {
@@ -59,6 +69,19 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+def a_case(seed: int = 101, **options: object) -> Case:
+    return random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=seed, **options)
+
+
+def copied(**replaced: object) -> ModuleType:
+    """The specification under another name, with functions of its ungated cell replaced."""
+    module, right = ModuleType("mine"), antisymrnn_ref.antisymmetric
+    module.asarray, module.to_numpy = antisymrnn_ref.asarray, antisymrnn_ref.to_numpy
+    module.antisymmetric = SimpleNamespace(**({"forward": right.forward, "backward": right.backward} | replaced))
+    module.gated = antisymrnn_ref.gated
+    return module
+
+
 @pytest.mark.parametrize("promise", PROMISES.values(), ids=PROMISES)
 @settings(max_examples=40)
 @given(case=cases())
@@ -73,6 +96,13 @@ def test_the_specification_agrees_with_the_certified_truth(case: Case) -> None:
     result = certify("numpy", case).run(antisymrnn_ref)
     assert result.status == "passed", result.detail
     assert set(result.errors) == {"h", *case.parameters._fields, "x", "h0", "step_size", "diffusion"}
+
+
+def test_a_truth_that_contradicts_the_product_rule_certifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "tangent_identity", lambda *_: (arb(1), arb(2)))
+    result = certify("mine", a_case(seed=8080)).run(antisymrnn_ref)  # a case that no other test has a truth of
+    assert result.status == "not applicable"
+    assert "contradict the product rule" in result.detail
 
 
 def test_every_check_of_the_specification_passes() -> None:
@@ -92,7 +122,7 @@ def test_the_bits_are_compared_across_thread_counts(tmp_path: Path, monkeypatch:
         "    return trajectory._replace(h=trajectory.h * (1 + 1e-15 * (os.environ.get('NUMBA_NUM_THREADS') == '3')))\n"
         "antisymmetric = types.SimpleNamespace(forward=forward, backward=right.backward)\n"
     )
-    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101)
+    case = a_case()
     monkeypatch.syspath_prepend(tmp_path)
     for name, source, status in (("honest_threads", honest, "passed"), ("moved_threads", moved, "failed")):
         (tmp_path / f"{name}.py").write_text(source)
@@ -116,6 +146,18 @@ def test_memory_that_grows_with_the_length_is_seen() -> None:
     assert make_check(_memory, case).run(hoarder).detail.startswith("keep_every=32: 1")
 
 
+def test_half_of_plain_storage_is_too_much_memory() -> None:
+    hoard = []
+
+    def forward(parameters: object, x: np.ndarray, h0: np.ndarray, **options: object) -> object:
+        hoard.append(np.ones((len(x) // 2, *h0.shape)))
+        return antisymrnn_ref.antisymmetric.forward(parameters, x, h0, **options)
+
+    result = make_check(_memory, a_case()).run(copied(forward=forward))
+    assert result.status == "failed"
+    assert result.detail.startswith("keep_every=32: ")
+
+
 def test_the_tolerance_is_measured_and_small() -> None:
     seen = set()
     for case in generic_cases():
@@ -128,6 +170,30 @@ def test_the_tolerance_is_measured_and_small() -> None:
             assert error.tolerance <= ulps * np.finfo(case.dtype).eps, (case.name, name)
             seen.add(error.tolerance)
     assert len(seen) > 200
+
+
+def test_the_specification_is_measured_without_itself_and_others_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = checks._reference
+
+    def useless(pickled: bytes) -> object:
+        truth, specification, perturbed = right(pickled)
+        return truth, dict.fromkeys(specification, 1.0), perturbed
+
+    monkeypatch.setattr(checks, "_reference", useless)
+    for what in ("last state", "every state", "accuracy"):
+        own, other = (certify(name, a_case(), what=what).run(antisymrnn_ref).errors for name in ("numpy", "other"))
+        assert own
+        for name, entry in own.items():
+            # what is counted of the specification's error is at most FACTOR times that of the perturbed runs
+            assert other[name].reference == pytest.approx(8 * entry.reference), (what, name)
+
+
+def test_a_tolerance_is_eight_references_or_four_ulp_of_the_terms() -> None:
+    for dtype in ("float32", "float64"):
+        case = a_case(dtype=dtype)
+        truth, eps = enclose(case).arrays, float(np.finfo(dtype).eps)
+        for name, entry in measure(run(antisymrnn_ref, case), case).items():
+            assert entry.tolerance == pytest.approx(max(8 * entry.reference, 4 * eps * truth[name].condition)), name
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -146,7 +212,7 @@ def test_denormal_gradients_are_judged_and_must_not_be_flushed(cell: str, dtype:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["h", "W", "V", "b", "x", "h0", "step_size", "diffusion"])
 def test_a_small_error_in_any_one_array_is_seen(name: str, dtype: type) -> None:
-    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101, dtype=dtype)
+    case = a_case(dtype=dtype)
     arrays = run(antisymrnn_ref, case)
     tolerance = measure(arrays, case)[name].tolerance
     arrays[name] = arrays[name].copy()
@@ -156,9 +222,33 @@ def test_a_small_error_in_any_one_array_is_seen(name: str, dtype: type) -> None:
         measure(arrays, case)
 
 
+def test_an_array_that_is_not_there_is_a_failure() -> None:
+    arrays = run(antisymrnn_ref, a_case())
+    for name in arrays.keys() - {"x"}:
+        with pytest.raises(KeyError, match=name):
+            measure({other: array for other, array in arrays.items() if other != name}, a_case())
+    backend = wrapped(copied(), "backward", lambda gradients: gradients._replace(step_size=None))
+    assert certify("mine", a_case()).run(backend).status == "failed"
+
+
 def test_fast_backends_are_held_to_bits() -> None:
     names = {promise.__name__ for promise in promises("anything else")}
     assert {"_neighbours", "_nan_column"} <= names
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (np.array([0.0]), np.array([-0.0])),
+        (np.array([1.0], np.float32), np.array([1.0])),
+        (np.array([[1.0]]), np.array([1.0])),
+        (np.array([1.0]), np.array([np.nextafter(1.0, 2)])),
+    ],
+)
+def test_the_same_bits_are_the_same_bits(got: np.ndarray, expected: np.ndarray) -> None:
+    _require_same_bits("h", expected, expected.copy())
+    with pytest.raises(BrokenPromise, match="h: expected the same bits"):
+        _require_same_bits("h", got, expected)
 
 
 def test_whatever_a_backend_raises_is_its_failure() -> None:
@@ -167,6 +257,40 @@ def test_whatever_a_backend_raises_is_its_failure() -> None:
     results = [check.run(broken) for check in iter_checks("broken", quick=True)]
     assert {result.check for result in results if result.status != "failed"} <= {"conversion", "thread counts"}
     assert all("AttributeError" in result.detail for result in results if result.status == "failed")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda error: error, lambda error: type(error)("no"), lambda error: RuntimeError(str(error))],
+    ids=["as promised", "other words", "another type"],
+)
+def test_the_type_and_the_words_of_an_error_are_both_asked_for(change: object, request: pytest.FixtureRequest) -> None:
+    def told(function: object) -> object:
+        @functools.wraps(function)
+        def called(*arguments: object, **options: object) -> object:
+            try:
+                return function(*arguments, **options)
+            except (TypeError, ValueError) as error:
+                raise change(error) from None
+
+        return called
+
+    right = antisymrnn_ref.antisymmetric
+    backend = copied(forward=told(right.forward), backward=told(right.backward))
+    expected = "passed" if "as promised" in request.node.name else "failed"
+    assert make_check(_errors, a_case()).run(backend).status == expected
+
+
+def test_a_backend_that_warns_fails_and_other_code_may_warn() -> None:
+    def change(trajectory: Any) -> Any:
+        warnings.warn("overflow", RuntimeWarning, stacklevel=2)
+        return trajectory
+
+    backend = wrapped(copied(), "forward", change)
+    result = certify("mine", a_case()).run(backend)
+    assert result.status == "failed"
+    assert result.detail.startswith("raised RuntimeWarning: overflow")
+    assert certify("mine", a_case(), features=frozenset({"gradients"})).run(backend).status == "passed"
 
 
 def one_column_at_a_time(cell: str) -> SimpleNamespace:
@@ -256,6 +380,18 @@ def test_a_nan_that_moves_a_bit_of_its_neighbour_is_seen() -> None:
     assert failed(wrapped(honest_backend(), "forward", change)) == {"nan column"}
 
 
+def test_a_column_may_be_moved_by_rounding_alone() -> None:
+    tolerance = measure(run(antisymrnn_ref, a_case()), a_case())["h"].tolerance
+    for factor, status in ((0.5, "passed"), (10.0, "failed")):
+
+        def change(trajectory: Any, factor: float = factor) -> Any:
+            h = trajectory.h
+            return trajectory._replace(h=h * (1 + factor * tolerance)) if h.shape[1] == 1 else trajectory
+
+        result = make_check(_neighbours_to_rounding, a_case()).run(wrapped(copied(), "forward", change))
+        assert result.status == status, result.detail
+
+
 @pytest.mark.parametrize(
     ("field", "change"),
     [
@@ -273,8 +409,8 @@ def test_results_of_another_type_or_shape_are_seen(field: str, change: Callable[
             return gradients._replace(**{field: change(gradients)})
         return gradients._replace(parameters=gradients.parameters._replace(**{field: change(gradients)}))
 
-    checks = failed(wrapped(honest_backend(), "backward", changed))
-    assert ("accuracy" if field == "W" else "result types") in checks
+    names = failed(wrapped(honest_backend(), "backward", changed))
+    assert ("accuracy" if field == "W" else "result types") in names
 
 
 @pytest.mark.parametrize(
@@ -332,10 +468,24 @@ def test_outputs_that_are_not_fully_written_are_seen() -> None:
         unwritten[1:] = gradients.x[1:]
         return gradients._replace(x=unwritten)
 
-    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101)
+    case = a_case()
     assert make_check(_written_outputs, case).run(honest_backend()).status == "passed"
     result = make_check(_written_outputs, case).run(wrapped(honest_backend(), "backward", change))
     assert "after memory full of NaN was freed" in result.detail
+
+
+@pytest.mark.parametrize("name", ["W", "V", "b", "x", "g", "trajectory.h"])
+def test_an_input_of_backward_that_is_written_is_seen(name: str) -> None:
+    def backward(parameters: object, x: np.ndarray, trajectory: object, g: np.ndarray, **options: object) -> object:
+        found = antisymrnn_ref.antisymmetric.backward(parameters, x, trajectory, g, **options)
+        written = {**parameters._asdict(), "x": x, "g": g, "trajectory.h": trajectory.h}[name]
+        if written.flags.writeable:
+            written *= 2
+        return found
+
+    result = make_check(_inputs_untouched, a_case()).run(copied(backward=backward))
+    assert result.status == "failed"
+    assert result.detail.startswith(f"{name}: expected the same bits")
 
 
 def test_calls_in_several_threads_that_share_memory_are_seen() -> None:
@@ -348,7 +498,7 @@ def test_calls_in_several_threads_that_share_memory_are_seen() -> None:
         time.sleep(0.001)
         return right(*arguments, **options)._replace(h=shared["h"])
 
-    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=101)
+    case = a_case()
     assert make_check(_concurrent_calls, case).run(backend).status == "passed"
     backend.antisymmetric.forward = forward
     assert "threads at once" in make_check(_concurrent_calls, case).run(backend).detail
@@ -367,3 +517,17 @@ def test_the_sweep_crosses_every_option() -> None:
     assert {len(s.case.parameters.b) for s in sweeps} >= {1, 16, 17, 33, 65, 128, 129}
     assert {s.case.x.shape[1] for s in sweeps} >= {1, 16, 17, 34, 37}
     assert {s.case.diffusion for s in sweeps if s.case.unconstrained} == {0.0, 0.001, 0.01, 0.15, 1.5}
+
+
+def test_every_swept_case_is_judged_as_the_sweep_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noted(_: str, case: Case, **options: object) -> Check:
+        asked.append((case.name, options.get("what"), options.get("keep_every"), options.get("input_gradient")))
+        return Check("accuracy", case.name, lambda _: Result("accuracy", case.name, "passed"))
+
+    monkeypatch.setattr(checks, "certify", noted)
+    iter_checks("a fast backend")
+    wanted = {(case.name, "accuracy", keep_every, dx) for case, keep_every, dx in swept_cases()}
+    assert wanted <= set(asked)
+    assert {keep_every for _, _, keep_every, _ in wanted} == {1, 2, 3, 5, 1000}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import types
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -498,6 +499,32 @@ def test_conform_reports_every_failure_and_goes_on(run, monkeypatch):
     assert out.splitlines()[-1] == "conform numpy: 5 checks: 2 passed, 2 failed, 1 not applicable"
 
 
+def test_a_check_that_breaks_off_alone_exits_1(run, monkeypatch):
+    results(monkeypatch, ("bits", "passed", ""), ("errors", ValueError("no"), ""))
+    code, out, _ = run("conform", "numpy")
+    assert (code, out.splitlines()[-1]) == (1, "conform numpy: 2 checks: 1 passed, 1 failed, 0 not applicable")
+
+
+@pytest.mark.parametrize(("status", "expected"), [("passed", 0), ("failed", 1), ("not applicable", 3)])
+def test_the_exit_code_of_conform_stands_in_its_json(run, monkeypatch, tmp_path, status, expected):
+    results(monkeypatch, ("bits", status, ""))
+    code, out, _ = run("conform", "numpy", "--json", tmp_path / "report.json")
+    summary = strictly(tmp_path / "report.json")["summary"]
+    assert (code, summary["exit_code"], summary["line"]) == (expected, expected, out.splitlines()[-1])
+
+
+def test_junit_has_a_failure_for_what_broke_off_and_skips_what_did_not_apply(run, monkeypatch, tmp_path):
+    made = [("bits", "passed"), ("errors", ValueError("no")), ("threads", "not applicable"), ("h", "failed")]
+    results(monkeypatch, *((*pair, "") for pair in made))
+    assert run("conform", "numpy", "--junit", tmp_path / "j.xml")[0] == 1
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()
+    assert [suite.get(key) for key in ("tests", "failures", "skipped")] == ["4", "2", "1"]
+    told = {case.get("name"): [part.tag for part in case] for case in suite.iter("testcase")}
+    assert told == {
+        "bits: case 0": [], "errors: case 1": ["failure"], "threads: case 2": ["skipped"], "h: case 3": ["failure"],
+    }  # fmt: skip
+
+
 @pytest.mark.usefixtures("ledger", "certifying")
 def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatch, tmp_path):
     monkeypatch.setattr(judging, "_figures", lambda _: {})
@@ -528,6 +555,27 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
     assert run("verify", "--json", tmp_path / "report.json")[0] == 0
     assert strictly(tmp_path / "report.json")["conformance"] == []
+
+
+@pytest.mark.usefixtures("ledger", "wrong_backend")
+@pytest.mark.parametrize("order", [("dummy_backend", "wrong_backend"), ("wrong_backend", "dummy_backend")])
+def test_each_backend_of_a_report_is_judged_itself_and_any_failure_exits_1(run, monkeypatch, tmp_path, order):
+    monkeypatch.setattr(judging, "_figures", lambda _: {})
+
+    def judged(module):
+        status = "failed" if module.__name__ == "wrong_backend" else "passed"
+        return checks.Result("planted bits", "a case", status)
+
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: [checks.Check("planted bits", "a case", judged)])
+    asked = [word for name in order for word in ("--backend", name)]
+    options = ("--only", "planted bits", "--report", tmp_path / "page", "--json", tmp_path / "report.json")
+    code, out, _ = run("verify", "--quick", *asked, *options)
+    document = strictly(tmp_path / "report.json")
+    assert (code, document["summary"]["exit_code"]) == (1, 1)
+    told = {entry["backend"]: [record["status"] for record in entry["checks"]] for entry in document["conformance"]}
+    assert told == {"dummy_backend": ["passed"], "wrong_backend": ["failed"]}
+    assert "quick conformance of dummy_backend ok, 1 checks: 1 passed" in out
+    assert "quick conformance of wrong_backend FAILED, 1 checks: 0 passed, 1 failed" in out
 
 
 def test_conform_exits_3_if_nothing_ran(run, monkeypatch):
@@ -637,6 +685,16 @@ def test_compare_nothing_but_a_red_backend(run, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("comparing")
+@pytest.mark.parametrize("status", ["not applicable", ValueError("no")])
+def test_compare_times_no_backend_of_which_nothing_passed_or_a_check_broke_off(run, monkeypatch, tmp_path, status):
+    results(monkeypatch, ("bits", status, ""), *([("more", "passed", "")] if status != "not applicable" else []))
+    monkeypatch.setattr(contest, "hold", lambda *_, **__: pytest.fail("it was timed"))
+    code, out, _ = run("compare", "numpy", *TINY, "--json", tmp_path / "report.json")
+    assert (code, out.splitlines()[-1]) == (1, "compare: nothing was timed; NOT CONFORMANT: numpy")
+    assert strictly(tmp_path / "report.json")["summary"]["exit_code"] == 1
+
+
+@pytest.mark.usefixtures("comparing")
 def test_compare_does_not_time_a_wrong_peer(run, monkeypatch):
     right = peers.numpy_hoisted
 
@@ -695,6 +753,28 @@ def test_compare_by_the_peak_of_the_whole_run(run, monkeypatch):
     assert code == 1
     assert "The machine was faster later than 100.0 GFLOP/s; what still counts:" in out
     assert out.splitlines()[-1] == "compare: 2 contests: 2 timed, 2 not timed"
+
+
+@pytest.mark.usefixtures("comparing")
+def test_every_dtype_is_held_against_its_own_peak(run, monkeypatch, tmp_path):
+    @contextlib.contextmanager
+    def measured_peak(dtype):
+        size = {"float32": 200.0, "float64": 50.0}[dtype]
+        yield peak.Peak(lambda: size, lambda: 2 * size, lambda: size, 7.0, 2, peak.Registers(256, 12))
+
+    monkeypatch.setattr(peak, "measured_peak", measured_peak)
+    options = ("--cell", "antisymmetric", "--dtype", "float32", "--dtype", "float64")
+    code, out, _ = run("compare", "numpy", *TINY, *options, "--json", tmp_path / "report.json")
+    assert code == 0
+    document = strictly(tmp_path / "report.json")
+    told = {record["dtype"]: (record["peak_gflops"], record["steady_gflops"]) for record in document["contests"]}
+    assert told == {"float32": (400.0, 200.0), "float64": (100.0, 50.0)}
+    assert {name: (p["gflops"], p["steady"]) for name, p in document["peak"].items()} == told
+    assert "FMA peak, float64: 100.0 GFLOP/s with 2 threads, one alone 7.0" in out.splitlines()
+    for record in document["contests"]:
+        for entry in record["contenders"]:
+            for times in entry["times"].values():
+                assert times["fraction"] == pytest.approx(times["gflops"] / told[record["dtype"]][0])
 
 
 @pytest.mark.usefixtures("comparing")

@@ -1,5 +1,6 @@
 """The comparison: peers are right or not timed, times are medians of gated samples, counts are as stated."""
 
+import ctypes
 import importlib.util
 import itertools
 import math
@@ -25,6 +26,7 @@ from antisymrnn_validation.comparison.contenders import (
 from antisymrnn_validation.comparison.peak import Peak, Registers, usable_processors
 from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
 from antisymrnn_validation.conformance.cases import CELLS
+from antisymrnn_validation.conformance.checks import run
 
 DTYPES = ("float32", "float64")
 TINY = Shape(9, 5, 2, 6)
@@ -153,6 +155,16 @@ def test_the_tolerance_of_a_timed_case_is_small(cell, dtype):
         assert result.status == "failed"
 
 
+def test_what_may_differ_on_a_timed_case_is_eight_times_what_float32_is_off():
+    errors, conditions = {"h": 1e-6, "W": 2e-6, "b": 1e-6}, {"h": 1.0, "W": 2.0, "b": 4.0}
+    single = agreement._tolerances(errors, conditions, "float32")
+    assert single == pytest.approx({"h": 8e-6, "W": 1.6e-5, "b": 3.2e-5})  # 8 · 10⁻⁶ of the terms of a sum
+    double = agreement._tolerances(errors, conditions, "float64")
+    assert double == pytest.approx({name: value * 2.0**-29 for name, value in single.items()})
+    tiny = agreement._tolerances(dict.fromkeys(errors, 0.0), conditions, "float32")
+    assert tiny == pytest.approx({name: 4 * 2.0**-23 * condition for name, condition in conditions.items()})
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_size_of_the_terms_is_that_of_the_sums(cell):
     """With one step, one sample and one unit, a sum has one term."""
@@ -259,6 +271,14 @@ def test_one_look_in_time_after_a_sample_is_enough():
         assert summary(samples, 100.0)[3:] == counts
 
 
+@pytest.mark.parametrize(("before", "after"), [(95.0, 110.0), (110.0, 95.0)])
+def test_a_sample_keeps_the_lower_of_its_two_looks(before, after):
+    machine = Machine(lambda look: before if look <= timing.STEADY else after)
+    (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 1))
+    assert [sample.gflops for sample in samples] == [95.0]
+    assert summary(samples, 110.0)[3:] == (0, 1)  # the machine can hold more, it turned out
+
+
 def test_a_sample_waits_until_the_machine_is_at_its_peak():
     machine = Machine(lambda look: 50.0 if look <= 20 or look == 22 else 100.0)
     (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 1))
@@ -274,6 +294,18 @@ def test_a_machine_that_is_never_at_its_peak_times_nothing():
     told = summary(samples, 100.0)
     assert math.isnan(told.median)
     assert told[3:] == (0, timing.ATTEMPTS * 3)
+
+
+def test_looks_that_are_not_all_at_the_peak_let_nothing_through():
+    def gflops(look):
+        machine.now += 0.5 * timing.BEFORE_SECONDS
+        return 50.0 if look % 3 == 2 else 100.0  # good, bad, good: then the patience is at its end
+
+    machine = Machine(gflops)
+    (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 2))
+    assert machine.order == []
+    assert {sample.gflops for sample in samples} == {50.0}
+    assert summary(samples, 100.0)[3:] == (0, timing.ATTEMPTS * 2)
 
 
 def test_a_contender_that_is_given_up_does_not_stop_the_others():
@@ -370,6 +402,25 @@ def test_single_precision_has_twice_the_lanes(monkeypatch):
         with peak.measured_peak(dtype, 1) as found:
             alone[dtype] = max(found.best(), found.alone)
     assert 1.4 < alone["float32"] / alone["float64"] < 2.8
+
+
+def test_the_peak_counts_two_operations_for_each_multiply_add_of_each_lane(monkeypatch):
+    """A loop in the place of the compiled one that takes 10 ns a step: 12 accumulators of 4 lanes are 9.6 GFLOP/s."""
+    from antisymrnn_validation.comparison import peak
+
+    now = [0.0]
+
+    def loop(address, steps, *_):
+        np.ctypeslib.as_array((ctypes.c_double * 48).from_address(address))[:] = steps
+        now[0] += 1e-8 * steps
+        return 1
+
+    monkeypatch.setattr(peak, "_compile", lambda *_: (loop, None))
+    monkeypatch.setattr(peak, "host_registers", lambda: Registers(256, 12))
+    monkeypatch.setattr(peak, "SETTLED_SECONDS", 0.01)
+    with peak.measured_peak("float64", 1, clock=lambda: now[0]) as found:
+        assert found.look() == pytest.approx(9.6)
+        assert (found.alone, found.best(), found.steady()) == pytest.approx((9.6, 9.6, 9.6))
 
 
 @needs_llvmlite
@@ -472,6 +523,33 @@ def test_everything_asks_for_everything():
     assert set(seen) == {(False, 2, False, False), (True, 3, True, True)}
 
 
+def test_each_time_is_of_the_call_of_its_name():
+    calls = {name: lambda name=name: name for name in ("forward", "both")}
+
+    def prepare(case):
+        return peers.numpy_hoisted(case)._replace(**calls)
+
+    contender = Contender("planted", "backend", prepare, "antisymmetric", layer="RNN")  # of which nothing is checked
+    case = timed_case("antisymmetric", TINY, "float64")
+    failure, found = contest._ready(contender, None, case, None)
+    assert (failure, {name: call() for name, call in found.items()}) == ("", {"forward": "forward", "both": "both"})
+
+
+def test_a_call_of_a_backend_ends_when_its_work_is_done():
+    brought = []
+    backend = backend_of()
+    backend.to_numpy = lambda array: brought.append(array.tolist()) or antisymrnn_ref.to_numpy(array)
+    case = timed_case("antisymmetric", TINY, "float64")
+    expected = run(antisymrnn_ref, case)
+    last_of_each = [expected["h"][-1].tolist(), expected["diffusion"].tolist()]
+    for wait, seen in ((True, last_of_each), (False, [])):
+        prepared = prepare_backend(backend, case, wait=wait)
+        brought.clear()
+        prepared.forward()
+        prepared.both()
+        assert brought == seen
+
+
 @pytest.mark.parametrize("wrong", ["result", "exception", "later exception"])
 def test_what_is_wrong_is_not_timed_and_the_others_are(wrong):
     calls = []
@@ -505,6 +583,18 @@ def test_a_wrong_peer_is_not_timed():
     assert "wrong on a small case: W: relative error" in planted["detail"]
 
 
+def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed():
+    def prepare(case):
+        if case.x.shape != (9, 5, 2):
+            return peers.numpy_hoisted(case)
+        return moved(peers.numpy_hoisted, "W")(case)._replace(forward=lambda: pytest.fail("it was timed"))
+
+    contenders = [Contender("planted at one size", "peer", prepare, "antisymmetric")]
+    (entry,) = contest.hold(PLAN, contenders, {}, STEADY_PEAK, samples=1)
+    assert entry.failure.startswith("wrong on the timed case: W: relative error 1.0e-03")
+    assert entry.samples == {}
+
+
 def test_a_contender_without_a_sample_is_named():
     plan = contest.Plan("antisymmetric", TINY, "float64")
     entry = contest.Entry(
@@ -515,6 +605,23 @@ def test_a_contender_without_a_sample_is_named():
     (told,) = contest.record(plan, [entry], 200.0, 100.0)["contenders"]
     assert told["status"] == "not timed"
     assert told["detail"] == "the machine was never at its peak: both in 3 attempts"
+
+
+def test_operations_are_those_of_what_was_timed():
+    """T = 3, B = 2, m = 4, n = 5: 2 T B n = 60, of GRU 15 + 12 multiply-adds in each, of the gated cell 5 + 8."""
+    plan = contest.Plan("gated", Shape(3, 2, 4, 5), "float64")
+    contenders = [
+        Contender("torch nn.GRU", "peer", lambda _: None, "nn.GRU"),
+        backend_contender("mine", antisymrnn_ref, plan.cell),
+    ]
+    samples = dict.fromkeys(contest.WHAT, [Sample(2.0, 100.0)] * 3)
+    entries = [contest.Entry(contender, "", samples) for contender in contenders]
+    layer, mine = contest.record(plan, entries, 200.0, 100.0)["contenders"]
+    assert layer["operations"] == {"forward": 1620, "both": 1620 + 2520, "everything": 1620 + 2520 + 720}
+    assert mine["operations"] == {"forward": 780, "both": 780 + 1080, "everything": 780 + 1080 + 480}
+    for what, count in mine["operations"].items():
+        assert mine["times"][what]["gflops"] == pytest.approx(1e-9 * count / 2)
+        assert mine["times"][what]["fraction"] == pytest.approx(1e-9 * count / 2 / 200)
 
 
 def test_plans():

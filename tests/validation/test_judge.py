@@ -125,6 +125,26 @@ def test_honest_backends_are_accepted():
     assert not check_backend("numpy", only="no such check").conformant  # nothing ran
 
 
+def copied(name: str) -> ModuleType:
+    """The specification under another name."""
+    backend = ModuleType(name)
+    backend.__dict__.update(vars(antisymrnn_ref) | {"__name__": name})
+    return backend
+
+
+def test_only_the_specification_is_judged_as_the_specification():
+    to_rounding, to_the_bit = {"neighbours to rounding", "nan column to rounding"}, {"neighbours", "nan column"}
+    for target, has, has_not in (
+        ("numpy", to_rounding, to_the_bit),
+        (antisymrnn_ref, to_rounding, to_the_bit),
+        (copied("antisymrnn_fast"), to_the_bit, to_rounding),
+        (copied("numpy_like"), to_the_bit, to_rounding),
+    ):
+        names = {check.name for check in checks_of(target, quick=True)}
+        assert has <= names
+        assert not has_not & names
+
+
 @pytest.mark.parametrize("deviation", deviations.CATALOGUE, ids=lambda deviation: deviation.name.replace(" ", "_"))
 def test_every_deviation_is_rejected_by_name(deviation):
     backend = deviations.planted(deviation)

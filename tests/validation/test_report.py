@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 
 from antisymrnn_validation import report
+from antisymrnn_validation.comparison import contest
+from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison.contenders import Contender
+from antisymrnn_validation.comparison.timing import Sample
 
 
 class Colour(StrEnum):
@@ -270,6 +274,40 @@ def test_groups_count_and_say_why_not():
     assert table.rows == [("accuracy", "1", "1", "2", "no device"), ("other", "0", "1", "0", "")]
     assert table.alarming == [True, True]
     assert report.conform_line(records, 7) == "5 of 7 checks: 1 passed, 2 failed, 2 not applicable"
+
+
+def timed_entry(name, kind="peer", **seconds):
+    samples = {what: [Sample(value, 100.0)] * 3 for what, value in seconds.items()}
+    return contest.Entry(Contender(name, kind, lambda _: None, "antisymmetric"), "", samples)
+
+
+def test_a_table_of_times_divides_by_the_backend():
+    plan = contest.Plan("antisymmetric", Shape(3, 2, 4, 5), "float64")
+    entries = [
+        timed_entry("mine", "backend", forward=0.5, both=1.0, everything=1.5),
+        timed_entry("slow", forward=2.0, both=3.0),
+    ]
+    told = contest.record(plan, entries, 1e-7, 100.0)
+    table = report.times_table(told, ["mine"])
+    assert table.columns[8:10] == ("forward / mine", "f + b / mine")
+    mine, everything, slow = table.rows
+    assert (mine[1], mine[4], mine[8:10]) == ("500.0", "1000.", ("1.00", "1.00"))
+    assert (slow[1], slow[2], slow[4], slow[8:10]) == ("2000.", "2000. to 2000.", "3000.", ("4.00", "3.00"))
+    # 2 T B n (n + m) = 540 operations in 2 s, of a peak of 100 a second; forward and backward 60 (9 + 14) = 1380 in 3 s
+    assert (slow[3], slow[6], slow[7]) == ("270.0 %", "460.0 %", "0.0")
+    assert everything[4] == "1500."
+    assert "in +500.00 ms" in everything[-1]
+
+
+def test_the_table_of_accuracies_shows_the_largest_error():
+    def record(case, units):
+        told = {"error": 1e-16 * units, "tolerance": 5e-16, "specification": 1e-16, "units": units}
+        return {"name": "mine", "cell": "gated", "dtype": "float64", "case": case, "detail": "", "errors": {"W": told}}
+
+    for order in ((2.0, 9.0, 1.0), (9.0, 1.0, 2.0), (1.0, 2.0, 9.0)):
+        table = report.units_table([record(f"case {units:g}", units) for units in order])
+        assert table.rows == [("mine", "gated", "float64", "W", "9.00e-16", "9.00", "case 9")]
+        assert list(table.alarming) == [True]
 
 
 def test_an_unexpected_claim_is_told_in_full():

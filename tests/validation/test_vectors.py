@@ -772,6 +772,17 @@ def test_verify_finds_what_was_damaged(run, copy, damage):
     assert re.search(message, out)
 
 
+def test_a_schema_that_was_changed_is_not_as_released(copy):
+    folder, _ = copy
+    path, released = folder / vectors.SCHEMA, entry(folder, vectors.SCHEMA)
+    assert vectors.verify_file(folder, vectors.SCHEMA, released) == 0
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"required"', b'"requ1red"', 1))
+    assert path.read_bytes() != content
+    with pytest.raises(vectors.VectorError, match="schema.json: sha256: expected"):
+        vectors.verify_file(folder, vectors.SCHEMA, released)
+
+
 def test_verify_of_no_folder_is_usage(run, tmp_path):
     code, _, err = run("verify", tmp_path / "nowhere")
     assert code == 2

@@ -231,11 +231,12 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
         raise GridError(f"{path}: expected fields of a configuration, got {name!r}; did you mean {close[0]!r}?")
     kind = typing.get_type_hints(Configuration)[name]
     values = value if isinstance(value, list) else [value]
-    for each in values:
-        if not (type(each) is kind or (kind is float and type(each) is int)):
-            raise GridError(f"{path}: {name}: expected {training.KINDS[kind]} or a list of such, got {each!r}")
     try:
+        for each in values:
+            training.check_type(name, each)
         values = [kind(each) for each in values]
+    except ValueError as error:
+        raise GridError(f"{path}: {error}") from None
     except OverflowError as error:
         raise GridError(f"{path}: {name}: {error}") from None
     if not values or len(set(values)) < len(values):

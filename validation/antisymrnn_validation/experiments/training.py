@@ -30,7 +30,7 @@ CHOICES = {
 }
 """What some fields of a configuration may be."""
 
-KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 SPLITS = ("train", "test")
 """The two parts of a task's data."""
 
@@ -181,6 +181,19 @@ class Diverged(ArithmeticError):
     """A loss, gradient or parameter is not finite; the message says where, and what to try."""
 
 
+def check_type(name: str, value: object) -> None:
+    """Refuse a value that is not of the type of its field; a whole number is a number, true and false are not.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, what was expected and what came.
+    """
+    kind = get_type_hints(Configuration)[name]
+    if type(value) not in ((int, float) if kind is float else (kind,)):
+        raise ValueError(f"{name}: expected {_KINDS[kind]}, got {value!r:.60}")
+
+
 def check(configuration: Configuration) -> None:
     """Refuse a configuration that cannot be trained.
 
@@ -189,10 +202,8 @@ def check(configuration: Configuration) -> None:
     ValueError
         Naming the field, what was expected and what came.
     """
-    for name, kind in get_type_hints(Configuration).items():
-        value = getattr(configuration, name)
-        if type(value) not in ((int, float) if kind is float else (kind,)):
-            raise ValueError(f"{name}: expected {KINDS[kind]}, got {value!r:.60}")
+    for name, value in configuration._asdict().items():
+        check_type(name, value)
     for name, known in CHOICES.items():
         if (value := getattr(configuration, name)) not in known:
             close = difflib.get_close_matches(value, known, n=1, cutoff=0.0)

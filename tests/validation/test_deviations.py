@@ -15,6 +15,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref import BackendUnavailable, load_backend
+from antisymrnn_ref.contract import kept_steps
 from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
 from antisymrnn_validation.conformance.checks import certify, iter_checks, measure, run
 from antisymrnn_validation.conformance.deviations import CATALOGUE, Deviation, by_name, identify, outputs, planted
@@ -324,6 +325,19 @@ def test_states_alone_name_the_mistakes_of_the_forward_pass() -> None:
             assert match.evidence == ("h",)
         elif deviation.kind == "gradient":
             assert identify({"h": outputs(deviation, case)["h"]}, case, tolerance=1e-12) == []
+
+
+@pytest.mark.parametrize("keep_every", [2, 4, 1000])
+def test_kept_states_name_the_mistakes_of_the_forward_pass(keep_every: int) -> None:
+    case = generic("gated")
+    for deviation in CATALOGUE:
+        if deviation.kind != "forward" or deviation.name in ABLATION_ALONE:
+            continue
+        h = outputs(deviation, case)["h"][kept_steps(len(case.x), keep_every)]
+        found = {match.names for match in identify({"h": h}, case, tolerance=1e-12, keep_every=keep_every)}
+        assert (deviation.name,) in found
+    h = outputs(None, case)["h"][kept_steps(len(case.x), keep_every)]
+    assert identify({"h": h}, case, tolerance=1e-12, keep_every=keep_every) == []
 
 
 def test_evidence_is_where_a_deviation_differs() -> None:

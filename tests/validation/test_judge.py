@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 import antisymrnn_ref
-from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
+from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
 from antisymrnn_validation.conformance import deviations, explanations
 from antisymrnn_validation.conformance.cases import CELLS, drawn_cases, random_case
@@ -182,10 +182,13 @@ def test_the_first_wrong_state_and_the_worst_entry_are_told():
     arrays = run(antisymrnn_ref, case)
     arrays["h"][6, 2, 3] += 0.25
     result = check.run(HONEST)
-    found = diagnose(arrays, case, {**result.errors, "h": result.errors["h"]._replace(error=0.1)})
-    assert found.first_step == 6
-    assert found.places[0].at == (6, 2, 3)
-    assert found.places[0].got - found.places[0].expected == pytest.approx(0.25)
+    errors = {**result.errors, "h": result.errors["h"]._replace(error=0.1)}
+    for keep_every in (1, 3):
+        kept = arrays | {"h": arrays["h"][kept_steps(len(case.x), keep_every)]}
+        found = diagnose(kept, case, errors, keep_every=keep_every)
+        assert found.first_step == 6
+        assert found.places[0].at == (6, 2, 3)
+        assert found.places[0].got - found.places[0].expected == pytest.approx(0.25)
 
 
 def test_the_script_shows_the_failure_again(tmp_path):

@@ -76,7 +76,7 @@ def outputs(deviation: Deviation | None, case: Case) -> Arrays:
     return returned(lines, _results(lines, case, case.dtype), case.x.shape[1])
 
 
-def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float]) -> list[Match]:
+def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float], keep_every: int = 1) -> list[Match]:
     """Find the deviations that reproduce every one of the given arrays.
 
     A deviation matches if each array agrees with what it gives, to the tolerance or to what rounding costs in the
@@ -91,6 +91,8 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         The problem they are of.
     tolerance : float or mapping of str to float
         Relative to an array's largest entry: what :func:`~antisymrnn_validation.conformance.checks.measure` allows.
+    keep_every : int
+        Which states ``h`` holds.
 
     Returns
     -------
@@ -104,7 +106,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         For an array of another name than the truth has.
     """
     pickled = pickle.dumps(case)
-    truth = _predictions(pickled)[()]
+    truth = _predictions(pickled, keep_every)[()]
     if unknown := [name for name in arrays if name not in truth.arrays]:
         raise ValueError(f"arrays: expected some of {', '.join(truth.arrays)}, got {', '.join(unknown)}")
     allowed = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(arrays, tolerance)
@@ -116,7 +118,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     for predictions in (_predictions, _pairs):
         found = [
             match
-            for names, prediction in predictions(pickled).items()
+            for names, prediction in predictions(pickled, keep_every).items()
             if (match := _match(names, prediction, arrays, truth, allowed))
         ]
         if found:
@@ -173,8 +175,11 @@ def _both(lines: Lines, case: Case) -> tuple[Arrays, Arrays]:
     return _results(lines, case, higher), _results(lines, case, case.dtype)
 
 
-def _prediction(convention: Lines, case: Case, both: tuple[Arrays, Arrays], truth: Arrays | None = None) -> _Prediction:
-    arrays, rounded = (returned(convention, arrays, case.x.shape[1]) for arrays in both)
+def _prediction(
+    convention: Lines, case: Case, keep_every: int, both: tuple[Arrays, Arrays], truth: Arrays | None = None
+) -> _Prediction:
+    kept = contract.kept_steps(len(case.x), keep_every)
+    arrays, rounded = (returned(convention, arrays | {"h": arrays["h"][kept]}, case.x.shape[1]) for arrays in both)
     return _Prediction(
         arrays,
         {name: _distance(rounded[name], array, _magnitude(array)) for name, array in arrays.items()},
@@ -184,23 +189,23 @@ def _prediction(convention: Lines, case: Case, both: tuple[Arrays, Arrays], trut
 
 
 @functools.lru_cache(maxsize=64)
-def _predictions(pickled: bytes) -> dict[tuple[str, ...], _Prediction]:
+def _predictions(pickled: bytes, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
     """Of the paper's cell, by (), and of every deviation of a case's cell, by its name; cached by content."""
     case: Case = pickle.loads(pickled)
-    truth = _prediction(Lines(), case, _both(Lines(), case))
+    truth = _prediction(Lines(), case, keep_every, _both(Lines(), case))
     found: dict[tuple[str, ...], _Prediction] = {(): truth}
     for deviation in CATALOGUE:
         if case.cell in deviation.cells:
             both = _both(deviation.lines, case)
-            found[deviation.name,] = _prediction(deviation.lines, case, both, truth.arrays)
+            found[deviation.name,] = _prediction(deviation.lines, case, keep_every, both, truth.arrays)
     return found
 
 
 @functools.lru_cache(maxsize=8)
-def _pairs(pickled: bytes) -> dict[tuple[str, ...], _Prediction]:
+def _pairs(pickled: bytes, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
     """Of every convention together with every mistake of a case's cell; cached by content."""
     case: Case = pickle.loads(pickled)
-    truth = _predictions(pickled)[()]
+    truth = _predictions(pickled, keep_every)[()]
     here = [deviation for deviation in CATALOGUE if case.cell in deviation.cells]
     conventions = [deviation for deviation in here if deviation.kind == "convention"]
     found: dict[tuple[str, ...], _Prediction] = {}
@@ -211,7 +216,7 @@ def _pairs(pickled: bytes) -> dict[tuple[str, ...], _Prediction]:
             if "reads" in convention.replaces:
                 parameters = type(case.parameters)(**convention.lines.reads(case.parameters._asdict()))
                 both = _both(mistake.lines, case._replace(parameters=parameters))
-            found[convention.name, mistake.name] = _prediction(convention.lines, case, both, truth.arrays)
+            found[convention.name, mistake.name] = _prediction(convention.lines, case, keep_every, both, truth.arrays)
     return found
 
 

@@ -28,6 +28,7 @@ class Place(NamedTuple):
     ----------
     array : str
     at : tuple of int
+        Of a state the step it is of comes first, also where not all are kept.
     got, expected : float
     over : float
         Its array's error over the error that a machine rounding at random makes.
@@ -54,7 +55,7 @@ class Diagnosis(NamedTuple):
     reproduce : str
         A script, or empty for a case that was not drawn.
     compared : bool
-        Whether there was anything to compare with the variants: not the states alone where not all are kept.
+        Whether there was anything finite to compare with the variants.
     """
 
     matches: list[Match]
@@ -138,15 +139,15 @@ def diagnose(
         distance = np.nan_to_num(np.abs(got.astype(np.float64) - expected), nan=np.inf)
         index = tuple(int(k) for k in np.unravel_index(int(np.argmax(distance)), distance.shape)) if got.ndim else ()
         over = entry.error / entry.reference if entry.reference else math.inf
-        places.append(Place(name, index, float(got[index]), float(expected[index]), over))
+        at = (kept[index[0]], *index[1:]) if name == "h" else index
+        places.append(Place(name, at, float(got[index]), float(expected[index]), over))
         if name == "h":
             allowed = entry.tolerance * float(np.max(np.abs(expected), initial=0.0))
             wrong = distance.reshape(len(kept), -1).max(axis=1) > allowed
             first_step = kept[int(np.argmax(wrong))]
-    whole = {name: array for name, array in arrays.items() if name != "h" or keep_every == 1}
-    tolerances = {name: errors[name].tolerance for name in whole if name in errors}
-    fit = {name: np.asarray(array) for name, array in whole.items() if name in tolerances and np.isfinite(array).all()}
-    matches = identify(fit, case, tolerance=tolerances) if fit else []
+    fit = {name: np.asarray(array) for name, array in arrays.items() if name in errors and np.isfinite(array).all()}
+    tolerances = {name: errors[name].tolerance for name in fit}
+    matches = identify(fit, case, tolerance=tolerances, keep_every=keep_every) if fit else []
     return Diagnosis(matches, places, first_step, _script(case, keep_every, target), bool(fit))
 
 

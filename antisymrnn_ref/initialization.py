@@ -139,9 +139,9 @@ def _draw(
     check_integer("m", m, 1)
     if not isinstance(dtype, type | np.dtype | str) or dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
-    sigma_w = non_negative("sigma_w", sigma_w, np.dtype(dtype))
+    non_negative("sigma_w", sigma_w, np.dtype(dtype))
     check_bool("triangular", triangular)
-    W = sigma_w / math.sqrt(n) * generator.standard_normal((n, n))  # (I2) (n, n)
+    W = float(sigma_w) / math.sqrt(n) * generator.standard_normal((n, n))  # (I2) (n, n)
     inputs = [generator.standard_normal((n, m)) / math.sqrt(m) for _ in range(gates)]  # (I1) (n, m)
     if triangular:
         W = np.triu(W, k=1)

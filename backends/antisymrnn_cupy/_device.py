@@ -119,7 +119,7 @@ def asarray(array: Any, dtype: Any) -> Array:
         and np.dtype(dtype) in contract.DTYPES
     ):
         return cupy.array(array, dtype=dtype, order="C", copy=True)
-    return cupy.array(contract.asarray(array, dtype))
+    return cupy.array(contract.asarray(cupy.asnumpy(array) if isinstance(array, ArrayType) else array, dtype))
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

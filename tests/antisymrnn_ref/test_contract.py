@@ -116,6 +116,13 @@ def test_any_real_number_is_a_step_size(value: Any) -> None:
     assert (forward(step_size=value).h == forward(step_size=0.25).h).all()
 
 
+def test_keep_every_may_be_a_narrow_integer() -> None:
+    long = random_case("antisymmetric", 300, 1, 2, 1, step_size=0.3, diffusion=0.2, seed=1)
+    kept = antisymmetric.forward(long.parameters, long.x, long.h0, keep_every=np.uint8(200), **long.arguments)
+    assert (kept.keep_every, kept.h.shape) == (200, (3, 1, 2))
+    antisymmetric.backward(long.parameters, long.x, kept, long.g, **long.arguments)
+
+
 def test_zero_dimensional_arrays_are_not_scalars() -> None:
     with pytest.raises(TypeError, match=r"step_size: expected a real number, got numpy\.ndarray"):
         forward(step_size=np.array(0.1))

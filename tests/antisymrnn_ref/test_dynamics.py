@@ -75,6 +75,11 @@ def test_test_equation_keeps_the_precision_of_its_arrays(dtype):
     assert np.ndim(dynamics.test_equation(1, 1, 0)) == 0
 
 
+def test_test_equation_from_zero_lets_nan_through():
+    assert np.isnan(dynamics.test_equation(0.0, math.nan, 1.0))
+    assert np.isnan(dynamics.test_equation(np.zeros(2), 1j, np.array([math.nan, math.nan]))).all()
+
+
 # The vector field (D2)
 
 
@@ -88,6 +93,12 @@ def test_vector_field_by_hand_and_with_leading_axes():
         np.testing.assert_allclose(found[index], expected, rtol=1e-13, atol=1e-15)
     np.testing.assert_array_equal(dynamics.vector_field(M, h, 0.0), dynamics.vector_field(M, h, np.zeros(3)))
     np.testing.assert_array_equal(dynamics.vector_field(M, h, u), dynamics.vector_field(M, h, np.tile(u, (4, 2, 1))))
+
+
+def test_what_overflows_does_not_warn():
+    M, h = np.array([[1e200, 0.0], [0.0, -1e200]]), np.full((3, 2), 1e200)
+    np.testing.assert_array_equal(dynamics.vector_field(M, h, 0.0), [[1.0, -1.0]] * 3)
+    np.testing.assert_array_equal(dynamics.energy(M, h), [np.inf] * 3)
 
 
 # Forward Euler (D3)
@@ -139,6 +150,13 @@ def test_forward_euler_keeps_dtype_and_shape(dtype):
     assert states.shape == (5, 2, 3)
     assert states.dtype == dtype
     np.testing.assert_array_equal(states[0], h0)
+
+
+def test_forward_euler_gives_f_a_copy():
+    h0 = np.array([1.0, 2.0])
+    states = dynamics.forward_euler(lambda h: np.negative(h, out=h), h0, 0.5, 2)
+    np.testing.assert_array_equal(states, [[1.0, 2.0], [0.5, 1.0], [0.25, 0.5]])
+    np.testing.assert_array_equal(h0, [1.0, 2.0])
 
 
 # Figure 1: vanilla (D4) and feedback (D5)
@@ -194,6 +212,14 @@ def test_log_cosh_is_accurate_for_every_size(v):
     # sinh (2 ulp) squared, log1p (2 ulp, condition <= 1) and three roundings: 16 u is generous below 1;
     # above 1 the sum v + (log1p(e^{−2v}) − log 2) loses at most a factor v / log cosh v < 2.4
     assert abs(dynamics.energy(np.ones((1, 1)), np.array([v])) - expected) <= 16 * U * expected
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps, reason="longdouble is float64 here")
+def test_the_energy_of_longdouble_has_its_digits():
+    with decimal.localcontext(prec=40):
+        expected = np.longdouble(str((decimal.Decimal(3).exp() / 2 + decimal.Decimal(-3).exp() / 2).ln()))
+    found = dynamics.energy(np.ones((1, 1), "g"), np.array([3.0], "g"))
+    assert abs(found - expected) <= 16 * np.finfo(np.longdouble).eps * expected
 
 
 def test_energy_of_huge_and_tiny_states():

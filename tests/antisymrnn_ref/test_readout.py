@@ -102,6 +102,13 @@ def test_nan_propagates_without_a_warning() -> None:
     assert np.isfinite(result.h[[0, 2, 3]]).all()
 
 
+def test_infinite_logits_give_nan_without_a_warning() -> None:
+    parameters = ReadoutParameters(np.array([[1e200], [1.0]]), np.zeros(2))
+    result = cross_entropy(parameters, np.full((1, 1), 1e200), np.array([0]))
+    assert result.logits.tolist() == [[np.inf, 1e200]]
+    assert np.isnan(result.value)
+
+
 def test_inputs_are_not_written() -> None:
     parameters, h, labels = problem()
     for array in (*parameters, h, labels):
@@ -117,6 +124,7 @@ def test_inputs_are_not_written() -> None:
         ({"labels": np.array([0, 1, 3, 0])}, ValueError, "labels: expected 0 to 2, got 3"),
         ({"labels": np.array([0, -1, 1, 0])}, ValueError, "labels: expected 0 to 2, got -1"),
         ({"labels": np.zeros(4)}, TypeError, "labels: expected integers, got float64"),
+        ({"labels": np.arange(4) == 1}, TypeError, "labels: expected integers, got bool"),
         ({"labels": np.zeros(3, int)}, ValueError, "labels: expected (B,) = (4,), got (3,)"),
         ({"labels": [0, 1, 2, 0]}, TypeError, "labels: expected numpy.ndarray, got list"),
         ({"h": np.zeros((4, 6))}, ValueError, "h: expected (B, n) = (B, 5) with B >= 1, got (4, 6)"),

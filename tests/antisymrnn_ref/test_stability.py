@@ -90,6 +90,11 @@ def test_gated_diagonal_far_out():
     np.testing.assert_allclose(found, [1 / np.cosh(3) ** 2] * 2 + [0, 0, 1], rtol=1e-14)
 
 
+def test_gated_diagonal_keeps_the_digits_of_a_gate_that_is_nearly_open():
+    found = stability.gated_diagonal(np.array([-60.0, 60.0]), np.array([40.0, 40.0]))
+    np.testing.assert_allclose(found, [-math.exp(-40), math.exp(-40)], rtol=1e-15)
+
+
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_gated_diagonal_is_negative_when_the_documented_condition_says_so(a, a_z):
     s, z = math.tanh(a), 1 / (1 + math.exp(-a_z))

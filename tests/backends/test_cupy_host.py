@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from antisymrnn_cupy import describe
-from antisymrnn_cupy._instances import INSTANCES, KERNELS
+from antisymrnn_cupy._instances import INSTANCES, KERNELS, source
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import BackendUnavailable
 from antisymrnn_validation.conformance.cases import Case, random_case
@@ -76,6 +76,21 @@ def test_an_old_device_is_refused(tmp_path):
     assert "expected compute capability 8.0 or higher, device 0 has 7.5" in message
 
 
+@pytest.mark.parametrize(("digits", "capability"), [("90", (9, 0)), ("103", (10, 3)), ("120", (12, 0))])
+def test_a_capability_has_one_digit_behind_the_point(on_cpu, digits, capability):
+    _, backend = on_cpu(Card(capability=digits))
+    assert backend._device.current().capability == capability
+
+
+def test_a_thread_without_a_context_gets_one(on_cpu):
+    driver, _ = on_cpu()
+    cupy, freed = driver.cupy(), []
+    cupy.cuda.driver.ctxGetCurrent = lambda: 0
+    cupy.cuda.runtime.free = freed.append
+    stand_in.load(driver, cupy)
+    assert set(freed) == {0}
+
+
 def test_importing_it_imports_nothing_heavy():
     program = (
         "import sys; sys.modules['cupy'] = None; import antisymrnn_cupy as backend; print(len(backend.describe()))\n"
@@ -117,6 +132,15 @@ def test_arrays_of_another_device_are_refused(on_cpu):
         backend._device.check_device([("x", there)], backend._device.current())
 
 
+def test_every_array_of_a_call_must_be_on_the_current_device(on_cpu):
+    driver, backend = on_cpu()
+    driver.launch, looked_at = lambda *_: None, []
+    backend._device.check_device = lambda arrays, _: looked_at.append({name for name, _ in arrays})
+    case = case_of(cell="gated")
+    backward(backend, case, forward(backend, case))
+    assert looked_at == [{*case.parameters._fields, "x", *others} for others in (["h0"], ["h", "g", "s", "z"])]
+
+
 def virtual(*shape: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
@@ -154,6 +178,28 @@ def test_too_little_memory_is_said_in_bytes_and_loses_nothing(on_cpu):
     assert forward(backend, case).h.tobytes() == expected.tobytes()
 
 
+def test_what_is_free_is_told_and_not_all_there_is(on_cpu):
+    driver, _ = on_cpu()
+    cupy = driver.cupy()
+    cupy.cuda.runtime.memGetInfo = lambda: (1500, 9000)
+    backend = stand_in.load(driver, cupy)
+    driver.card = Card(memory=2000)
+    with pytest.raises(MemoryError, match="^expected 4000 bytes of device memory, 1500 are free"):
+        backend._device.empty((1000,), np.float32)
+
+
+def test_a_grid_is_as_large_as_its_shared_memory_lets_run(on_cpu):
+    driver, _ = on_cpu()
+    cupy, asked = driver.cupy(), []
+    cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor = lambda *what: asked.append(what) or 2
+    backend = stand_in.load(driver, cupy)
+    backend._host.INSTANCES, driver.launch = (), lambda *_: None
+    forward(backend, case_of())
+    name = "forward_antisymmetric_float32_any"
+    assert asked == [(name, KERNELS[name][1].threads, KERNELS[name][1].shared_bytes)]
+    assert KERNELS[name][1].shared_bytes > 0
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_grid_that_cannot_run_at_once_is_refused_before_any_launch(on_cpu, direction):
     driver, backend = on_cpu()
@@ -165,6 +211,16 @@ def test_a_grid_that_cannot_run_at_once_is_refused_before_any_launch(on_cpu, dir
     with pytest.raises(RuntimeError, match="expected a grid whose blocks run at the same time"):
         forward(backend, case) if direction == "forward" else backward(backend, case, trajectory)
     assert driver.launches == []
+
+
+def test_the_compiler_gets_the_source_and_is_told_to_fuse_nothing(on_cpu):
+    driver, _ = on_cpu()
+    cupy, compiled = driver.cupy(), []
+    module = cupy.RawModule()
+    cupy.RawModule = lambda **told: compiled.append(told) or module
+    backend = stand_in.load(driver, cupy)
+    backend._device.resident_blocks("multiply_float32", backend._device.current())
+    assert compiled == [{"code": source("float32"), "options": ("-std=c++17", "-fmad=false")}]
 
 
 def test_a_compiler_that_spills_is_told_of(on_cpu):
@@ -317,3 +373,15 @@ def test_asarray_and_to_numpy(on_cpu):
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got int64"):
         backend.asarray(converted, int)
     assert backend.to_numpy(converted) is not converted
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float16, bool])
+def test_numbers_of_another_kind_on_the_device_are_converted_on_the_host(on_cpu, kind):
+    driver, _ = on_cpu()
+    cupy, brought = driver.cupy(), []
+    cupy.asnumpy = lambda array: brought.append(array) or np.copy(array)
+    backend = stand_in.load(driver, cupy)
+    given = np.array([[0, 1]]).astype(kind)
+    converted = backend.asarray(given, np.float32)
+    assert (converted.dtype, converted.tolist()) == (np.float32, [[0, 1]])
+    assert brought[0] is given  # NumPy's functions refuse an array of the device

@@ -179,6 +179,20 @@ def test_memory_is_used_again_but_never_while_it_is_held():
     assert second.__array_interface__["data"][0] % _memory.ALIGNMENT == 0
 
 
+def test_memory_may_come_back_while_the_shelf_is_being_changed():
+    shelf, ended = _memory._Shelf(), threading.Event()
+
+    def collected() -> None:
+        lease = _memory._Lease(shelf, shelf.take(2**16), (8,), np.dtype(float))
+        with shelf.lock:
+            del lease  # as a garbage collection under the lock does
+        ended.set()
+
+    threading.Thread(target=collected, daemon=True).start()
+    assert ended.wait(10)
+    assert shelf.unused() == 2**16
+
+
 def test_unused_memory_is_bounded(monkeypatch):
     antisymrnn_numba.release_memory()
     monkeypatch.setattr(_memory._shelf, "kept", 2**21)
@@ -235,6 +249,23 @@ def test_an_exception_in_another_thread_is_raised():
 
     with pytest.raises(ZeroDivisionError):
         _threads.share(8, 2, work)
+
+
+def test_an_interrupted_caller_waits_for_no_group_that_has_not_begun(monkeypatch):
+    begun, interrupted, ran, wait = threading.Event(), threading.Event(), [], _threads.wait
+    monkeypatch.setattr(_threads, "wait", lambda others: (interrupted.set(), wait(others)))
+
+    def work(worker: int, group: int) -> None:
+        if worker == 0:
+            assert begun.wait(30)
+            raise KeyboardInterrupt
+        ran.append(group)
+        begun.set()
+        assert interrupted.wait(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        _threads.share(64, 2, work)
+    assert len(ran) == 1
 
 
 def test_no_new_threads_at_exit_give_the_same_bits(monkeypatch):

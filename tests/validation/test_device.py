@@ -754,6 +754,21 @@ def test_targets_are_met_or_not_or_not_measured():
     assert told[5]["reached"] == pytest.approx(62)
 
 
+def test_the_bounds_are_not_loosened():
+    bounds = [(target.bound, target.stretch) for target in targets.DEVICE_TARGETS]
+    assert bounds[0] == (0.30, 0.20)
+    assert [bound for bound, _ in bounds[1:]] == [0.70, 2.0, 0.55, 4.0, 60.0]
+
+
+def test_a_peer_with_too_few_samples_or_none_measures_nothing():
+    first = contest_of(128, "float32", cupy=(0.25, 0.5), eager=(20, 31), layer=(0.8, 3.0))
+    first["contenders"][1] |= {"status": "cut short"}
+    first["contenders"][2] |= {"status": "wrong", "detail": "off", "times": {}}
+    layer, eager = targets.device_records("cupy", "NVIDIA H200", [first])[4:]
+    assert (eager["verdict"], eager["why"]) == ("not measured", "torch eager: too few samples")
+    assert (layer["verdict"], layer["why"]) == ("not measured", "torch nn.RNN, TF32 off: wrong, off")
+
+
 def test_another_card_is_told_but_not_measured():
     told = targets.device_records("cupy", "NVIDIA H100 80GB HBM3", [contest_of(128, "float32", cupy=(0.1, 0.2))])
     assert {record["verdict"] for record in told} == {"not measured"}

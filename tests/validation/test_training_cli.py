@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import antisymrnn_ref
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import experiments
 from antisymrnn_validation.comparison import peers, training_speed
@@ -281,6 +282,7 @@ def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
 
 
 def test_the_profile_adds_up_and_leaves_no_clock_behind(run, tmp_path, monkeypatch):
+    experiments._data("digits", None)  # SciPy cannot be imported beside a torch that is None
     monkeypatch.setitem(sys.modules, "torch", None)
     step = training.step
     code, out, _ = run("train", *TINY, "--profile", "3", "--json", tmp_path / "profile.json")
@@ -293,6 +295,31 @@ def test_the_profile_adds_up_and_leaves_no_clock_behind(run, tmp_path, monkeypat
     share = (parts["forward"] + parts["backward"]) / sum(parts.values())
     assert document["profile"]["backend"] == pytest.approx(share)
     assert f"train --profile: digits, {share:.1%} of an iteration in numpy; PyTorch is not installed" in out
+
+
+def test_the_profile_is_of_one_iteration_and_its_parts_add_up(monkeypatch):
+    now = [0.0]
+
+    def taking(seconds, function):
+        def call(*arguments, **options):
+            now[0] += seconds
+            return function(*arguments, **options)
+
+        return call
+
+    right = antisymrnn_ref.antisymmetric
+    cell = SimpleNamespace(forward=taking(1.0, right.forward), backward=taking(2.0, right.backward))
+    backend = SimpleNamespace(asarray=np.asarray, to_numpy=np.copy, antisymmetric=cell)
+    monkeypatch.setattr(training_speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(antisymrnn_ref.readout, "cross_entropy", taking(0.5, antisymrnn_ref.readout.cross_entropy))
+    monkeypatch.setattr(runs, "save", taking(4.0, runs.save))
+    monkeypatch.setattr(runs, "_append", taking(16.0, runs._append))
+    monkeypatch.setattr(runs, "write_curves", lambda *_: [])
+    configuration = training.Configuration("digits", "numpy", units=4, batch=8)
+    found = training_speed.profile(configuration, experiments._data("digits", None), backend, 3)
+    parts = {"forward": 1.0, "backward": 2.0, "readout": 0.5, "update": 0.0, "rest of the step": 0.0, "data": 0.0}
+    assert found.iteration == pytest.approx(parts)
+    assert found.checkpoint == pytest.approx(4.0 + 4.0 + 16.0)  # the best state, the last one and a record
 
 
 @pytest.mark.parametrize("options", [(), ("--cell", "gated"), ("--cell", "gated", "--unconstrained")])
@@ -313,6 +340,50 @@ def test_pytorch_trains_the_same_model(options):
         state, measured = training.step(load_backend("numpy"), configuration, state, x, labels)
         loss, _ = step(x, labels)
         np.testing.assert_allclose(loss, measured["loss"], rtol=1e-7)  # PyTorch clips to the norm + 1e-6
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
+def test_pytorch_steps_as_the_other_optimizers_do(optimizer):
+    pytest.importorskip("torch")
+    configuration = training.Configuration(
+        "digits", "numpy", units=3, batch=4, iterations=3, optimizer=optimizer, momentum=0.9, dtype="float64"
+    )
+    data = experiments._data("digits", None)
+    state = training.initial(configuration, 1, 10)
+    step = training_speed.torch_training(configuration, state)
+    for k in range(3):
+        chosen = np.arange(4 * k, 4 * k + 4)
+        x, labels = data.sequences("train", chosen, np.float64, None), data.train_labels[chosen]
+        state, measured = training.step(antisymrnn_ref, configuration, state, x, labels)
+        np.testing.assert_allclose(step(x, labels)[0], measured["loss"], rtol=1e-11)
+
+
+@pytest.mark.parametrize(("factor", "error"), [(1 + 1e-6, 1e-6), (np.nan, np.inf)])
+def test_the_contest_refuses_a_gradient_that_is_off(monkeypatch, factor, error):
+    pytest.importorskip("torch")
+    right = training_speed.torch_training
+
+    def wrong(*arguments):
+        def step(x, labels):
+            loss, (W, V, *others) = right_step(x, labels)
+            return loss, [W, factor * V, *others]
+
+        right_step = right(*arguments)
+        return step
+
+    monkeypatch.setattr(training_speed, "torch_training", wrong)
+    configuration = training.Configuration("digits", "numpy", units=3, batch=4, iterations=3)
+    held = training_speed.contest(configuration, experiments._data("digits", None), antisymrnn_ref, "numpy", 1)
+    assert held.samples == {}
+    assert held.errors["V"] == pytest.approx(error, rel=1e-3)
+
+
+def test_a_gradient_that_is_zero_in_both_is_the_same():
+    pytest.importorskip("torch")
+    configuration = training.Configuration("digits", "numpy", units=1, batch=4, iterations=3)  # one unit: dW = 0
+    held = training_speed.contest(configuration, experiments._data("digits", None), antisymrnn_ref, "numpy", 1)
+    assert held.errors["W"] == 0
+    assert held.samples
 
 
 def test_the_contest_takes_turns_and_refuses_another_model(run, tmp_path, monkeypatch):

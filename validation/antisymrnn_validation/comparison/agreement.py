@@ -76,14 +76,16 @@ def check_small(contender: Contender, cell: str, dtype: str) -> Result:
         if not contender.layer:
             return certified_errors(got, case)
         reference = layer_reference(contender.layer, cell, dtype)
-        return _within(_relative(got, reference.arrays), reference.tolerances)
+        return _within(relative_errors(got, reference.arrays), reference.tolerances)
 
     return judged("small case", case.name, errors)
 
 
 def check_timed(got: Callable[[], dict[str, Array]], case: Case, reference: Reference) -> Result:
     """Whether a contender's results are right on the case that is timed."""
-    return judged("timed case", case.name, lambda: _within(_relative(got(), reference.arrays), reference.tolerances))
+    return judged(
+        "timed case", case.name, lambda: _within(relative_errors(got(), reference.arrays), reference.tolerances)
+    )
 
 
 def certified_errors(got: dict[str, Array], case: Case) -> dict[str, ArrayError]:
@@ -113,7 +115,7 @@ def timed_reference(case: Case) -> Reference:
     rounded, exact = _specification(single), _specification(_as(single, np.float64))
     truth = exact if case.dtype == np.float32 else _specification(case)
     conditions = _conditions(_as(case, np.float64), truth)
-    tolerances = _tolerances(_relative(rounded, exact), conditions, case.dtype)
+    tolerances = _tolerances(relative_errors(rounded, exact), conditions, case.dtype)
     return Reference(truth, tolerances)
 
 
@@ -200,7 +202,7 @@ def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
         return array * (1 + unit_roundoff * generator.uniform(-1, 1, array.shape))
 
     runs = [
-        _relative(_layer_truth(layer, {name: moved(array) for name, array in given.items()}, case.g), truth)
+        relative_errors(_layer_truth(layer, {name: moved(array) for name, array in given.items()}, case.g), truth)
         for _ in range(ROUNDED_INPUTS)
     ]
     floor = FLOOR * float(np.finfo(dtype).eps)
@@ -214,7 +216,7 @@ def layer_timed_reference(case: Case) -> Reference:
     rounded, _ = _rnn(single)
     exact, conditions = _rnn({name: array.astype(np.float64) for name, array in single.items()})
     truth = exact if case.dtype == np.float32 else _rnn(given)[0]
-    return Reference(truth, _tolerances(_relative(rounded, exact), conditions, case.dtype))
+    return Reference(truth, _tolerances(relative_errors(rounded, exact), conditions, case.dtype))
 
 
 def layer_last_state(layer: str, parameters: dict[str, Array], x: Array, h0: Array) -> Array:
@@ -331,7 +333,7 @@ def _conditions(case: Case, truth: dict[str, Array]) -> dict[str, float]:
     return {"h": 1.0, **told}
 
 
-def _relative(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[str, float]:
+def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[str, float]:
     """Largest distance of each array from the truth over the largest true entry; infinity for what is not finite."""
     _require_arrays(arrays, truth)
     errors = {}

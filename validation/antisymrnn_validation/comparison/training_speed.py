@@ -19,7 +19,7 @@ import numpy as np
 
 import antisymrnn_ref.readout
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison import peers, timing
+from antisymrnn_validation.comparison import agreement, peers, timing
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.conformance.cases import Case
 from antisymrnn_validation.experiments import optimizers, runs, training
@@ -217,11 +217,11 @@ def _errors(
     first = state._replace(cell=cell, layer=layer, slots=zeros)
     after, measured = training.step(backend, double, first, x, labels)
     loss, gradients = torch_training(double, first)(x, labels)
-    errors = {"loss": abs(loss - measured["loss"]) / abs(measured["loss"])}
-    for name, ours, theirs in zip((*cell._fields, *layer._fields), after.slots, gradients, strict=True):
-        (velocity,) = ours  # of sgd's first step: the gradient
-        errors[name] = float(abs(theirs - velocity).max() / abs(velocity).max())
-    return errors
+    ours = {"loss": np.array(measured["loss"])}
+    theirs = {"loss": np.array(loss)}
+    for name, (velocity,), gradient in zip((*cell._fields, *layer._fields), after.slots, gradients, strict=True):
+        ours[name], theirs[name] = velocity, gradient  # sgd's first velocity is the gradient
+    return agreement.relative_errors(theirs, ours)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ from antisymrnn_validation.conformance.checks import (
     features_of,
     iter_checks,
 )
+from antisymrnn_validation.conformance.conventions import declared
 
 EXAMPLE = Path(__file__).parents[2] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
 
@@ -60,6 +62,9 @@ def without_h0(*arguments):
 
 def transposed(p, x, h0, step_size, diffusion):
     return states({**p, "W": p["W"].T}, x, h0, step_size, diffusion)
+
+def widened(*arguments):
+    return states(*arguments).astype(float)
 
 def writes(p, x, h0, step_size, diffusion):
     p["b"] += 0
@@ -107,6 +112,11 @@ class Cell(torch.nn.Module):
 class Nameless(Cell):
     contract_names = {}
 
+class Ablated(Cell):
+    def forward(self, x, h0, unconstrained=False):
+        p = {"W": self.recurrent, "V": self.read.weight, "b": self.read.bias}
+        return states(p, x, h0, self.step_size, self.diffusion, unconstrained)
+
 made = Cell(2, 3)
 layer = torch.nn.RNN(2, 3)
 
@@ -119,11 +129,16 @@ def cut(*arguments):
 def halved(*arguments):
     return states(*arguments).float()
 
+def other_states(*arguments):
+    h = states(*arguments)
+    return h + 1e-3 * h.requires_grad
+
 def doubled_gradient(p, x, h0, step_size, diffusion):
     return states({**p, "b": 2 * p["b"] - p["b"].detach()}, x, h0, step_size, diffusion)
 """
 
 JAX_CELLS = """
+import functools
 import jax
 from jax import numpy as jnp
 
@@ -149,6 +164,18 @@ def gated(p, x, h0, step_size, diffusion):
 
 def stopped(p, *arguments):
     return states({**p, "V": jax.lax.stop_gradient(p["V"])}, *arguments)
+
+def other_states(p, x, *arguments):
+    return states(p, x, *arguments) + 1e-3 * isinstance(x, jax.core.Tracer)
+
+@functools.partial(jax.jit, static_argnames="unconstrained")
+def ablated(p, x, h0, step_size, diffusion, unconstrained=False):
+    W = p["W"]
+    M = (W if unconstrained else W - W.T) - diffusion * jnp.eye(len(W), dtype=W.dtype)
+    def step(h, u):
+        h = h + step_size * jnp.tanh(h @ M.T + u)
+        return h, h
+    return jnp.concatenate([h0[None], jax.lax.scan(step, h0, x @ p["V"].T + p["b"])[1]])
 """
 
 
@@ -252,6 +279,30 @@ def test_a_wrong_function_is_rejected(name: str, check: str, words: str) -> None
 
 
 @pytest.mark.usefixtures("modules")
+def test_states_of_another_dtype_than_the_inputs_are_rejected() -> None:
+    candidate = candidates.callable_candidate("numpy_cells:widened")
+    for dtype, status in ((np.float64, "passed"), (np.float32, "failed")):
+        result = certify("callable", case(dtype=dtype), what="every state").run(candidate)
+        assert result.status == status
+    assert result.detail == "h: expected dtype float32 as x has, got float64"
+
+
+@pytest.mark.usefixtures("modules")
+def test_the_ablation_is_asked_where_every_function_takes_it() -> None:
+    both, one = (candidates.callable_candidate("numpy_cells:states", f"numpy_cells:{g}") for g in ("gated", "writes"))
+    assert "ablation" in both.features
+    assert "ablation" not in one.features
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_function_has_a_limit_of_time_under_a_convention_too() -> None:
+    candidate = candidates.callable_candidate("numpy_cells:states")
+    under = declared(candidate, "row vectors")
+    assert candidate.seconds == under.seconds == candidates.CHECK_SECONDS < math.inf
+    assert under.features == {"ablation"}
+
+
+@pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("name", ["states", "Cell", "made"])
 def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -273,6 +324,7 @@ def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
         ("detached", "step_size: h does not depend on it, or is detached from it"),
         ("cut", "h: is detached from every input"),
         ("halved", "h: expected dtype torch.float64 as x has, got torch.float32"),
+        ("other_states", "h: the pass that is differentiated has other states than the pass that is not"),
         ("doubled_gradient", "b: relative error 1.0e+00"),
         ("Nameless", "module: expected parameters or buffers W, V, b, it has diffusion, read.bias"),
         ("layer", "module: expected parameters or buffers W, V, b, step_size, diffusion, it has bias_hh_l0"),
@@ -283,6 +335,35 @@ def test_a_wrong_peer_of_pytorch_is_rejected(name: str, words: str) -> None:
     result = certify("torch", case()).run(candidates.torch_candidate(f"torch_cells:{name}"))
     assert result.status == "failed"
     assert words in result.detail
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_peer_of_pytorch_is_judged_without_steps_and_in_the_ablation() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    candidate = candidates.torch_candidate("torch_cells:Ablated")
+    assert candidate.features == {"gradients", "ablation"}
+    empty = random_case("antisymmetric", 0, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=7)
+    for given in (empty, case(unconstrained=True)):
+        result = certify("torch", given).run(candidate)
+        assert result.status == "passed", result.detail
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_module_is_not_changed_by_being_judged() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = importlib.import_module("torch_cells").made
+    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "passed"
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_peer_of_jax_is_judged_in_the_ablation_and_has_one_set_of_states() -> None:
+    pytest.importorskip("jax", reason="JAX is not installed")
+    candidate = candidates.jax_candidate("jax_cells:ablated")
+    assert candidate.features == {"gradients", "ablation"}
+    assert certify("jax", case(unconstrained=True)).run(candidate).status == "passed"
+    result = certify("jax", case()).run(candidates.jax_candidate("jax_cells:other_states"))
+    assert result.detail == "h: the pass that is differentiated has other states than the pass that is not"
 
 
 @pytest.mark.usefixtures("modules")
@@ -457,6 +538,24 @@ def test_a_program_that_hangs_is_not_called_for_ever(clean: Path) -> None:
     assert "not called again after 3 calls without an end" in details[-1]
 
 
+EVERY_RESULT = """
+import math
+for name, shape in sorted(told["results"].items(), key=lambda result: result[0] == "h"):
+    npy(told_as("<f8", tuple(shape)), bytes([told["pass"] == "backward"]) * 8 * math.prod(shape))
+    os.rename(returned + "/h.npy", f"{returned}/{name}.npy")
+"""
+
+
+def test_a_program_whose_passes_have_other_states_is_rejected(clean: Path) -> None:
+    result = certify("program", case()).run(program(clean, EVERY_RESULT))
+    assert result.detail == "backward: h.npy: expected the same bits as in the forward pass"
+
+
+def test_the_folders_of_a_call_lie_where_the_environment_says(clean: Path) -> None:
+    detail = certify("program", case()).run(program(clean, "print(given)")).detail
+    assert f"it said: {clean}/calls/antisymrnn-" in detail
+
+
 def test_the_other_order_and_the_other_bytes_are_read(tmp_path: Path) -> None:
     array = np.random.default_rng(0).standard_normal((3, 4, 2))
     for given in (array, np.asfortranarray(array), array.astype(">f8")):
@@ -501,6 +600,35 @@ def test_conform_on_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAILED --callable numpy_cells:transposed: last state on antisymmetric generic" in out
 
 
+ONE = ["--dtype", "float64", "-k"]
+
+
+@pytest.mark.usefixtures("modules")
+def test_conform_judges_the_gated_function_and_shows_its_failure_again(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--callable", "numpy_cells:gated", "--gated", "numpy_cells:states"]
+    code, out, _ = run(["conform", *both, *ONE, "every state: gated generic"], capsys)
+    assert code == 1
+    script = out.partition("to see it again:\n")[2].partition("\n\n")[0]
+    with pytest.raises(BrokenPromise, match="h: relative error"):
+        exec("\n".join(line.strip() for line in script.splitlines()), {})
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_conform_on_a_peer(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    option = [f"--{library}", f"{library}_cells:states"]
+    code, out, _ = run(["conform", *option, *ONE, "accuracy: antisymmetric generic"], capsys)
+    assert (code, out.splitlines()[-1].partition(": ")[0]) == (0, f"conform {' '.join(option)}")
+
+
+def test_conform_gives_a_program_the_time_that_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"{sys.executable} -S -E -c 'import time; time.sleep(60)'"
+    code, out, _ = run(["conform", "--cmd", command, "--timeout", "0.1", *ONE, "last state: antisymmetric g"], capsys)
+    assert code == 1
+    assert "no end within 0.1 s" in out
+
+
 def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program(clean, "print('not today', file=sys.stderr); sys.exit(77)")
     command = f"{sys.executable} -S -E '{clean / 'program.py'}'"
@@ -517,6 +645,7 @@ def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -
         (["--cmd", "no_such_program_here"], "expected a program that can be run, got 'no_such_program_here'"),
         (["--cmd", "'"], "--cmd: No closing quotation"),
         (["--cmd", "true", "--timeout", "0"], "timeout: expected seconds > 0, got 0.0"),
+        (["--cmd", "true", "--timeout", "nan"], "timeout: expected seconds > 0, got nan"),
         (["--cmd", "true", "--gated", "a:b"], "--gated: expected with --torch, --jax or --callable alone"),
         (["numpy", "--timeout", "3"], "--timeout: expected with --cmd alone"),
         (["numpy", "--dtype", "float16"], "--dtype: expected float64 or float32, got 'float16'"),

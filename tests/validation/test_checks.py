@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
 from antisymrnn_validation.conformance import checks
-from antisymrnn_validation.conformance.cases import CELLS, Case, generic_cases, random_case, swept_cases
+from antisymrnn_validation.conformance.bad_calls import bad_calls
+from antisymrnn_validation.conformance.cases import (
+    CELLS,
+    Case,
+    drawn_cases,
+    generic_cases,
+    random_case,
+    swept_cases,
+)
 from antisymrnn_validation.conformance.checks import (
     BrokenPromise,
     Check,
@@ -506,6 +514,61 @@ def test_calls_in_several_threads_that_share_memory_are_seen() -> None:
 
 def test_exiting_is_a_failure() -> None:
     assert "accuracy" in failed(wrapped(honest_backend(), "forward", sys.exit))
+
+
+@pytest.mark.parametrize(("cell", "dtype", "count"), [("antisymmetric", "float64", 99), ("gated", "float32", 106)])
+def test_the_bad_calls_are_all_there(cell: str, dtype: str, count: int) -> None:
+    case = random_case(cell, 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=1, dtype=dtype)
+    trajectory = getattr(antisymrnn_ref, cell).forward(case.parameters, case.x, case.h0, **case.arguments)
+    calls = list(bad_calls(antisymrnn_ref, case, trajectory))
+    assert len(calls) == len({(call.label, call.function) for call in calls}) == count
+
+
+def test_the_generic_cases_are_all_there() -> None:
+    names = {
+        "generic", "wide input", "ablation", "large W", "last-state loss", "corner ε = 1, γ = 0", "T = 0", "T = 1",
+        "B = 1", "n = 1", "m = 1", "saturated",
+    }  # fmt: skip
+    for quick, more in ((True, set()), (False, {"long", "longer", "wide", "batch"})):
+        cases = generic_cases(quick=quick)
+        told = {(case.cell, case.name.removeprefix(f"{case.cell} ").split(" T=")[0], case.dtype) for case in cases}
+        assert told == {
+            (cell, name, np.dtype(dtype)) for cell in CELLS for name in names | more for dtype in ("float32", "float64")
+        }
+    sizes = {case.name.split(" ", 1)[1].split(" T=")[0]: (*case.x.shape, len(case.parameters.b)) for case in cases}
+    assert [sizes[f"{name} = {k}"][axis] for axis, name, k in ((0, "T", 0), (1, "B", 1), (3, "n", 1), (2, "m", 1))] == [
+        0, 1, 1, 1,
+    ]  # fmt: skip
+    assert max(T for T, *_ in sizes.values()) == 300
+    assert len(set(sizes["generic"])) == 4
+
+
+def test_W_of_a_case_is_as_large_as_the_paper_has_it() -> None:
+    for n, scale in ((50, 1.0), (200, 4.0)):
+        W = random_case("gated", 1, 1, n, 1, step_size=0.3, diffusion=0.2, seed=0, scale=scale).parameters.W
+        assert W.std() == pytest.approx(scale / n**0.5, rel=0.1)
+
+
+def test_the_recipe_of_a_case_draws_it_again() -> None:
+    sweeps = [*swept_cases(quick=True), *drawn_cases(60)]
+    for case in [*generic_cases(quick=True), *(sweep.case for sweep in sweeps)]:
+        again = eval(case.recipe, {"random_case": random_case})
+        assert [array.tobytes() for array in (*again.parameters, again.x, again.h0, again.g)] == [
+            array.tobytes() for array in (*case.parameters, case.x, case.h0, case.g)
+        ]
+        assert (again.name, again.arguments, again.recipe) == (case.name, case.arguments, case.recipe)
+
+
+def test_drawn_cases_cross_every_option() -> None:
+    sweeps = list(drawn_cases(400))
+    told = [(s.case.cell, s.case.dtype.name, s.case.unconstrained, s.case.g.ndim, s.case.diffusion > 0) for s in sweeps]
+    assert len(set(told)) == 2**5
+    assert {s.keep_every for s in sweeps} == {1, 2, 3, 5, 1000}
+    assert {s.input_gradient for s in sweeps} == {True, False}
+    for axis, least in enumerate((0, 1, 1)):
+        assert min(s.case.x.shape[axis] for s in sweeps) == least
+    assert min(s.case.step_size for s in sweeps) < 0.02 < 2 < max(s.case.step_size for s in sweeps)
+    assert next(drawn_cases(1, seed=1)).case.recipe != sweeps[0].case.recipe
 
 
 def test_the_sweep_crosses_every_option() -> None:

@@ -7,8 +7,9 @@ import importlib.util
 import inspect
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,6 +273,107 @@ def test_outputs_are_what_the_planted_backend_gives(cell: str) -> None:
                 assert array.tobytes() == got[name].tobytes(), (deviation and deviation.name, name)
 
 
+def states_written_again(
+    case: Case,
+    *,
+    W: Callable = lambda W: W - W.T,
+    γ: float = -1.0,
+    x: Callable = lambda x: x,
+    V: Callable = lambda V: V,
+    b: float = 1.0,
+    in_gate: str = "V_z",
+    M_in_gate: float = 1.0,
+    s: Callable = np.tanh,
+    z: Callable = lambda a: 1 / (1 + np.exp(-a)),
+    step: Callable = lambda k: k.h + k.ε * k.z * k.s,
+) -> np.ndarray:
+    """States of the gated cell by a loop that knows nothing of the recurrence of the deviations."""
+    p, h = case.parameters, [case.h0]
+    M = W(p.W) + γ * case.diffusion * np.eye(len(p.W))
+    for x_t in x(case.x):
+        Mh = h[-1] @ M.T
+        a, a_z = Mh + x_t @ V(p.V).T + b * p.b, M_in_gate * Mh + x_t @ V(getattr(p, in_gate)).T + p.b_z
+        h.append(step(SimpleNamespace(h=h[-1], s=s(a), z=z(a_z), ε=case.step_size, γ=case.diffusion)))
+    return np.stack(h)
+
+
+def skew(part: np.ndarray) -> np.ndarray:
+    return part - part.T
+
+
+WRITTEN_AGAIN = {
+    None: {},
+    "γ missing": {"γ": 0.0},
+    "2γ": {"γ": -2.0},
+    "W + Wᵀ": {"W": lambda W: W + W.T},
+    "lower triangle of W alone": {"W": lambda W: skew(np.tril(W, -1))},
+    "M h missing in the gate": {"M_in_gate": 0.0},
+    "candidate bias missing": {"b": 0.0},
+    "candidate's input weights in the gate": {"in_gate": "V"},
+    "input of the step before, zero at the end": {"x": lambda x: np.concatenate([0 * x[:1], x[:-1]])},
+    "input of the step after, zero at the end": {"x": lambda x: np.concatenate([x[1:], 0 * x[:1]])},
+    "input of the step after, wrapped": {"x": lambda x: np.concatenate([x[1:], x[:1]])},
+    "x reshaped instead of transposed": {"x": lambda x: x.reshape(4, 11, 3).transpose(1, 0, 2)},
+    "V reshaped instead of transposed": {"V": lambda V: V.reshape(3, 7).T},
+    "hard tanh": {"s": lambda a: np.clip(a, -1, 1)},
+    "ReLU in place of tanh": {"s": lambda a: np.maximum(a, 0)},
+    "hard σ, slope 1/5": {"z": lambda a: np.clip(a / 5 + 1 / 2, 0, 1)},
+    "hard σ, slope 1/6": {"z": lambda a: np.clip(a / 6 + 1 / 2, 0, 1)},
+    "ε applied to h too": {"step": lambda k: k.ε * (k.h + k.z * k.s)},
+    "leaky update": {"step": lambda k: (1 - k.ε) * k.h + k.ε * k.z * k.s},
+    "γ outside the tanh too": {"step": lambda k: k.h + k.ε * (k.z * k.s - k.γ * k.h)},
+    "gate dropped": {"step": lambda k: k.h + k.ε * k.s},
+    "gate on the state": {"step": lambda k: k.z * k.h + k.ε * k.s},
+    "GRU's update": {"step": lambda k: (1 - k.z) * k.h + k.z * k.s},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_AGAIN)
+def test_a_mistake_of_the_states_is_what_its_name_says(name: str | None) -> None:
+    case = generic("gated")._replace(step_size=0.9)
+    given = outputs(by_name(name) if name else None, case)["h"]
+    np.testing.assert_allclose(given, states_written_again(case, **WRITTEN_AGAIN[name]), rtol=1e-12, atol=1e-12)
+
+
+def part(case: Case, begin: int, end: int) -> dict[str, np.ndarray]:
+    """Gradients of the steps from ``begin`` to ``end`` alone: a problem of its own."""
+    h = outputs(None, case)["h"]
+    return outputs(None, case._replace(x=case.x[begin:end], h0=h[begin], g=case.g[begin : end + 1]))
+
+
+def test_a_mistake_of_the_gradients_is_what_its_name_says() -> None:
+    case = generic("gated")
+    T, fields = len(case.x), ("W", "V", "b", "V_z", "b_z", "step_size", "diffusion")
+    right, last, rest = outputs(None, case), part(case, T - 1, T), part(case, 1, T)
+    first = outputs(None, case._replace(x=case.x[:1], g=np.stack([case.g[0], rest["h0"]])))
+    chunks = [part(case, begin, min(begin + 5, T)) for begin in range(0, T, 5)]
+    expected = {
+        "dh_0 = g_0": {"h0": case.g[0]},
+        "dh_0 = adjoint_1": {"h0": rest["h0"]},
+        "first step left out of backward": {name: rest[name] for name in (*fields, "h0")},
+        "backpropagation through the last 5 steps only": {name: part(case, T - 5, T)[name] for name in fields},
+        "state detached after every 5 steps": {name: sum(chunk[name] for chunk in chunks) for name in fields},
+        "db_z equal to db": {"b": right["b"], "b_z": right["b"]},
+        "dV_z equal to dV": {"V": right["V"], "V_z": right["V"]},
+        "gate held constant": {"V_z": 0 * right["V_z"], "b_z": 0 * right["b_z"]},
+        "gradients of the mean loss": {name: array / 4 for name, array in right.items() if name != "h"},
+        "mean instead of sum over the batch in db": {"b": right["b"] / 4, "b_z": right["b_z"] / 4, "V": right["V"]},
+        "dW of the strict upper triangle": {"W": np.triu(right["W"], 1)},
+        "dx of the step before, wrapped": {"x": np.roll(right["x"], 1, axis=0)},
+        "dx of the step after, wrapped": {"x": np.roll(right["x"], -1, axis=0)},
+        "dx of the step before, zero at the end": {"x": np.concatenate([0 * right["x"][:1], right["x"][:-1]])},
+        "dx of the step after, zero at the end": {"x": np.concatenate([right["x"][1:], 0 * right["x"][:1]])},
+    }
+    for which, alone in (("last", last), ("first", first)):
+        expected |= {f"db of the {which} step only": {"b": alone["b"], "b_z": alone["b_z"]}}
+        expected |= {f"dV of the {which} step only": {"V": alone["V"], "V_z": alone["V_z"]}}
+        expected |= {f"dW of the {which} step only": {"W": alone["W"], "diffusion": alone["diffusion"]}}
+    for name, arrays in expected.items():
+        got = outputs(by_name(name), case)
+        for array, wanted in arrays.items():
+            np.testing.assert_allclose(got[array], wanted, rtol=1e-11, atol=1e-11, err_msg=f"{name}: {array}")
+
+
 def test_a_deviation_of_another_cell_is_refused() -> None:
     with pytest.raises(ValueError, match="gate bias missing: expected a cell of gated, got antisymmetric"):
         outputs(by_name("gate bias missing"), generic("antisymmetric"))
@@ -387,6 +489,27 @@ def test_a_convention_and_a_mistake_are_named_together(cell: str) -> None:
             arrays = convention.lines.returns(run(planted(mistake), given), case.x.shape[1])
             names = [match.names for match in identify(arrays, case, tolerance=allowed)]
             assert (convention.name, mistake.name) in names
+
+
+def test_a_deviation_is_named_from_a_few_tolerances_on() -> None:
+    case = random_case("antisymmetric", 3, 2, 3, 2, step_size=0.3, diffusion=1e-6, seed=0)
+    h, honest = outputs(by_name("γ missing"), case)["h"], outputs(None, case)["h"]
+    moved = np.max(np.abs(h - honest)) / np.max(np.abs(honest))
+    # both may be off by a tolerance, and twice that is measurable
+    for times, names in ((3.5, []), (4.5, [("γ missing",)])):
+        assert [match.names for match in identify({"h": h}, case, tolerance=moved / times)] == names
+
+
+def test_the_agreement_is_told_in_units_of_what_it_may_be() -> None:
+    case = generic("antisymmetric")
+    arrays = outputs(by_name("dW = G"), case)
+    size = np.max(np.abs(arrays["V"]))
+    for share in (0.25, 0.75):
+        moved = {**arrays, "V": arrays["V"] + share * 1e-9 * size}
+        (match,) = identify(moved, case, tolerance=1e-9)
+        assert match.error == pytest.approx(share, rel=1e-3)
+    assert identify({**arrays, "V": arrays["V"] + 1.1e-9 * size}, case, tolerance=1e-9) == []
+    assert identify({**arrays, "V": arrays["V"] + 5e-14 * size}, case, tolerance=1e-14) == []
 
 
 def test_an_unknown_array_is_refused() -> None:

@@ -27,6 +27,12 @@ def test_the_same_drawing_has_the_same_bytes_under_any_style():
     assert drawing.render(draw, 4, 3.5) != first
 
 
+def test_a_drawing_is_as_wide_and_as_high_as_is_asked():
+    png, svg = drawing.render(draw, 4, 3)
+    assert b'width="288pt" height="216pt"' in svg
+    assert [int.from_bytes(png[k : k + 4], "big") for k in (16, 20)] == [600, 450]
+
+
 def test_no_date_and_no_version_is_written():
     png, svg = drawing.render(draw, 4, 3)
     assert b"<dc:date>" not in svg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -16,9 +17,9 @@ from hypothesis import given, settings
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
-from antisymrnn_validation.conformance import deviations, explanations
+from antisymrnn_validation.conformance import checks, deviations, explanations
 from antisymrnn_validation.conformance.cases import CELLS, drawn_cases, random_case
-from antisymrnn_validation.conformance.checks import certify, iter_checks, run
+from antisymrnn_validation.conformance.checks import BrokenPromise, certify, iter_checks, measure, run
 from antisymrnn_validation.conformance.conventions import CONVENTIONS, declared
 from antisymrnn_validation.conformance.diagnosis import diagnose
 from antisymrnn_validation.conformance.judge import check_backend, checks_of, judged, parametrize_with_checks, problems
@@ -191,6 +192,80 @@ def test_the_first_wrong_state_and_the_worst_entry_are_told():
         assert found.places[0].got - found.places[0].expected == pytest.approx(0.25)
 
 
+def found_of(arrays, case, keep_every=1, target=""):
+    """The diagnosis of results that fail."""
+    with pytest.raises(BrokenPromise) as broken:
+        measure(arrays, case, keep_every=keep_every)
+    return diagnose(arrays, case, broken.value.errors, keep_every=keep_every, target=target), broken.value.errors
+
+
+def a_case(**options):
+    return random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=3, **options)
+
+
+def test_what_is_over_is_counted_in_rounding_errors():
+    arrays = run(planted("dγ missing"), a_case())
+    found, errors = found_of(arrays, a_case())
+    (place,) = found.places
+    assert place[:3] == ("diffusion", (), 0.0)
+    assert place.over == pytest.approx(errors["diffusion"].error / errors["diffusion"].reference)
+    assert f"{place.over:.1g} times the rounding error" in found.text()
+
+
+def test_the_first_wrong_state_is_told_among_those_that_are_kept():
+    for keep_every, first in ((1, 5), (3, 6), (4, 8), (1000, 11)):
+        arrays = run(planted("dW = G"), a_case(), keep_every=keep_every)
+        for row, t in enumerate(kept_steps(11, keep_every)):
+            arrays["h"][row] += (t >= 5) * 1e-3
+        assert found_of(arrays, a_case(), keep_every)[0].first_step == first
+    arrays["h"][1] = np.nan
+    found, _ = found_of(arrays, a_case(), 1000)
+    assert (found.first_step, found.places[0].array, found.places[0].at[0]) == (11, "h", 11)
+
+
+@pytest.mark.parametrize("keep_every", [1, 3])
+def test_a_mistake_is_named_where_not_every_state_is_kept_or_an_array_is_not_finite(keep_every):
+    arrays = run(planted("dW = G"), a_case(), keep_every=keep_every)
+    assert found_of(arrays, a_case(), keep_every)[0].names == ["dW = G"]
+    arrays["b"][0] = np.inf
+    assert found_of(arrays, a_case(), keep_every)[0].names == ["dW = G"]
+
+
+def wrong_at(zero, keep_every):
+    """Wrong where h0 is zero or is not, with one distance of the kept states."""
+    backend, honest = ModuleType("wrong_at"), HONEST.antisymmetric
+    backend.__dict__.update(vars(HONEST))
+
+    def forward(*arguments, **options):
+        found = honest.forward(*arguments, **options)
+        wrong = options.get("keep_every", 1) == keep_every and zero != bool(found.h[0].any())
+        return planted("2γ").antisymmetric.forward(*arguments, **options) if wrong else found
+
+    backend.antisymmetric = SimpleNamespace(forward=forward, backward=honest.backward)
+    return backend
+
+
+@pytest.mark.parametrize(("zero", "keep_every"), [(True, 1), (False, 3)])
+def test_the_script_runs_the_case_that_failed(zero, keep_every):
+    case = random_case("antisymmetric", 5, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=3, dtype="float32")
+    target = wrong_at(zero, keep_every)
+    if zero:
+        case = case._replace(h0=0 * case.h0)
+    arrays = run(target, case, keep_every=keep_every)
+    script = found_of(arrays, case, keep_every, target="wrong()")[0].reproduce
+    with pytest.raises(BrokenPromise) as before:
+        measure(arrays, case, keep_every=keep_every)
+    with pytest.raises(BrokenPromise) as again:
+        exec(script, {"wrong": lambda: target})
+    first, second = (str(broken.value).partition(", tolerance")[0] for broken in (before, again))
+    assert re.fullmatch(r"h: relative error \d\.\de[-+]\d\d", first)
+    assert first == second
+    assert found_of(arrays, case, keep_every)[0].reproduce == ""
+    # what no call of random_case gives has no script
+    moved = case._replace(x=2 * case.x)
+    assert found_of(run(target, moved, keep_every=keep_every), moved, keep_every, "wrong()")[0].reproduce == ""
+
+
 def test_the_script_shows_the_failure_again(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from antisymrnn_validation.conformance import deviations\n"
@@ -275,8 +350,8 @@ def test_drawn_cases_are_the_same_for_every_count_and_raise_no_alarm():
 
 
 def test_every_check_is_explained():
-    checks = {check.name for name in ("numpy", "numba") for check in iter_checks(name)}
-    assert checks == set(explanations.EXPLANATIONS)  # and every explained one is made
+    names = {check.name for name in ("numpy", "numba") for check in iter_checks(name)}
+    assert names == set(explanations.EXPLANATIONS)  # and every explained one is made
     with pytest.raises(ValueError, match="did you mean 'accuracy'"):
         explanations.explain("acuracy")
 
@@ -323,6 +398,22 @@ def test_conform_takes_a_declared_convention_and_drawn_cases(capsys, monkeypatch
     assert code == 2
     assert "--convention: expected one of row vectors" in err
     assert command(capsys, "conform", "numpy", "--drawn", "10")[0] == 0
+
+
+def test_drawn_cases_stand_in_place_of_the_checks(capsys, monkeypatch):
+    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the checks were made"))
+    code, out, _ = command(capsys, "conform", "numpy", "--drawn", "3")
+    assert (code, out.splitlines()[-1].partition(": ")[2].startswith("3 checks: ")) == (0, True)
+
+
+@pytest.mark.parametrize("told", ['{"": "known"}', '{"accuracy": ""}', '{"accuracy": 1}', "{", None])
+def test_failures_are_expected_by_name_and_with_a_reason(told, tmp_path, capsys):
+    if told is not None:
+        (tmp_path / "expect.json").write_text(told)
+    asked = ["conform", "numpy", "-k", "signatures", "--expect", tmp_path / "expect.json"]
+    code, out, err = command(capsys, *asked)
+    assert (code, out) == (2, "")
+    assert "--expect: " in err
 
 
 def test_explain(capsys):

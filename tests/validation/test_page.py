@@ -1,5 +1,6 @@
 """The page of verify --report: whole, escaped, and quiet in a real browser."""
 
+import base64
 import contextlib
 import json
 import re
@@ -147,6 +148,64 @@ def test_the_chart_has_each_number_under_its_name(monkeypatch):
     entry = {"error": 2e-16, "tolerance": 1e-14, "reference": 1e-15}
     page._chart([{"backend": "numpy", "cell": "gated", "errors": {"W": entry}}])
     assert drawn == {"numpy: error": ["2.000e-16"], "numpy: tolerance": ["1.000e-14"]}
+
+
+def test_the_chart_draws_each_error_where_it_is(monkeypatch):
+    import plotly.graph_objects as go
+
+    drawn, add = {}, go.Figure.add_scatter
+
+    def noted(figure, **given):
+        drawn[given["name"]] = (given["x"], given["y"])
+        return add(figure, **given)
+
+    monkeypatch.setattr(go.Figure, "add_scatter", noted)
+    errors = {name: {"error": e, "tolerance": 1e-14, "reference": 1e-15} for name, e in (("W", 2e-16), ("h0", 0.0))}
+    text = page._chart([{"backend": "numpy", "cell": "gated", "errors": errors}])
+    names = ["gated: W", "gated: h0"]
+    assert drawn == {"numpy: error": (names, [2e-16, page.FLOOR]), "numpy: tolerance": (names, [1e-14, 1e-14])}
+    assert '"type":"log"' in text
+
+
+def test_the_equations_are_those_of_the_paper():
+    told = [re.sub(r"<[^>]*>|\s", "", equation) for equation in page._equations().split('<div class="equation">')[1:]]
+    assert told == [
+        "ht=ht−1+εtanh((W−WT)ht−1+Vxt+b)(10)antisymmetric",
+        "maxi|1+ελi(Jt)|≤1(11)forwardEulerisstable",
+        "M=W−WT−γI,ht=ht−1+εtanh(Mht−1+Vxt+b)(12)withdiffusionγ",
+        "zt=σ(Mht−1+Vzxt+bz),ht=ht−1+εzt∘tanh(Mht−1+Vxt+b)(13)gated",
+        "∂hT∂h0=∏t=T1(I+εDtM)(derived)discreteJacobian",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sign"),
+    [("reproduced", "✓"), ("not reproduced", "✗"), ("not run", "–"), ("reproduced in part", "⚠")],
+)
+def test_an_accuracy_has_the_sign_of_its_verdict(verdict, sign):
+    told = results()
+    told["accuracies"][0]["verdict"] = verdict
+    tally, _, _ = page.page(told, {}).partition("<nav")
+    assert f"accuracies: {sign} {verdict} 1" in Structure(tally).text
+
+
+def test_a_claim_tells_its_condition_and_the_filter_knows_every_verdict():
+    told = results()
+    told["claims"][1] |= {"verdict": "holds under a stated condition", "expected": "holds under a stated condition"}
+    text = page.page(told, {})
+    labels = [re.findall("<dt>(.*?)</dt><dd>", part) for part in text.split('<details class="claim"')[1:]]
+    assert labels == [["Source", "Evidence", word, "Expected"] for word in ("Instead", "Condition")]
+    offered, used = (re.findall(f'{key}="([^"]+)"', text) for key in ("<option value", "data-verdict"))
+    assert sorted(offered) == sorted(used) == ["holds under a stated condition", "refuted"]
+    signs = re.findall(r'<summary><span class="verdict \w+"><span aria-hidden="true">(.)</span>', text)
+    assert signs == ["✗", "◐"]
+
+
+def test_the_page_lets_no_request_out_and_holds_its_figures():
+    text = page.page(results(), FIGURES)
+    assert """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; """ in text
+    (svg,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', text)
+    assert base64.b64decode(svg) == FIGURES["one"][1].svg
 
 
 def test_a_claim_that_is_not_as_expected_alarms():

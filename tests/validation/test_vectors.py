@@ -132,7 +132,7 @@ def test_the_links_lead_somewhere():
 
 
 def test_arrays_are_read_only():
-    for vector in vectors.load()[:3]:
+    for vector in (*vectors.load()[:3], BY_ID["gated-float64-long"]):
         for array in (*vector.inputs.values(), *vector.expected.values()):
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 0
@@ -323,6 +323,15 @@ def test_a_changed_bit_is_told():
     assert wrong.startswith("expected.W[1, 2]: expected ")
     assert float(W[1, 2]).hex() in wrong
     assert vector_generation.certify(vector) == []
+
+
+def test_the_sign_of_a_zero_is_certified_too():
+    vector = BY_ID["antisymmetric-float32-signed-zeros"]
+    h = vector.expected["h"].copy()
+    h[0] = abs(h[0])
+    wrong = vector_generation.certify(vector._replace(expected={**vector.expected, "h": h}))
+    assert len(wrong) == np.signbit(vector.h0).sum() > 0
+    assert all(told.endswith(": expected -0x0.0p+0, got 0x0.0p+0") for told in wrong)
 
 
 # noise floors, and what they catch
@@ -783,6 +792,18 @@ def test_a_schema_that_was_changed_is_not_as_released(copy):
         vectors.verify_file(folder, vectors.SCHEMA, released)
 
 
+def test_what_verify_finds_stands_in_its_json(run, copy, tmp_path):
+    folder, _ = copy
+    truncated(folder)
+    code, out, _ = run("verify", folder, "--json", tmp_path / "report.json")
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert (code, document["summary"]["exit_code"], document["summary"]["line"]) == (1, 1, out.splitlines()[-1])
+    assert (document["folder"], document["certify"]) == (str(folder), False)
+    told = {record["file"]: (record["status"], record["vectors"]) for record in document["files"]}
+    assert told["gated-float32.json"] == ("failed", 0)
+    assert told["gated-float64.json"] == ("passed", len(vector_generation.PLANS))
+
+
 def test_verify_of_no_folder_is_usage(run, tmp_path):
     code, _, err = run("verify", tmp_path / "nowhere")
     assert code == 2
@@ -844,6 +865,26 @@ def test_list(run, tmp_path):
     assert code == 0
     assert f"vectors list: 8 of {len(BY_ID)} vectors of v1 in 4 files" in out
     assert run("list", "--only", "nothing like it")[0] == 3
+    for text in ("one-input", "Round numbers"):
+        told = [v for v in BY_ID.values() if text in v.flags or text in v.comment]
+        assert f"vectors list: {len(told)} of {len(BY_ID)} vectors of v1" in run("list", "--only", text)[1]
+
+
+def test_list_and_describe_tell_sizes_and_constants(run):
+    size = sum(path.stat().st_size for path in FOLDER.iterdir() if path.name != "manifest.json")
+    assert f"; the set has {size / 1e6:.1f} MB" in run("list")[1]
+    vector = BY_ID["gated-float32-generic-3"]
+    _, out, _ = run("describe", vector.id)
+    for name, value in (("step_size", np.float32(0.5)), ("diffusion", np.float32(0.35))):
+        assert re.search(rf"^problem +{name} +{float(value)!r}$", out, re.MULTILINE)
+    told = {(record["part"], record["name"]): record for record in vectors.arrays(vector)}
+    for part, arrays in (("input", vector.inputs), ("expected", vector.expected)):
+        for name, array in arrays.items():
+            record = told.pop((part, name))
+            assert (record["shape"], record["largest"]) == (array.shape, abs(array).max())
+            floor = vector.noise[name] if part == "expected" else (None, None)
+            assert (record.get("reference"), record.get("tolerance")) == floor
+    assert not told
 
 
 def test_describe(run, tmp_path):

@@ -58,9 +58,9 @@ def load_backend(name: str) -> ModuleType:
     path = modules.get(name, name)
     close = difflib.get_close_matches(name, modules, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    unknown = ValueError(f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}{hint}")
+    unknown = f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}"
     if not all(part.isidentifier() for part in path.split(".")):
-        raise unknown
+        raise ValueError(unknown + hint)
     try:
         module = importlib.import_module(path)
     except BackendUnavailable:
@@ -68,7 +68,7 @@ def load_backend(name: str) -> ModuleType:
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
         if absent and name not in modules:
-            raise unknown from None
+            raise ValueError(unknown + (hint or f"; there is no module {error.name!r} where Python looks")) from None
         if absent and name in BUILT_IN:
             reason = f"this version of antisymrnn-ref comes without the package {path}"
             mend = "install one that has it: pip install --upgrade antisymrnn-ref"

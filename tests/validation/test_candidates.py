@@ -650,15 +650,27 @@ def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -
         (["numpy", "--timeout", "3"], "--timeout: expected with --cmd alone"),
         (["numpy", "--dtype", "float16"], "--dtype: expected float64 or float32, got 'float16'"),
         (["--callable", "numpy"], "expected a path such as package.module:name, got 'numpy'"),
-        (["--callable", "no_such_module_here:f"], "No module named 'no_such_module_here'"),
+        (
+            ["--callable", "no_such_here:f"],
+            "got 'no_such_here:f': there is no module 'no_such_here' where Python looks",
+        ),
+        (["--callable", "needy:f"], "needy:f: importing needy failed: No module named 'no_such_here'"),
+        (["--cmd", "here.txt"], "got 'here.txt'; write ./here.txt for the one in this folder"),
         (["--callable", "numpy:no_such_name"], "numpy:no_such_name: numpy has no no_such_name"),
         (["--callable", "numpy:pi"], "numpy:pi: expected a function, got float"),
         (["--callable", "burning:f"], "RuntimeError: on fire"),
     ],
 )
 def test_wrong_targets_exit_2(
-    arguments: list[str], words: str, modules: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    modules: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(modules)
+    (modules / "here.txt").write_text("no program")
+    (modules / "needy.py").write_text("import no_such_here")
     (modules / "burning.py").write_text("raise RuntimeError('on\\nfire')")
     importlib.invalidate_caches()
     code, out, err = run(["conform", *arguments], capsys)

@@ -625,7 +625,7 @@ def test_compare_the_specification(run, tmp_path):
     code, out, err = run("compare", *TINY, "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[-1] == "compare: 2 contests: 4 timed"
+    assert lines[-1] == "compare: contests: 2; contenders: 4 timed"
     assert any(re.match(r"backend absent not run: .*a_package_that_is_not_there", line) for line in lines)
     assert "numpy: 2 checks: 2 passed, 0 failed, 0 not applicable" in lines
     assert "FMA peak, float32: 100.0 GFLOP/s with 2 threads, one alone 50.0" in lines
@@ -668,7 +668,7 @@ def test_compare_does_not_time_a_backend_that_is_red(run, tmp_path):
     assert code == 1
     assert "FAILED wrong_backend: accuracy on antisymmetric generic" in out
     assert "wrong_backend: 2 checks: 0 passed, 2 failed, 0 not applicable; NOT CONFORMANT, not timed" in out
-    assert out.splitlines()[-1] == "compare: 2 contests: 6 timed; NOT CONFORMANT: wrong_backend"
+    assert out.splitlines()[-1] == "compare: contests: 2; contenders: 6 timed; NOT CONFORMANT: wrong_backend"
     document = strictly(tmp_path / "report.json")
     assert len(document["conformance"]["wrong_backend"]["failures"]) == 2
     named = {entry["name"] for record in document["contests"] for entry in record["contenders"]}
@@ -706,7 +706,7 @@ def test_compare_does_not_time_a_wrong_peer(run, monkeypatch):
     code, out, _ = run("compare", *TINY, "--cell", "gated")
     assert code == 1
     assert re.search(r"^numpy hoisted +WRONG: wrong on a small case: h: relative error", out, re.MULTILINE)
-    assert out.splitlines()[-1] == "compare: 1 contests: 1 timed, 1 wrong"
+    assert out.splitlines()[-1] == "compare: contests: 1; contenders: 1 timed, 1 wrong"
 
 
 @pytest.mark.usefixtures("comparing")
@@ -752,7 +752,7 @@ def test_compare_by_the_peak_of_the_whole_run(run, monkeypatch):
     code, out, _ = run("compare", *TINY)
     assert code == 1
     assert "The machine was faster later than 100.0 GFLOP/s; what still counts:" in out
-    assert out.splitlines()[-1] == "compare: 2 contests: 2 timed, 2 not timed"
+    assert out.splitlines()[-1] == "compare: contests: 2; contenders: 2 timed, 2 not timed"
 
 
 @pytest.mark.usefixtures("comparing")

@@ -76,12 +76,14 @@ def test_train_evaluate_and_curves_say_the_same_in_text_and_json(run, finished, 
     ("options", "said"),
     [
         ((), "holds a run already; --resume goes on with it"),
+        (("mnist", "--resume"), "expected a run of mnist, it is one of digits"),
         (("--resume", "--units", "5"), "another configuration: units is 4, asked for 5; leave that out"),
     ],
 )
 def test_a_folder_that_is_taken_is_left_alone(run, folder, options, said):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    code, _, err = run("train", *TINY, "--output", folder, *options)
+    task = TINY if not options or options[0].startswith("-") else ()
+    code, _, err = run("train", *task, "--output", folder, *options)
     assert code == 2
     assert said in err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -202,12 +204,25 @@ def test_the_last_lines_say_what_was_timed_and_whether_the_run_is_finished(run, 
     assert run("evaluate", folder)[1].rstrip().endswith(" of 4, of a run that is not finished")
     _, out, _ = run("train", *TINY, "--output", folder, "--resume")
     assert re.search(r", 0\.\d s for the last 0 iterations$", out.splitlines()[-1])
+    _, out, _ = run("train", *TINY, "--output", folder, "--resume")
+    assert out.splitlines()[-1].endswith("; it was finished already")
+
+
+def test_every_evaluation_is_told_with_its_accuracy(run, folder):
+    _, out, _ = run("train", *TINY, "--output", folder.with_name("other"))
+    records = runs.metrics_of(folder)
+    told = [line for line in out.splitlines() if "validation loss" in line]
+    assert told == [
+        f"iteration {record['iteration']}  validation loss {record['validation_loss']:.4f}  "
+        f"accuracy {record['validation_accuracy']:.2%}"
+        for record in records
+    ]
 
 
 def test_the_last_step_is_told_too(capsys):
     data = runs.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)
     configuration = training.Configuration("digits", iterations=3, evaluate_every=2)
-    with experiments._progress(configuration, data) as (stepped, _):
+    with experiments._progress(configuration, data) as (stepped, *_):
         for k in (1, 2, 3):
             stepped(k, {"loss": 1.0, "accuracy": 0.5})
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["2", "3"]
@@ -247,7 +262,7 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
     assert f"interrupted; go on with: antisymrnn {' '.join(again)}" in " ".join(text.split())
     bars = [line for line in re.split(r"[\r\n]+", text) if "sequences/s" in line]
     assert [line for line in bars if len(line) > 80] == []
-    assert re.match(r"loss \d+\.\d{4}  accuracy \d\.\d{3}  +\d+ sequences/s +[-\d:]+ left +\d+/30000", bars[-1])
+    assert re.match(r"loss \d+\.\d{4}  accuracy \d+\.\d%  +\d+ sequences/s +[-\d:]+ left +\d+/30000", bars[-1])
     done = runs.load(folder / "checkpoint.npz", runs.configuration_of(folder)).iteration
     begun = []
 
@@ -266,7 +281,7 @@ def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
     configuration = training.Configuration("digits", batch=10**8, iterations=4, evaluate_every=1)
     data = runs.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)  # 100 to train on, 11 to validate on
     measured = {"loss": 1.0, "accuracy": 0.5}
-    with experiments._progress(configuration, data) as (stepped, evaluating):
+    with experiments._progress(configuration, data) as (stepped, evaluating, _):
         now[0] = 50.0  # the first step compiles
         stepped(1, measured)
         now[0] = 51.0
@@ -276,7 +291,7 @@ def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
         now[0] = 90.5
         stepped(3, measured)
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "iteration 1  loss 1.0000  accuracy 0.500"
+    assert first == "iteration 1  batch loss 1.0000  accuracy 50.0%"
     assert second.endswith("  100 sequences/s")
     assert third.endswith("  200 sequences/s")
 

@@ -126,7 +126,8 @@ def groups_table(records: Sequence[Record]) -> Table:
     for check in dict.fromkeys(record["check"] for record in records):
         group = [record for record in records if record["check"] == check]
         counts = status_counts(group)
-        why = "; ".join(dict.fromkeys(record["detail"] for record in group if record["status"] == "not applicable"))
+        reasons = [record["detail"].split("; ") for record in group if record["status"] == "not applicable"]
+        why = "; ".join(dict.fromkeys(itertools.chain.from_iterable(reasons)))
         rows.append((check, *(str(counts[status]) for status in ("passed", "failed", "not applicable")), why))
         alarming.append(counts["failed"] > 0)
     return Table("Checks of the contract", columns, rows, alarming)
@@ -236,7 +237,7 @@ def compare_line(contests: Sequence[Record], total: int, red: Sequence[str]) -> 
     entries = [entry for contest in contests for entry in contest["contenders"]]
     counts = Counter(entry["status"] for entry in entries)
     tally = ", ".join(f"{counts[status]} {status}" for status in ("timed", "wrong", "not timed") if counts[status])
-    line = f"{of(len(contests), total)} contests" + (f": {tally}" if entries else "")
+    line = f"contests: {of(len(contests), total)}" + (f"; contenders: {tally}" if entries else "")
     return line + (f"; NOT CONFORMANT: {', '.join(red)}" if red else "")
 
 
@@ -453,7 +454,7 @@ def failures(records: Sequence[Record]) -> list[str]:
     paragraphs = []
     for first, *others in same.values():
         names = set(first["deviations"][:1])
-        more = [f"  and the same on {len(others)} more cases"] if others else []
+        more = [f"  and the same on {len(others)} more case{'s' * (len(others) > 1)}"] if others else []
         paragraphs.append("\n".join([failure(first, again=bool(names & told)), *more]))
         told |= names
     return paragraphs

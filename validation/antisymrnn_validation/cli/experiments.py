@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -43,9 +43,12 @@ DataFolder = Annotated[
 ]
 
 
+TASK_HELP = "mnist, pmnist, cifar or noise-padded, as the paper has them; digits (T = 64) needs no download."
+
+
 @command
 def train(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="digits needs no download.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)],
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Default: numba.")] = None,
     cell: Annotated[str | None, typer.Option(help="antisymmetric (the default) or gated.")] = None,
     unconstrained: Annotated[
@@ -55,17 +58,17 @@ def train(
         bool | None,
         typer.Option("--full", help="A full W in place of a strictly upper triangular one.", show_default=False),
     ] = None,
-    units: Annotated[int | None, typer.Option()] = None,
+    units: Annotated[int | None, typer.Option(help="n, the size of the state. Default: the task's.")] = None,
     step_size: Annotated[float | None, typer.Option(help="ε.")] = None,
     diffusion: Annotated[float | None, typer.Option(help="γ.")] = None,
     sigma_w: Annotated[float | None, typer.Option(help="W ~ N(0, σ_w²/n).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adagrad or adam.")] = None,
-    learning_rate: Annotated[float | None, typer.Option()] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, step or cosine.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0: none.")] = None,
-    batch: Annotated[int | None, typer.Option()] = None,
-    iterations: Annotated[int | None, typer.Option()] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences in an iteration.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Steps of the optimizer, fixed with the run.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Iterations between checkpoints.")] = None,
     patience: Annotated[int | None, typer.Option(help="Iterations without a better validation; 0: no end.")] = None,
     validation: Annotated[float | None, typer.Option(help="Part of the training set to validate on.")] = None,
@@ -103,7 +106,10 @@ def train(
     given = {name: asked[name] for name in training.Configuration._fields if asked[name] is not None}
     folder = output or Path("runs") / runs.name(usual._replace(**given))
     try:
-        configuration = (runs.configuration_of(folder) if resume else usual)._replace(**given)
+        held = runs.configuration_of(folder) if resume else usual
+        if held.task != task:
+            raise ValueError(f"{folder}: expected a run of {task}, it is one of {held.task}")
+        configuration = held._replace(**given)
         training.check(configuration)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -117,8 +123,9 @@ def train(
         write_results(json, line, code, start, {"command": "train", "configuration": configuration._asdict()} | results)
         return code
     print(f"run {folder}", flush=True)
+    finished = (folder / "summary.json").exists()
     try:
-        with _each(workers, configuration.shards) as each, _progress(configuration, content) as (stepped, evaluating):
+        with _each(workers, configuration.shards) as each, _progress(configuration, content) as bars:
             summary = runs.train(
                 folder,
                 configuration,
@@ -126,8 +133,7 @@ def train(
                 module,
                 resume=resume,
                 keep=keep,
-                progress=stepped,
-                evaluating=evaluating,
+                **bars._asdict(),
                 each=each,
             )
     except training.Diverged as error:
@@ -158,6 +164,7 @@ def train(
     )
     if summary["iterations_timed"] < summary["iterations"]:
         line += f" for the last {summary['iterations_timed']} iterations"
+    line += "; it was finished already" * finished
     print(line)
     results = {"configuration": configuration._asdict(), "run": summary, "metrics": runs.metrics_of(folder)}
     write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
@@ -181,8 +188,8 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
     try:
-        with _progress(configuration, content) as (_, evaluating):
-            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, evaluating)
+        with _progress(configuration, content) as bars:
+            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, bars.evaluating)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None
     line = (
@@ -303,11 +310,17 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     return line, AS_EXPECTED, results | {"turns": times}
 
 
+class Progress(NamedTuple):
+    """What :func:`runs.train` is to call after a step, during an evaluation, and after one."""
+
+    progress: Callable[[int, dict[str, Any]], None]
+    evaluating: Callable[[int, int], None]
+    evaluated: Callable[[dict[str, Any]], None]
+
+
 @contextmanager
-def _progress(
-    configuration: Configuration, data: Data
-) -> Iterator[tuple[Callable[[int, dict[str, Any]], None], Callable[[int, int], None]]]:
-    """What to call after a step and during an evaluation: bars on a terminal, a plain line now and then otherwise."""
+def _progress(configuration: Configuration, data: Data) -> Iterator[Progress]:
+    """Bars on a terminal, plain lines otherwise; on both a line for each evaluation on the validation split."""
     from antisymrnn_validation.experiments.training import splits
 
     total, every = configuration.iterations, configuration.evaluate_every
@@ -325,20 +338,24 @@ def _progress(
             recent.popleft()
         seconds = sum(each for _, each in recent)
         speed = f"  {len(recent) * batch / seconds:.0f} sequences/s" if seconds else ""
-        return f"loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.3f}{speed}"
+        return f"loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.1%}{speed}"
+
+    def validated(record: dict[str, Any]) -> str:
+        loss, accuracy = record["validation_loss"], record["validation_accuracy"]
+        return f"iteration {record['iteration']}  validation loss {loss:.4f}  accuracy {accuracy:.2%}"
 
     if not sys.stderr.isatty():
 
         def plain(k: int, measured: dict[str, Any]) -> None:
             text = line(measured)
             if k % every == 0 or k == total:
-                print(f"iteration {k}  {text}", flush=True)
+                print(f"iteration {k}  batch {text}", flush=True)
 
         def not_training(*_: int) -> None:
             nonlocal last
             last = time.perf_counter()
 
-        yield plain, not_training
+        yield Progress(plain, not_training, lambda record: print(validated(record), flush=True))
         return
     import rich.console
     import rich.progress as bars
@@ -369,4 +386,4 @@ def _progress(
             if done == samples and bar.tasks[training].finished:
                 bar.update(training, description="evaluation of the best, curves")
 
-        yield stepped, evaluating
+        yield Progress(stepped, evaluating, lambda record: bar.console.print(validated(record), highlight=False))

@@ -51,6 +51,9 @@ def sweep(
 ) -> int:
     """Train every point of a grid, into one folder; only what is missing is run.
 
+    A grid is TOML: task = "digits", then on lines of their own fields of a run's config.json, such as
+    step_size = [0.1, 0.3] and seed = [0, 1, 2].
+
     At the end, or with --summary alone: a table and a figure of the means over the seeds.
     """
     start = time.perf_counter()

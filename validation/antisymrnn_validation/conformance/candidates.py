@@ -28,6 +28,7 @@ import inspect
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -250,7 +251,8 @@ def program_candidate(command: Sequence[str], timeout: float = TIMEOUT) -> Candi
     if not timeout > 0:
         raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
     if not command or shutil.which(command[0]) is None:
-        raise ValueError(f"command: expected a program that can be run, got {' '.join(command)!r}")
+        here = f"; write ./{command[0]} for the one in this folder" if command and Path(command[0]).is_file() else ""
+        raise ValueError(f"command: expected a program that can be run, got {' '.join(command)!r}{here}")
     late: list[str] = []
 
     def called(case: Case, pass_: str, keep_every: int) -> dict[str, Array]:
@@ -282,12 +284,22 @@ def load_object(path: str) -> Any:
     Raises
     ------
     ValueError
-        If the path has another form, or the module no such name. Importing the module may raise anything.
+        If the path has another form, there is no such module, or it has no such name.
+    ImportError
+        If the module needs one that is not there. Importing it may raise anything else.
     """
     module_name, _, names = path.partition(":")
     if not all(name.isidentifier() for name in [*module_name.split("."), *names.split(".")]):
         raise ValueError(f"expected a path such as package.module:name, got {path!r}")
-    found: Any = importlib.import_module(module_name)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise ImportError(f"{path}: importing {module_name} failed: {error}") from error
+        raise ValueError(
+            f"expected a path such as package.module:name, got {path!r}: "
+            f"there is no module {error.name!r} where Python looks"
+        ) from None
     for name in names.split("."):
         if not hasattr(found, name):
             raise ValueError(f"{path}: {module_name} has no {names}")

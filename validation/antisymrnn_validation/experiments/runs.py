@@ -84,6 +84,7 @@ def train(
     keep: bool = False,
     progress: Callable[[int, dict[str, Any]], None] = lambda *_: None,
     evaluating: Callable[[int, int], None] = lambda *_: None,
+    evaluated: Callable[[dict[str, Any]], None] = lambda _: None,
     each: Callable[..., Sequence[Gradient]] = training.each_here,
 ) -> dict[str, Any]:
     """Train until the iterations or the patience are used up, and write the folder; a finished run stays as it is.
@@ -103,6 +104,8 @@ def train(
         Called after each step with the number of steps done and what was measured.
     evaluating : callable
         Called during an evaluation with the number of samples done and of all; at its end both are the same.
+    evaluated : callable
+        Called after an evaluation on the validation split with the record that ``metrics.jsonl`` gets.
     each : callable
         Where the gradients of shards are computed, see :func:`training.step`; it changes no bit.
 
@@ -171,6 +174,7 @@ def train(
                         save(kept / f"{state.iteration:06}.npz", configuration, state)
                     _append(metrics, record)
                     save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
+                    evaluated(record)
                     ended = _ended(configuration, state)
         seconds = time.perf_counter() - start
         best = load(folder / "best.npz", configuration)
@@ -298,7 +302,9 @@ def load(path: Path, configuration: Configuration, data: Data | None = None) -> 
     try:
         stream = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{path}: expected a checkpoint, got nothing") from None
+        raise RunError(
+            f"{path}: expected a checkpoint, got nothing; a run has it from its first evaluation on"
+        ) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -373,6 +379,10 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder}: expected a run with metrics.jsonl, got none; a run has it from its first evaluation on"
+        ) from None
     except OSError as error:
         raise RunError(f"{folder}: expected a run with metrics.jsonl: {error.strerror or error}") from None
     except ValueError as error:

@@ -206,8 +206,9 @@ def check(configuration: Configuration) -> None:
         check_type(name, value)
     for name, known in CHOICES.items():
         if (value := getattr(configuration, name)) not in known:
-            close = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
-            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}; did you mean {close[0]}?")
+            close = difflib.get_close_matches(value, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}{hint}")
     for name in ("units", "batch", "iterations", "evaluate_every", "shards"):
         if getattr(configuration, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")

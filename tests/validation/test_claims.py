@@ -10,7 +10,7 @@ import pytest
 from flint import arb, ctx, fmpq
 
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
-from antisymrnn_validation.theory import certified, continuous, discrete, figures
+from antisymrnn_validation.theory import certified, continuous, discrete, figures, gradients
 from antisymrnn_validation.theory.claims import CLAIMS, judge
 from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict, decide
 
@@ -159,8 +159,39 @@ def midpoint_rule(f, h0, step_size, T):
     return np.stack(h)
 
 
+def with_offset_of_first_order(f, h0, step_size, T):
+    return dynamics_forward_euler(f, h0, step_size, T) + 50 * step_size
+
+
 def half_interval(D, diffusion):
     return stability.Interval(-diffusion * D.max(axis=-1) / 2, -diffusion * D.min(axis=-1))
+
+
+def interval_too_far_left(D, diffusion):
+    return stability.Interval(-diffusion * D.max(axis=-1), -diffusion * (D.min(axis=-1) + D.max(axis=-1)) / 2)
+
+
+def nan_where_positive(a, a_z, right=stability.gated_diagonal):
+    return np.where(right(a, a_z) > 0, np.nan, right(a, a_z))
+
+
+def nan_where_diffusion(right):
+    return lambda M, *rest: right(M, *rest) * (np.nan if M.trace() else 1.0)
+
+
+def off_in_float32(W, _):
+    return W - (W.T if W.dtype == np.float64 else W.T * np.float32(0.9999))
+
+
+def last_step_off(*arguments, **options):
+    trajectory = antisymmetric_forward(*arguments, **options)
+    h = trajectory.h.copy()
+    h[-1] *= 1 + 1e-12
+    return trajectory._replace(h=h)
+
+
+def not_antisymmetric_in_bits(G, _):
+    return np.nextafter(G - G.T, np.inf), -np.trace(G)
 
 
 def gate_that_is_constant(a, a_z):
@@ -176,7 +207,26 @@ def variance_taken_for_deviation(generator, n, m, *, sigma_w, draw=initializatio
     return drawn._replace(W=drawn.W / np.sqrt(n))
 
 
+dynamics_forward_euler, antisymmetric_forward = dynamics.forward_euler, antisymmetric.forward
+
 WRONG_SPECIFICATIONS = [
+    ("test-equation", dynamics, "test_equation", scaled(dynamics.test_equation, 1 + 1e-12)),
+    ("euler-first-order", dynamics, "forward_euler", with_offset_of_first_order),
+    ("cells-as-written", antisymmetric, "forward", last_step_off),
+    ("antisymmetry-is-exact", continuous, "recurrent_matrix", off_in_float32),
+    ("jacobian-of-the-ode", stability, "jacobian", scaled(stability.jacobian, 1 + 1e-12)),
+    ("jacobian-of-the-ode", stability, "jacobian", scaled(stability.jacobian, np.nan)),
+    ("gated-sign-condition", stability, "gated_diagonal", nan_where_positive),
+    ("energy-of-the-ode", dynamics, "energy", nan_where_diffusion(dynamics.energy)),
+    ("real-parts-with-diffusion", stability, "real_part_interval", interval_too_far_left),
+    ("sensitivity-equation", stability, "jacobian", scaled(stability.jacobian, 1 + 1e-4)),
+    ("energy-of-the-ode", dynamics, "energy", scaled(dynamics.energy, 1 + 1e-6)),
+    ("critical-diffusion", stability, "critical_diffusion", scaled(stability.critical_diffusion, 1 + 1e-12)),
+    ("w-diff-is-euler-stable", stability, "critical_diffusion", scaled(stability.critical_diffusion, 1 + 1e-12)),
+    ("gated-jacobian-form", stability, "gated_diagonal", scaled(stability.gated_diagonal, 1 + 1e-12)),
+    ("discrete-jacobian", stability, "gated_diagonal", gate_that_is_constant),
+    ("geometric-mean", antisymmetric, "recurrent_matrix", lambda W, _, __=False: W + W.T),
+    ("gradients-of-the-shared-matrix", gated, "matrix_gradients", not_antisymmetric_in_bits),
     ("test-equation", dynamics, "test_equation", lambda z0, eigenvalue, t: z0 * np.exp(-eigenvalue * t)),
     ("euler-first-order", dynamics, "forward_euler", scaled(dynamics.forward_euler, 1.001)),
     ("euler-first-order", dynamics, "forward_euler", midpoint_rule),
@@ -239,22 +289,32 @@ def test_wrong_specification_changes_the_verdict(monkeypatch, name, module, func
     assert verdict(name) is (Verdict.REFUTED if conditional else Verdict.UNDECIDED)
 
 
-def test_lower_bound_is_checked_as_well(monkeypatch):
+@pytest.mark.parametrize(("lower", "upper"), [(3, 0), (0, -3), (-3, 0), (0, 3)])
+def test_both_bounds_are_checked_and_must_be_close(monkeypatch, lower, upper):
     bounds = stability.singular_value_bounds
     monkeypatch.setattr(
         stability,
         "singular_value_bounds",
-        lambda steps: stability.Interval(bounds(steps).lower + 3, bounds(steps).upper),
+        lambda steps: stability.Interval(bounds(steps).lower + lower, bounds(steps).upper + upper),
     )
-    assert verdict("singular-values-are-bounded") is Verdict.UNDECIDED
+    wrong = lower > 0 or upper < 0
+    assert verdict("singular-values-are-bounded") is (Verdict.UNDECIDED if wrong else Verdict.HOLDS)
     assert verdict("gradient-norm-is-constant") is Verdict.REFUTED  # the counter-example stays, the condition fails
+
+
+ROOTS = [[0, 0, 0, -1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+"""Its eigenvalues are the fourth roots of −1."""
+
+LAST_DIGIT_OFF = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
 
 
 @pytest.mark.parametrize(
     ("name", "module", "constant", "value", "expected"),
     [
+        ("euler-first-order", continuous, "ORDER_TOLERANCE", 0.0, Verdict.UNDECIDED),
         ("frozen-eigenvalues-suffice", continuous, "MARKUS_YAMABE", fmpq(1, 2), Verdict.UNDECIDED),
         ("constant-jacobian-is-stable", continuous, "NILPOTENT", [[0, 0], [0, 0]], Verdict.UNDECIDED),
+        ("exponential-of-slow-jacobian", continuous, "ORDER_TOLERANCE", 0.0, Verdict.REFUTED),
         ("exponential-of-slow-jacobian", continuous, "SLOW_RATES", [fmpq(1)], Verdict.UNDECIDED),
         ("exponential-of-slow-jacobian", continuous, "QUARTER_TURN", [[0, 0], [0, 0]], Verdict.UNDECIDED),
         (
@@ -268,11 +328,35 @@ def test_lower_bound_is_checked_as_well(monkeypatch):
         ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
         ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[0, -1], [1, 0]], Verdict.UNDECIDED),
         ("jacobian-varies-slowly", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("jacobian-varies-slowly", continuous, "SWING", fmpq(2), Verdict.UNDECIDED),
+        ("computed-eigenvalues", continuous, "SEARCHED", np.array([[0, 1], [-1, 2e-15]]), Verdict.UNDECIDED),
+        (
+            "eigenvalues-of-the-jacobian",
+            continuous,
+            "fractions",
+            lambda _: certified.fractions(ROOTS),
+            Verdict.UNDECIDED,
+        ),
         ("ode-is-stable", continuous, "imaginary_pair", lambda _: False, Verdict.UNDECIDED),
         ("ode-is-stable", continuous, "period", lambda _start, _M: arb.pi(), Verdict.UNDECIDED),
         ("ode-is-stable", continuous, "period", scaled(continuous.period, 1 + 1e-6), Verdict.UNDECIDED),
         ("network-inherits-stability", discrete, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
         ("frozen-euler-suffices", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
+        ("frozen-euler-suffices", discrete, "inside_unit_circle", lambda J: abs(J.det()) < 0.98, Verdict.UNDECIDED),
+        (
+            "gradient-norm-is-constant",
+            gradients,
+            "singular_values_along",
+            lambda _, at: [(1, 1) for _ in at],
+            Verdict.REFUTED,
+        ),
+        (
+            "imaginary-eigenvalues-are-unstable",
+            stability,
+            "amplification",
+            scaled(stability.amplification, 1.001),
+            Verdict.HOLDS,
+        ),
         ("inputs-do-not-matter", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
         ("w-diff-is-euler-stable", discrete, "W_DIFF", [["-0.21", "-2"], ["2", "-0.21"]], Verdict.HOLDS),
         ("gated-criterion-remains", discrete, "gated_diagonal_in_balls", lambda _a, _a_z: arb(1), Verdict.UNDECIDED),
@@ -285,6 +369,21 @@ def test_lower_bound_is_checked_as_well(monkeypatch):
             Verdict.UNDECIDED,
         ),
         ("crossed-words", figures, "rotation", figures.reflection, Verdict.UNDECIDED),
+        (
+            "figure-eigenvalues",
+            figures,
+            "AMPLIFICATIONS",
+            {**figures.AMPLIFICATIONS, "W₀": 1.019805},
+            Verdict.UNDECIDED,
+        ),
+        ("figure-end-states", figures, "END_STATES", LAST_DIGIT_OFF, Verdict.UNDECIDED),
+        (
+            "figure-energies",
+            figures,
+            "ENERGIES",
+            [(0.433780830483, 1.043738702220), *figures.ENERGIES[1:]],
+            Verdict.UNDECIDED,
+        ),
         ("orthogonal-vanilla-collapses", figures, "TURNS", [("1", "1")], Verdict.UNDECIDED),
         ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(1), Verdict.UNDECIDED),
         ("circular-field", figures, "STARTS", [["0", "0.5"], ["1", "0"], ["-2", "0"]], Verdict.HOLDS),
@@ -300,9 +399,12 @@ def test_other_numbers_give_another_verdict(monkeypatch, name, module, constant,
     ("name", "matrix", "rows", "expected"),
     [
         ("away-and-towards", "W₊", [["2", "-9"], ["0", "-2"]], Verdict.UNDECIDED),
+        ("away-and-towards", "W₋", [["0", "2"], ["-2", "0"]], Verdict.UNDECIDED),
         ("outward-spirals", "W₀", [["-0.5", "-2"], ["2", "-0.5"]], Verdict.UNDECIDED),
+        ("outward-spirals", "W₀", [["0", "2"], ["-2", "0"]], Verdict.UNDECIDED),
         ("every-step-moves-outward", "W₀", [["1", "0"], ["0", "1"]], Verdict.HOLDS),
         ("constant-distance", "W_diff", [["0", "0"], ["0", "0"]], Verdict.HOLDS),
+        ("constant-distance", "W_diff", [["-0.16", "-2"], ["2", "-0.16"]], Verdict.UNDECIDED),
         ("figure-eigenvalues", "W₋", [["-2", "2"], ["0", "2"]], Verdict.UNDECIDED),
         ("figure-end-states", "W₀", [["0", "-2"], ["2.00001", "0"]], Verdict.UNDECIDED),
     ],
@@ -327,6 +429,65 @@ def test_other_matrix_gives_another_verdict(monkeypatch, name, matrix, rows, exp
 )
 def test_imaginary_eigenvalues_are_told_from_others(rows, imaginary):
     assert continuous.is_imaginary(certified.fractions(rows)) is imaginary
+
+
+@pytest.mark.parametrize(
+    ("rows", "pair", "inside"),
+    [
+        ([["0", "-0.5"], ["0.5", "0"]], True, True),
+        ([["0", "0.5"], ["0.5", "0"]], False, True),
+        ([["0", "-2"], ["2", "0"]], True, False),
+        ([["1.5", "0"], ["0", "0.1"]], False, False),
+        ([["-1.5", "0"], ["0", "-0.1"]], False, False),
+        ([["0", "0"], ["0", "0"]], False, True),
+    ],
+)
+def test_eigenvalues_of_two_rows_are_told_by_trace_and_determinant(rows, pair, inside):
+    J = certified.fractions(rows)
+    assert continuous.imaginary_pair(J) is pair
+    assert discrete.inside_unit_circle(J) is inside
+
+
+def test_identities_are_tried_at_more_points_than_their_degree(monkeypatch):
+    tried, point = [], continuous.on_the_circle
+    monkeypatch.setattr(continuous, "on_the_circle", lambda tau: tried.append(tau) or point(tau))
+    for name, degree in (("frozen-eigenvalues-suffice", 8), ("critical-criterion-keeps-gradients", 10)):
+        tried.clear()
+        assert verdict(name) is Verdict.REFUTED
+        assert len(set(tried)) > degree
+
+
+def test_energy_that_falls_or_stays_does_not_rise():
+    h, nothing, rotation = certified.balls(np.array([0.3, -0.2])), certified.arb_mat(2, 1), np.array([[0, -2], [2, 0]])
+    rises = [
+        discrete.energy_rises(certified.balls(M), nothing, h, 0.1) for M in (rotation, -np.eye(2), np.zeros((2, 2)))
+    ]
+    assert rises == [True, False, False]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_error_of_nan_is_the_largest(place):
+    array = np.ones(2)
+    array[place] = np.nan
+    assert np.isnan(certified.largest_error(array, certified.balls(np.ones((2, 1)))))
+
+
+def test_a_solution_that_ends_too_early_is_an_error():
+    with np.errstate(all="ignore"), pytest.raises(ArithmeticError, match="the ODE solver failed"):
+        continuous.integrate(lambda h: h**2, np.array([1.0]), 2.0)
+
+
+def test_numbers_in_the_words_are_those_of_the_evidence():
+    def within(words, *ends):
+        digits = len(words.partition(".")[2])
+        return all(abs(float(words) - end) <= 0.500001 * 10.0**-digits for end in ends)
+
+    condition, found = BY_NAME["w-diff-is-euler-stable"].condition, judge(BY_NAME["w-diff-is-euler-stable"]).outcome
+    assert within(re.search(r"γ ≥ (\d\.\d+)", condition)[1], *found.numbers["critical γ"])
+    energies = re.findall(r"\d\.\d+", BY_NAME["figure-energies"].statement)
+    assert all(within(words, value) for words, value in zip(energies, sum(figures.ENERGIES, ()), strict=True))
+    printed = re.findall(r"\d\.\d{6}", BY_NAME["figure-eigenvalues"].statement)
+    assert [float(words) for words in printed] == [figures.AMPLIFICATIONS[name] for name in ("W₀", "W_diff")]
 
 
 def test_slow_turn_agrees_with_an_ode_solver():

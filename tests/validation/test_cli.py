@@ -21,6 +21,7 @@ from antisymrnn_validation.cli import judging
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
 from antisymrnn_validation.conformance import cases, checks
 from antisymrnn_validation.experiments import published
+from antisymrnn_validation.experiments.runs import RunError
 from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
@@ -243,6 +244,36 @@ def test_only_selects_by_name_and_by_source(run):
     _, out, _ = run("verify", "--only", "equation (11)")
     assert out.splitlines()[-1].endswith("1 of 3 claims (1 refuted; all as the ledger expects), 0 of 2 certifications")
     assert "0 of 3 claims, 1 of 2 certifications" in run("verify", "--only", "gated")[1]
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_accuracies_alone_are_something_and_a_source_selects_certifications(run, tmp_path):
+    code, out, _ = run("verify", "--quick", "--only", "MNIST-antisymmetric", "--json", tmp_path / "report.json")
+    assert code == 0
+    assert out.splitlines()[-1].endswith("0 of 2 certifications; accuracies of the paper: 1 not run")
+    document = strictly(tmp_path / "report.json")
+    assert (document["quick"], document["only"]) == (True, "MNIST-antisymmetric")
+    assert [entry["name"] for entry in document["accuracies"]] == ["mnist-antisymmetric"]
+    assert "0 of 3 claims, 2 certifications passed on digits" in run("verify", "--only", "Digits")[1]
+
+
+@pytest.mark.usefixtures("never")
+def test_recorded_runs_that_cannot_be_read_exit_2(run, monkeypatch):
+    def damaged():
+        raise RunError("recorded/a: expected a finished run")
+
+    monkeypatch.setattr(published, "decide", damaged)
+    code, out, err = run("verify")
+    assert (code, out) == (2, "")
+    assert one_line(err) == "antisymrnn verify: recorded/a: expected a finished run"
+
+
+@pytest.mark.usefixtures("never")
+def test_a_page_that_cannot_be_written_exits_2_before_the_work(run, tmp_path):
+    (tmp_path / "page" / "index.html").mkdir(parents=True)
+    code, out, err = run("verify", "--report", tmp_path / "page")
+    assert (code, out) == (2, "")
+    assert "index.html: cannot be written: it is not a regular file" in one_line(err)
 
 
 @pytest.mark.usefixtures("ledger", "certifying")

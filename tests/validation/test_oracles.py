@@ -128,6 +128,20 @@ def test_only_sums_have_a_condition() -> None:
     assert all(truth[name].condition > 1.0 for name in ("W", "V", "b", "step_size", "diffusion"))
 
 
+def test_constants_are_rounded_to_the_dtype_of_the_arrays() -> None:
+    case = a_case(dtype=np.float32, step_size=0.1, diffusion=0.3)
+    rounded = case._replace(step_size=float(np.float32(0.1)), diffusion=float(np.float32(0.3)))
+    again = enclose(rounded).arrays
+    for name, enclosure in enclose(case).arrays.items():
+        assert all(p.overlaps(q) for p, q in zip(enclosure.balls.flat, again[name].balls.flat, strict=True)), name
+
+
+def test_the_radius_is_that_of_the_widest_ball() -> None:
+    for name, enclosure in enclose(a_case(), radius=1e-10, precision=64).arrays.items():
+        widest = max(float(ball.rad()) for ball in enclosure.balls.flat)
+        assert enclosure.radius == pytest.approx(widest / enclosure.magnitude, rel=1e-6, abs=0), name
+
+
 def test_the_precision_is_raised_until_the_radius_is_reached() -> None:
     case = a_case()
     low, high = enclose(case, radius=1e-10, precision=64), enclose(case, radius=1e-200, precision=64)
@@ -164,6 +178,15 @@ def test_a_perturbed_run_is_off_by_roundings_and_no_more() -> None:
             # 9 steps of 5 units: a few dozen roundings, hardly amplified
             assert error <= 100 * np.finfo(dtype).eps * truth.arrays[name].condition, name
             assert error > 0
+
+
+@pytest.mark.parametrize("name", ["W", "V", "b", "V_z", "b_z", "h0", "g"])
+def test_no_truth_about_nan_anywhere(name: str) -> None:
+    case = a_case("gated")
+    wrong = {name: np.full_like(getattr(case.parameters, name, getattr(case, name, None)), math.nan)}
+    wrong = {"parameters": case.parameters._replace(**wrong)} if name in case.parameters._fields else wrong
+    with pytest.raises(ValueError, match=f"^{name}: expected finite numbers"):
+        enclose(case._replace(**wrong))
 
 
 def test_a_perturbed_run_underflows_as_a_machine_does() -> None:
@@ -216,6 +239,12 @@ def test_the_radius_counts_as_error() -> None:
 def test_complex_step_on_a_known_function() -> None:
     derivative = complex_step(lambda x, y: np.exp(x) * np.sin(y), [0.5, 2.0], [3.0, -1.0])
     assert derivative == pytest.approx(math.exp(0.5) * (3 * math.sin(2.0) - math.cos(2.0)), rel=1e-15)
+
+
+def test_inner_products_have_the_scale_of_their_terms() -> None:
+    left, right, scale = inner_products(lambda x: 2 * x, lambda u: [2 * u], [np.ones(1)])
+    assert left == pytest.approx(right)
+    assert scale == pytest.approx(abs(left) + abs(right))
 
 
 def test_inner_products_see_a_wrong_pullback() -> None:

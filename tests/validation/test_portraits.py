@@ -48,6 +48,16 @@ def test_captions_have_the_printed_numbers():
     assert told["e"] == "λ = 2, 2\n|1 + ελ| = 1.200000"
     assert told["g"] == "λ = ±2i\n|1 + ελ| = 1.019804"
     assert told["h"] == "λ = −0.15 ± 2i\n|1 + ελ| = 1.005099"
+    double = portraits.System("", "", np.array([[2.0, -9.0], [1.0, -4.0]]), None)
+    assert portraits.caption(double) == "λ = −1, −1"
+    saddle = portraits.System("", "", np.diag([-2.0, 1.0]), 0.1)
+    assert portraits.caption(saddle) == "λ = 1, −2\n|1 + ελ| = 1.100000, 0.800000"
+
+
+def test_a_flow_that_stops_before_the_last_time_is_an_error(monkeypatch):
+    monkeypatch.setattr(dynamics, "vector_field", lambda _, h, __: h**2)
+    with np.errstate(all="ignore"), pytest.raises(ArithmeticError, match="the ODE's solver stopped"):
+        portraits.flow(W0, np.array([1.0, 1.0]), np.array([0.0, 2.0]))
 
 
 def test_the_flow_keeps_the_energy_and_euler_tends_to_it_with_order_one():
@@ -122,8 +132,11 @@ def test_euler_is_drawn_at_each_step_size_with_its_energy_and_the_exact_flow():
 def test_a_portrait_has_every_state_over_the_field():
     figure = Figure()
     portraits.draw_figure_one(figure)
-    for axes, system in zip(figure.axes, portraits.figure_one_systems().values(), strict=True):
+    for axes, (letter, system) in zip(figure.axes, portraits.figure_one_systems().items(), strict=True):
         h = portraits.states(system, portraits.STARTS, 50)
+        assert axes.get_title() == f"({letter}) {system.title}"
+        assert axes.get_xlabel().startswith(portraits.caption(system))
+        assert [star.get_xydata().tolist() for star in axes.lines[1::2]] == portraits.STARTS[:, None].tolist()
         for k, line in enumerate(axes.lines[::2]):
             np.testing.assert_array_equal(line.get_xydata(), h[:, k])
         arrows = [each for each in axes.collections if isinstance(each, Quiver)]
@@ -131,6 +144,31 @@ def test_a_portrait_has_every_state_over_the_field():
         for each in arrows:
             expected = np.tanh(each.XY @ system.matrix.T)
             np.testing.assert_allclose(np.stack([each.U, each.V], axis=-1), expected, rtol=1e-12)
+
+
+def test_the_ring_is_drawn_from_each_start_under_its_name():
+    figure = Figure()
+    portraits.draw_limit_cycle(figure)
+    left, right = figure.axes
+    h, summary = portraits.long_run()
+    for k, (a, b) in enumerate(portraits.RING_STARTS):
+        assert right.lines[k].get_label() == f"from ({a:g}, {b:g})"
+        np.testing.assert_array_equal(right.lines[k].get_ydata(), np.linalg.norm(h[:1001, k], axis=-1))
+    for k, line in zip((3, 4), left.lines[::2], strict=False):
+        np.testing.assert_array_equal(line.get_xydata(), h[:800, k])
+    np.testing.assert_array_equal(left.lines[-1].get_xydata(), h[-400:, 0])
+    (band,) = right.patches
+    assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([summary.least, summary.largest])
+
+
+def test_an_own_portrait_holds_every_state():
+    system, figure = portraits.System("", "", np.array([[1.0, 0.0], [0.0, -1.0]]), 0.1), Figure()
+    portraits.draw_system(figure, system, portraits.STARTS + 5, 40)
+    (axes,) = figure.axes
+    h = portraits.states(system, portraits.STARTS + 5, 40)
+    for (low, high), values in zip((axes.get_xlim(), axes.get_ylim()), np.moveaxis(h, -1, 0), strict=True):
+        assert low < values.min() < values.max() < high
+    assert any(isinstance(each, Quiver) for each in axes.collections)
 
 
 def test_an_own_system_is_drawn_beside_the_flow_over_the_time_of_its_steps(monkeypatch):

@@ -189,6 +189,12 @@ def test_each_recurrence_and_each_point_of_the_grid_begins_under_a_bar(monkeypat
     assert begun[6:] == [f"ε = {eps:g}, γ = {gamma:g}" for eps, gamma in spectra.UNTRAINED]
 
 
+def test_noise_is_told_where_there_is_some():
+    for T in (7, 8, 9):
+        x, told = spectra.padded(np.zeros((8, 3)), "a digit", T)
+        assert (len(x), "then noise from step 9 on" in told) == (T, T > 8)
+
+
 def along(made, x):
     return spectra.moments(made, x, [len(x)])
 
@@ -197,12 +203,15 @@ def test_the_grid_and_the_table_have_each_step_size_with_its_diffusion_and_each_
     x = noise(5, 96)
     drawn = [initialization.parameters(np.random.default_rng(k), 4, 96, sigma_w=1.0, triangular=True) for k in (0, 1)]
     table = {(row["step_size"], row["diffusion"]): row for row in spectral._table(4, 2, 5)}
-    capsys.readouterr()
+    out = capsys.readouterr().out
     for (eps, gamma), found in spectra.grid(4, x, [5]).items():
         expected = [along(recurrences.cell("", p, step_size=eps, diffusion=gamma), x) for p in drawn]
         assert found == expected[0]
         told = [(each.mean[0], each.deviation[0]) for each in expected]
         assert table[eps, gamma]["log10_mean_and_deviation"] == told
+        mean, deviation = (f"{10**value:.3g}" for value in np.mean(told, 0))
+        row = (f"{eps:g}", f"{gamma:g}", mean, deviation, f"{np.std(told, 0)[0]:.2g}", spectra.UNTRAINED[eps, gamma])
+        assert " ".join(row) in " ".join(out.split())
 
 
 def test_the_untrained_recurrences_are_what_their_names_say():
@@ -275,6 +284,32 @@ def only_drawn(monkeypatch, *names):
 
 
 TINY = ("--units", 3, "--seeds", 1, "--lengths", "4,40")
+
+
+def test_what_is_asked_for_is_what_is_measured(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(spectral, "_untrained", lambda _, *given: asked.append(given) or ({}, {}))
+    own = ["--lengths", "40,4,40", "--units", 9, "--seeds", 2]
+    for options in ([], ["--quick"], own, [*own, "--quick"]):
+        assert run(capsys, *options, "--output", tmp_path)[0] == 0
+    whole, quick = [100, 200, 400, 800, 1600], [12, 25, 50, 100, 200]
+    assert asked == [(64, 3, whole), (16, 1, quick), (9, 2, [4, 40]), (9, 1, [1, 5])]
+
+
+def test_the_json_file_has_each_number_under_its_name(monkeypatch):
+    monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
+    moments, tables = spectra.Moments([5], [0.5], [-0.25]), []
+    values = singular_values.SingularValues([5], [[3.0, 2.0, 1.0]], [(0.0, 4.0)])
+    monkeypatch.setattr(spectral, "_table", lambda *sizes: tables.append(sizes))
+    monkeypatch.setattr(spectra, "spectra", lambda *_: [spectra.Spectrum("a", moments, values, [-1.0, 0.0])])
+    monkeypatch.setattr(spectra, "grid", lambda *_: {(0.1, 1.0): moments})
+    content, _ = spectral._untrained(None, 3, 2, [9, 900])
+    assert tables == [(3, 2, 800)]  # the length of the known table, where there is one as long
+    curve = {"T": [5], "mean": [0.5], "deviation": [-0.25]}
+    assert content["grid"] == [{"step_size": 0.1, "diffusion": 1.0, **curve}]
+    singular = {"sigma": [(1.0, 3.0)], "bounds": [(0.0, 4.0)], "singular_values": [[3.0, 2.0, 1.0]]}
+    assert content["curves"] == [{"name": "a", **curve, **singular}]
+    assert content["gradients"] == {"a": [-1.0, 0.0]}
 
 
 @pytest.mark.parametrize(
@@ -375,8 +410,10 @@ def test_the_spectra_of_a_run_over_its_training(trained, tmp_path, capsys, monke
     x = tasks.followed_by_noise(pixels, 70, np.random.default_rng(0))
     p = type(best.cell)(*(array.astype(float) for array in best.cell))
     made = recurrences.cell("", p, step_size=configuration.step_size, diffusion=configuration.diffusion)
-    assert curve["mean"] == spectra.moments(made, x, [5, 70]).mean
-    assert curve["mean"][1] == document["training"][1]["mean"][[0, 2, 4].index(best.iteration)]
+    _, mean, deviation = spectra.moments(made, x, [5, 70])
+    assert (curve["mean"], curve["deviation"]) == (mean, deviation)
+    place, last = [0, 2, 4].index(best.iteration), document["training"][1]
+    assert (last["mean"][place], last["deviation"][place]) == (mean[1], deviation[1])
 
 
 def test_a_run_that_cannot_be_used_is_one_line(trained, tmp_path, capsys):
@@ -386,13 +423,21 @@ def test_a_run_that_cannot_be_used_is_one_line(trained, tmp_path, capsys):
     assert "best.npz: expected a checkpoint, got nothing" in said
 
 
-def test_what_a_run_has_is_not_asked_for(trained, tmp_path, capsys):
-    code, _, said = run(capsys, "--run", trained, "--units", 8, "--output", tmp_path / "figures")
-    assert (code, "--units: expected without --run" in said) == (2, True)
+@pytest.mark.parametrize("option", ["--units", "--seeds"])
+def test_what_a_run_has_is_not_asked_for(option, trained, tmp_path, capsys):
+    code, _, said = run(capsys, "--run", trained, option, 8, "--output", tmp_path / "figures")
+    assert (code, f"{option}: expected without --run" in said) == (2, True)
+
+
+def test_one_unit_deviates_by_nothing(capsys):
+    records = spectral._table(1, 2, 3)
+    assert {deviation for record in records for _, deviation in record["log10_mean_and_deviation"]} == {-np.inf}
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_huge_numbers_are_told():
     assert spectral._power_of_ten(-2000.5) == "3.16e-2001"
+    assert spectral._power_of_ten(-2000.0001) == "1.00e-2000"
     assert spectral._power_of_ten(np.log10(0.967)) == "0.967"
 
 

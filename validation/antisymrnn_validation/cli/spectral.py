@@ -189,7 +189,7 @@ def _table(units: int, seeds: int, T: int) -> list[Record]:
             drawn = [theory.moments(theory.antisymmetric(units, 96, eps, gamma, seed), x, [T]) for seed in range(seeds)]
             told = [(each.mean[0], each.deviation[0]) for each in drawn]
             cells = [_power_of_ten(value) for value in np.mean(told, 0)]
-            rows.append((f"{eps:g}", f"{gamma:g}", *cells, f"{np.std(told, 0)[0]:.2g}", known))
+            rows.append((f"{eps:g}", f"{gamma:g}", *cells, f"{np.std([mean for mean, _ in told]):.2g}", known))
             records.append({"step_size": eps, "diffusion": gamma, "log10_mean_and_deviation": told, "known": known})
     columns = ("ε", "γ", "mean |λ|", "deviation", "seeds differ, log10", "known, n = 64, T = 800")
     title = f"Untrained on Gaussian noise, n = {units}, T = {T}, {seeds} seeds"
@@ -221,4 +221,5 @@ def _power_of_ten(exponent: float) -> str:
     if not math.isfinite(exponent) or abs(exponent) < 300:
         return f"{10**exponent:.3g}"
     whole = math.floor(exponent)
-    return f"{10 ** (exponent - whole):.2f}e{whole:+d}"
+    digits = f"{10 ** (exponent - whole):.2f}"
+    return f"1.00e{whole + 1:+d}" if digits == "10.00" else f"{digits}e{whole:+d}"

@@ -94,9 +94,9 @@ def norm(matrix: arb_mat) -> arb:
 
 
 def largest_error(array: Any, truth: arb_mat) -> float:
-    """Upper bound on the largest |array − truth|, the array in the order of the matrix's entries."""
+    """Upper bound on the largest |array − truth|, the array in the order of the matrix's entries; NaN if one is."""
     pairs = zip(np.ravel(array).tolist(), truth.entries(), strict=True)
-    return max(float((arb(value) - entry).abs_upper()) for value, entry in pairs)
+    return largest(float((arb(value) - entry).abs_upper()) for value, entry in pairs)
 
 
 def largest(values: Iterable[float]) -> float:

@@ -460,7 +460,7 @@ def gated_sign_condition(quick: bool) -> Outcome:
     for p, q, d in zip(a.tolist(), a_z.tolist(), D.tolist(), strict=True):
         t, z = arb(p).tanh(), 1 / (1 + (-arb(q)).exp())
         inner = 1 - t * t + (1 - z) * t
-        agree += bool(inner < 0) if d < 0 else bool(inner > 0)
+        agree += (d < 0 and bool(inner < 0)) or (d > 0 and bool(inner > 0))
         negative += d < 0
     return Outcome(
         decide(agree == count and 0 < negative < count),

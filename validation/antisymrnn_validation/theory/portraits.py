@@ -158,10 +158,9 @@ def step_eigenvalues(step_size: float, diffusion: float, *, n: int = 32, every: 
 def caption(system: System) -> str:
     """Eigenvalues, and |1 + ελ| where there is an ε, in lines under a panel."""
     found = sorted(np.linalg.eigvals(system.matrix), key=lambda value: (value.real, value.imag), reverse=True)
-    if found[0].imag:
-        real = _number(found[0].real)
-        imaginary = f"{_number(abs(found[0].imag))}i"
-        told = f"λ = ±{imaginary}" if real == "0" else f"λ = {real} ± {imaginary}"
+    real, imaginary = _number(found[0].real), _number(abs(found[0].imag))
+    if imaginary != "0":  # a double eigenvalue has one of rounding's size
+        told = f"λ = ±{imaginary}i" if real == "0" else f"λ = {real} ± {imaginary}i"
     else:
         told = "λ = " + ", ".join(_number(value.real) for value in found)
     if system.step_size is not None:

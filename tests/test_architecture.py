@@ -12,6 +12,9 @@ from pathlib import Path
 
 import antisymrnn_ref
 import antisymrnn_validation
+from antisymrnn_validation.conformance.candidates import callable_candidate
+from antisymrnn_validation.conformance.cases import random_case
+from antisymrnn_validation.conformance.checks import certify
 
 PACKAGES = [Path(package.__file__).parent for package in (antisymrnn_ref, antisymrnn_validation)]
 README = Path(__file__).parents[1] / "README.md"
@@ -70,3 +73,6 @@ def test_the_example_of_the_readme_runs() -> None:
         if 'load_backend("numba")' in example and importlib.util.find_spec("antisymrnn_numba") is None:
             continue  # a backend's folder can be deleted
         exec(compile(example, "README.md", "exec"), names)
+    case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=0, dtype="float32")
+    result = certify("the port", case, what="every state").run(callable_candidate(names["cell"]))
+    assert result.status == "passed", result.detail

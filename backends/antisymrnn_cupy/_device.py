@@ -112,14 +112,12 @@ def asarray(array: Any, dtype: Any) -> Array:
     TypeError
         For another dtype, or for complex numbers, objects or text.
     """
-    if (
-        isinstance(array, ArrayType)
-        and array.dtype in contract.DTYPES
-        and dtype is not None
-        and np.dtype(dtype) in contract.DTYPES
-    ):
+    if not isinstance(array, ArrayType):
+        return cupy.array(contract.asarray(array, dtype))
+    contract.asarray(0.0, dtype)  # refuses another dtype
+    if array.dtype in contract.DTYPES:
         return cupy.array(array, dtype=dtype, order="C", copy=True)
-    return cupy.array(contract.asarray(cupy.asnumpy(array) if isinstance(array, ArrayType) else array, dtype))
+    return cupy.array(contract.asarray(cupy.asnumpy(array), dtype))
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

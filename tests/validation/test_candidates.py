@@ -655,7 +655,10 @@ def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -
             "got 'no_such_here:f': there is no module 'no_such_here' where Python looks",
         ),
         (["--callable", "needy:f"], "needy:f: importing needy failed: No module named 'no_such_here'"),
-        (["--cmd", "here.txt"], "got 'here.txt'; write ./here.txt for the one in this folder"),
+        (["--cmd", "here.py"], "got 'here.py'; write ./here.py for the one in this folder"),
+        (["--cmd", "here.txt"], "got 'here.txt'; that file is not executable"),
+        (["--cmd", "./here.txt"], "got './here.txt'; that file is not executable"),
+        (["--callable", "needy_too:f"], "needy_too:f: importing needy_too failed: No module named 'needy_t'"),
         (["--callable", "numpy:no_such_name"], "numpy:no_such_name: numpy has no no_such_name"),
         (["--callable", "numpy:pi"], "numpy:pi: expected a function, got float"),
         (["--callable", "burning:f"], "RuntimeError: on fire"),
@@ -670,6 +673,8 @@ def test_wrong_targets_exit_2(
 ) -> None:
     monkeypatch.chdir(modules)
     (modules / "here.txt").write_text("no program")
+    (modules / "here.py").touch(0o755)
+    (modules / "needy_too.py").write_text("import needy_t")
     (modules / "needy.py").write_text("import no_such_here")
     (modules / "burning.py").write_text("raise RuntimeError('on\\nfire')")
     importlib.invalidate_caches()

@@ -470,6 +470,14 @@ def test_an_error_of_nan_is_the_largest(place):
     array = np.ones(2)
     array[place] = np.nan
     assert np.isnan(certified.largest_error(array, certified.balls(np.ones((2, 1)))))
+    for errors, bounds in ((array, np.ones(2)), (np.ones(2), array), (np.zeros(2), array), (array, np.zeros(2))):
+        assert np.isnan(certified.largest_ratio(errors, bounds))
+
+
+def test_an_error_where_none_may_be_is_infinitely_large():
+    errors, bounds = np.array([0.0, 1.0, 3.0]), np.array([0.0, 4.0, 2.0])
+    assert certified.largest_ratio(errors, bounds) == 1.5
+    assert certified.largest_ratio(errors, np.array([0.0, 0.0, 2.0])) == np.inf
 
 
 def test_a_solution_that_ends_too_early_is_an_error():

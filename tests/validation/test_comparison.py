@@ -429,7 +429,7 @@ def test_the_peak_of_two_threads_is_looked_for_until_they_run_together_and_it_ri
     from antisymrnn_validation.comparison import peak
 
     now, counting, alone_too = [0.0], threading.Lock(), [False]
-    paces = [(0.05, 20.0), (0.06, 10.5), (1.0, 10.0)]  # until then, ns a step of both
+    paces = [(0.05, 20.0), (0.06, 10.5), (math.inf, 10.0)]  # until then, ns a step of both
 
     def loop(address, steps, *told):
         _, _, start_at, _, threads = told
@@ -450,7 +450,7 @@ def test_the_peak_of_two_threads_is_looked_for_until_they_run_together_and_it_ri
     with peak.measured_peak("float64", 2, clock=lambda: now[0]) as found:
         assert (found.alone, found.best(), found.steady()) == pytest.approx((9.6, 19.2, 19.2))
         assert now[0] < 0.1
-        paces[:] = [(1.0, 5.0)]
+        paces[:] = [(math.inf, 5.0)]
         assert found.look() == pytest.approx(38.4)
         assert (found.best(), found.steady()) == pytest.approx((38.4, 19.2))  # one look is not what it can hold
         alone_too[0] = True

@@ -267,11 +267,11 @@ def test_groups_count_and_say_why_not():
         certification(),
         certification(status="failed"),
         certification(status="not applicable") | {"detail": "no device"},
-        certification(status="not applicable") | {"detail": "no device"},
+        certification(status="not applicable") | {"detail": "no gate; no device"},
         certification(status=report.BROKE_OFF) | {"check": "other"},
     ]
     table = report.groups_table(records)
-    assert table.rows == [("accuracy", "1", "1", "2", "no device"), ("other", "0", "1", "0", "")]
+    assert table.rows == [("accuracy", "1", "1", "2", "no device; no gate"), ("other", "0", "1", "0", "")]
     assert table.alarming == [True, True]
     assert report.conform_line(records, 7) == "5 of 7 checks: 1 passed, 2 failed, 2 not applicable"
 

@@ -687,6 +687,7 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
     [
         ("cell", "gate", "cell: expected antisymmetric or gated, got 'gate'; did you mean gated"),
         ("optimizer", "adamw", "did you mean adam"),
+        ("optimizer", "lion", "got 'lion'\\)$"),
         ("schedule", "Cosine", "did you mean cosine"),
         ("dtype", "float", "did you mean float"),
         ("units", "128", "units: expected a whole number, got '128'"),

@@ -20,7 +20,7 @@ import antisymrnn_ref
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import experiments
 from antisymrnn_validation.comparison import peers, training_speed
-from antisymrnn_validation.experiments import cluster, runs, training
+from antisymrnn_validation.experiments import cluster, runs, tasks, training
 
 # the child of a shell's background job ignores Ctrl-C unless it is told otherwise
 INTERRUPTIBLE = """
@@ -73,17 +73,16 @@ def test_train_evaluate_and_curves_say_the_same_in_text_and_json(run, finished, 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("arguments", "said"),
     [
-        ((), "holds a run already; --resume goes on with it"),
-        (("mnist", "--resume"), "expected a run of mnist, it is one of digits"),
-        (("--resume", "--units", "5"), "another configuration: units is 4, asked for 5; leave that out"),
+        (TINY, "holds a run already; --resume goes on with it"),
+        (("mnist", "--resume"), "expected a run of mnist, it is one of digits; name that task, or another --output"),
+        ((*TINY, "--resume", "--units", "5"), "another configuration: units is 4, asked for 5; leave that out"),
     ],
 )
-def test_a_folder_that_is_taken_is_left_alone(run, folder, options, said):
+def test_a_folder_that_is_taken_is_left_alone(run, folder, arguments, said):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    task = TINY if not options or options[0].startswith("-") else ()
-    code, _, err = run("train", *task, "--output", folder, *options)
+    code, _, err = run("train", *arguments, "--output", folder)
     assert code == 2
     assert said in err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -206,11 +205,20 @@ def test_the_last_lines_say_what_was_timed_and_whether_the_run_is_finished(run, 
     assert re.search(r", 0\.\d s for the last 0 iterations$", out.splitlines()[-1])
     _, out, _ = run("train", *TINY, "--output", folder, "--resume")
     assert out.splitlines()[-1].endswith("; it was finished already")
+    (folder / "checkpoint.npz").unlink()
+    _, out, _ = run("train", *TINY, "--output", folder, "--resume")
+    assert "finished already" not in out
+
+
+def test_the_help_names_every_task(run):
+    _, out, _ = run("train", "--help")
+    assert {name for name in tasks.TASKS if re.search(rf"\b{name}\b", out)} == set(tasks.TASKS)
 
 
 def test_every_evaluation_is_told_with_its_accuracy(run, folder):
-    _, out, _ = run("train", *TINY, "--output", folder.with_name("other"))
-    records = runs.metrics_of(folder)
+    other = folder.with_name("other")
+    _, out, _ = run("train", *TINY, "--output", other)
+    records = runs.metrics_of(other)
     told = [line for line in out.splitlines() if "validation loss" in line]
     assert told == [
         f"iteration {record['iteration']}  validation loss {record['validation_loss']:.4f}  "
@@ -252,7 +260,7 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
             if not piece:
                 break
             seen += piece
-            if not interrupted and b"sequences/s" in seen and (folder / "checkpoint.npz").exists():
+            if not interrupted and b"sequences/s" in seen and b"validation loss" in seen:
                 process.send_signal(signal.SIGINT)
                 interrupted = True
     os.close(here)

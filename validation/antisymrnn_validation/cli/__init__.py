@@ -1,7 +1,7 @@
 """The command ``antisymrnn``. Its parts register their commands; ``report`` shows.
 
-Exit codes: 0 all as expected; 1 something contradicts; 2 usage: a bad option, data, path or backend; 3 nothing ran;
-130 interrupted; 141 the reader of the output went away.
+Exit codes: 0 all as expected; 1 something contradicts, or ``compare`` could not time all; 2 usage: a bad option, data,
+path or backend; 3 nothing ran; 130 interrupted; 141 the reader of the output went away.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ INTERRUPTED, READER_GONE = 130, 141
 
 app = typer.Typer(
     help="Decide the paper's claims, certify gradients, check and time backends, draw, train.\n\n"
-    "Exit codes: 0 all as expected, 1 something contradicts, 2 usage, 3 nothing ran, 130 interrupted.",
+    "Exit codes: 0 all as expected, 1 something contradicts or compare could not time all, 2 usage, 3 nothing ran, "
+    "130 interrupted.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

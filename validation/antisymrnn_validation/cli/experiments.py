@@ -108,7 +108,9 @@ def train(
     try:
         held = runs.configuration_of(folder) if resume else usual
         if held.task != task:
-            raise ValueError(f"{folder}: expected a run of {task}, it is one of {held.task}")
+            raise ValueError(
+                f"{folder}: expected a run of {task}, it is one of {held.task}; name that task, or another --output"
+            )
         configuration = held._replace(**given)
         training.check(configuration)
     except ValueError as error:
@@ -123,9 +125,9 @@ def train(
         write_results(json, line, code, start, {"command": "train", "configuration": configuration._asdict()} | results)
         return code
     print(f"run {folder}", flush=True)
-    finished = (folder / "summary.json").exists()
+    summarised = _modified(folder / "summary.json")
     try:
-        with _each(workers, configuration.shards) as each, _progress(configuration, content) as bars:
+        with _each(workers, configuration.shards) as each, _progress(configuration, content) as told:
             summary = runs.train(
                 folder,
                 configuration,
@@ -133,7 +135,7 @@ def train(
                 module,
                 resume=resume,
                 keep=keep,
-                **bars._asdict(),
+                **told._asdict(),
                 each=each,
             )
     except training.Diverged as error:
@@ -164,7 +166,8 @@ def train(
     )
     if summary["iterations_timed"] < summary["iterations"]:
         line += f" for the last {summary['iterations_timed']} iterations"
-    line += "; it was finished already" * finished
+    if _modified(folder / "summary.json") == summarised:
+        line += "; it was finished already"
     print(line)
     results = {"configuration": configuration._asdict(), "run": summary, "metrics": runs.metrics_of(folder)}
     write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
@@ -188,8 +191,8 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
     try:
-        with _progress(configuration, content) as bars:
-            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, bars.evaluating)
+        with _progress(configuration, content) as told:
+            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, told.evaluating)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None
     line = (
@@ -226,6 +229,10 @@ def curves(
     content = {"command": "curves", "files": [str(path) for path in paths], "runs": records}
     write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
+
+
+def _modified(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @contextmanager

@@ -334,7 +334,23 @@ def _conditions(case: Case, truth: dict[str, Array]) -> dict[str, float]:
 
 
 def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[str, float]:
-    """Largest distance of each array from the truth over the largest true entry; infinity for what is not finite."""
+    """Largest distance of each array from the truth over the largest true entry.
+
+    Parameters
+    ----------
+    arrays, truth : dict of str to array
+        Of the same names and shapes; the truth in float64.
+
+    Returns
+    -------
+    dict of str to float
+        Infinity for what is not finite, and for what is not zero where the truth is; 0 if both are zero.
+
+    Raises
+    ------
+    BrokenPromise
+        If a name or a shape is another.
+    """
     _require_arrays(arrays, truth)
     errors = {}
     for name, true in truth.items():

@@ -251,7 +251,10 @@ def program_candidate(command: Sequence[str], timeout: float = TIMEOUT) -> Candi
     if not timeout > 0:
         raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
     if not command or shutil.which(command[0]) is None:
-        here = f"; write ./{command[0]} for the one in this folder" if command and Path(command[0]).is_file() else ""
+        here = ""
+        if command and Path(command[0]).is_file():
+            runs = "/" not in command[0] and shutil.which(f"./{command[0]}")
+            here = f"; write ./{command[0]} for the one in this folder" if runs else "; that file is not executable"
         raise ValueError(f"command: expected a program that can be run, got {' '.join(command)!r}{here}")
     late: list[str] = []
 
@@ -289,17 +292,15 @@ def load_object(path: str) -> Any:
         If the module needs one that is not there. Importing it may raise anything else.
     """
     module_name, _, names = path.partition(":")
+    expected = f"expected a path such as package.module:name, got {path!r}"
     if not all(name.isidentifier() for name in [*module_name.split("."), *names.split(".")]):
-        raise ValueError(f"expected a path such as package.module:name, got {path!r}")
+        raise ValueError(expected)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise ImportError(f"{path}: importing {module_name} failed: {error}") from error
-        raise ValueError(
-            f"expected a path such as package.module:name, got {path!r}: "
-            f"there is no module {error.name!r} where Python looks"
-        ) from None
+        raise ValueError(f"{expected}: there is no module {error.name!r} where Python looks") from None
     for name in names.split("."):
         if not hasattr(found, name):
             raise ValueError(f"{path}: {module_name} has no {names}")

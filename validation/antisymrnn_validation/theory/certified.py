@@ -104,6 +104,13 @@ def largest(values: Iterable[float]) -> float:
     return float(np.max(np.fromiter(values, float)))
 
 
+def largest_ratio(errors: np.ndarray, bounds: np.ndarray) -> float:
+    """Largest of the errors over their bounds: 0/0 is 0, any other error over 0 infinite, and NaN is the largest."""
+    exact = (errors == 0) & (bounds == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(np.where(exact, 0.0, errors / bounds)))
+
+
 def ends(ball: arb) -> list[float]:
     """Floats below and above every point of the ball."""
     return [math.nextafter(float(ball.lower()), -math.inf), math.nextafter(float(ball.upper()), math.inf)]

@@ -32,6 +32,7 @@ from antisymrnn_validation.theory.certified import (
     interval,
     largest,
     largest_error,
+    largest_ratio,
     log_cosh,
     norm,
     run,
@@ -403,7 +404,7 @@ def gated_jacobian_form(quick: bool) -> Outcome:
         # |∂d/∂a|, |∂d/∂a_z| ≤ 1; a and a_z are off by (n + m + 2) u Σ|terms|, the rest is two dozen roundings
         bound = step_size * np.abs(M) * (2 * (n + m + 2) * terms + 24)[:, None] + 2 * np.eye(n)
         off = np.abs(J - after.imag.T / COMPLEX_STEP)
-        ratios.append(np.divide(off, UNIT_ROUNDOFF * bound, out=np.where(off > 0, np.inf, 0.0), where=bound > 0).max())
+        ratios.append(largest_ratio(off, UNIT_ROUNDOFF * bound))
     worst = largest(ratios)
     return Outcome(
         decide(worst <= 1),

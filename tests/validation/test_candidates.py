@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_validation import cli
+from antisymrnn_validation.cli import judging
 from antisymrnn_validation.conformance import candidates, programs
 from antisymrnn_validation.conformance.cases import Case, random_case
 from antisymrnn_validation.conformance.checks import (
@@ -357,6 +359,16 @@ def test_a_module_is_not_changed_by_being_judged() -> None:
 
 
 @pytest.mark.usefixtures("modules")
+def test_a_module_that_was_changed_is_judged_anew() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = importlib.import_module("torch_cells").Cell(2, 3)
+    honest = module.forward
+    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "passed"
+    module.forward = lambda x, h0: 2 * honest(x, h0)
+    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "failed"
+
+
+@pytest.mark.usefixtures("modules")
 def test_a_peer_of_jax_is_judged_in_the_ablation_and_has_one_set_of_states() -> None:
     pytest.importorskip("jax", reason="JAX is not installed")
     candidate = candidates.jax_candidate("jax_cells:ablated")
@@ -600,6 +612,7 @@ def test_conform_on_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAILED --callable numpy_cells:transposed: last state on antisymmetric generic" in out
 
 
+NOTHING = {"torch": "", "jax": "", "callable": "", "gated": "", "cmd": "", "timeout": None}
 ONE = ["--dtype", "float64", "-k"]
 
 
@@ -627,6 +640,10 @@ def test_conform_gives_a_program_the_time_that_is_asked(capsys: pytest.CaptureFi
     code, out, _ = run(["conform", "--cmd", command, "--timeout", "0.1", *ONE, "last state: antisymmetric g"], capsys)
     assert code == 1
     assert "no end within 0.1 s" in out
+    arguments = shlex.split(command)
+    assert judging._target(None, **NOTHING | {"cmd": command, "timeout": 0.1}).source.endswith(
+        f"program_candidate({arguments!r}, 0.1)"
+    )
 
 
 def test_conform_on_a_program(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,6 +201,21 @@ def a_case():
     return random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=3)
 
 
+def test_a_script_imports_what_it_calls_and_no_word_of_a_text():
+    target = "antisymrnn_validation.conformance.candidates.program_candidate(['julia', '-e', 'Foo.run(ARGS)'], 20.0)"
+    arrays = run(planted("dγ missing"), a_case())
+    script = found_of(arrays, a_case(), target=target)[0].reproduce
+    imports = [line for line in script.splitlines() if line.startswith("import ")]
+    assert imports == ["import antisymrnn_validation.conformance.candidates"]
+
+
+def test_an_error_where_rounding_makes_none_is_not_called_infinite():
+    case = random_case("antisymmetric", 3, 2, 1, 2, step_size=0.3, diffusion=0.2, seed=1)  # one unit: dW = 0
+    found, _ = found_of(run(planted("dW = G"), case), case)
+    (line,) = [line for line in found.text().splitlines() if line.startswith("W[0, 0]")]
+    assert line.endswith("expected 0; where rounding makes no error, or of another dtype")
+
+
 def test_what_is_over_is_counted_in_rounding_errors():
     arrays = run(planted("dγ missing"), a_case())
     found, errors = found_of(arrays, a_case())
@@ -299,6 +314,24 @@ def test_a_declared_convention_is_accepted_and_an_undeclared_one_is_not(name):
     assert not undeclared.conformant
     assert name in undeclared.failures[0].deviations
     assert check_backend(declared(backend, name.replace(" ", "-")), only=only, dtypes=["float64"]).conformant
+
+
+def test_the_upper_triangle_stands_for_all_of_it_but_in_the_ablation():
+    honest = antisymrnn_ref.antisymmetric
+
+    def backward(*arguments, unconstrained=False, **options):
+        found = honest.backward(*arguments, unconstrained=unconstrained, **options)
+        W = found.parameters.W
+        return found._replace(parameters=found.parameters._replace(W=W if unconstrained else np.triu(W, 1)))
+
+    module = copied("upper")
+    module.antisymmetric = SimpleNamespace(forward=honest.forward, backward=backward)
+    for unconstrained in (False, True):
+        case = random_case(
+            "antisymmetric", 3, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=1, unconstrained=unconstrained
+        )
+        result = certify("upper", case).run(declared(module, "dW of the strict upper triangle"))
+        assert result.status == "passed", result.detail
 
 
 def test_a_convention_that_is_not_known_is_refused():

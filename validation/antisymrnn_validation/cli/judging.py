@@ -340,7 +340,7 @@ def _target(
             raise UsageError(f"--cmd: {error}") from error
         seconds = candidates.TIMEOUT if timeout is None else timeout
         program = load_foreign(candidates.program_candidate, command, seconds)
-        return Target(f"--cmd {value!r}", program, f"{candidates.__name__}.program_candidate({command!r})")
+        return Target(f"--cmd {value!r}", program, f"{candidates.__name__}.program_candidate({command!r}, {seconds!r})")
     if option != "--callable":
         import_package(option.removeprefix("--"), "peers")
     load = {

@@ -129,10 +129,19 @@ def torch_candidate(function: Function, gated: Function | None = None) -> Candid
 
     functions = _functions(function, gated)
 
+    @functools.lru_cache(maxsize=64)
+    def made(cell: str, m: int, n: int) -> Any:
+        """One module for all calls of a size: what it keeps between calls must do no harm."""
+        module = functions[cell]
+        return module(m, n) if isinstance(module, type) else copy.deepcopy(module)
+
     def states(case: Case, inputs: dict[str, Any]) -> Any:
         function = functions[case.cell]
         if isinstance(function, torch.nn.Module) or _is_module_class(function, torch):
-            h = _module_states(function, case, inputs, torch)
+            module = made(case.cell, case.x.shape[2], len(case.parameters.b)).to(inputs["x"].dtype)
+            h = torch.func.functional_call(
+                module, _in_place(module, inputs), (inputs["x"], inputs["h0"]), _given(function, case)
+            )
         else:
             constants = (inputs["step_size"], inputs["diffusion"])
             parameters = {name: inputs[name] for name in case.parameters._fields}
@@ -360,11 +369,6 @@ def _is_module_class(function: Any, torch: Any) -> bool:
     return isinstance(function, type) and issubclass(function, torch.nn.Module)
 
 
-@functools.lru_cache(maxsize=64)
-def _made(module: Any, m: int, n: int) -> Any:
-    return module(m, n) if isinstance(module, type) else copy.deepcopy(module)
-
-
 def _require_same_states(got: Array, before: Array) -> None:
     """The states of the pass that is differentiated are those of the other, but for the order of operations."""
     allowed = 2**12 * np.finfo(before.dtype).eps * max(1.0, float(np.max(np.abs(before), initial=0.0)))
@@ -374,20 +378,16 @@ def _require_same_states(got: Array, before: Array) -> None:
             raise BrokenPromise("h: the pass that is differentiated has other states than the pass that is not")
 
 
-def _module_states(module: Any, case: Case, inputs: dict[str, Any], torch: Any) -> Any:
-    """States of a module, or of a module of a class, with the inputs in the place of its parameters and buffers."""
-    x, h0 = inputs["x"], inputs["h0"]
-    # one module for all calls of a size: what it keeps between calls must do no harm
-    made = _made(module, x.shape[2], h0.shape[1]).to(x.dtype)
-    names = {name: name for name in inputs if name not in ("x", "h0")} | dict(getattr(made, "contract_names", {}))
-    there = {name for name, _ in [*made.named_parameters(), *made.named_buffers()]}
+def _in_place(module: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs by the names of the module's parameters and buffers whose place they take."""
+    names = {name: name for name in inputs if name not in ("x", "h0")} | dict(getattr(module, "contract_names", {}))
+    there = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
     if absent := [names[name] for name in inputs if name in names and names[name] not in there]:
         raise BrokenPromise(
             f"module: expected parameters or buffers {', '.join(absent)}, it has {', '.join(sorted(there))}; "
             "name them so, or map the names in an attribute contract_names"
         )
-    replaced = {names[name]: value for name, value in inputs.items() if name in names}
-    return torch.func.functional_call(made, replaced, (x, h0), _given(module, case))
+    return {names[name]: value for name, value in inputs.items() if name in names}
 
 
 def _candidate(

@@ -115,7 +115,8 @@ def _cell(
             leaves = type(found.parameters)(*(times(leaf, x.shape[1]) for leaf in found.parameters))
             others = (times(array, x.shape[1]) for array in (found.h0, found.step_size, found.diffusion))
             return Gradients(leaves, None if found.x is None else times(found.x, x.shape[1]), *others)
-        leaves = changed(found.parameters, returned)
+        whole = returned is _expanded and options.get("unconstrained", False)  # there dW is G itself
+        leaves = found.parameters if whole else changed(found.parameters, returned)
         return Gradients(leaves, found.x, found.h0, found.step_size, found.diffusion)
 
     return SimpleNamespace(forward=forward, backward=backward)

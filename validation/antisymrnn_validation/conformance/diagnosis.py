@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import math
 import pickle
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -91,6 +91,8 @@ class Diagnosis(NamedTuple):
             over = (
                 f"{place.over:.1g} times the rounding error"
                 if math.isfinite(place.over)
+                else "where rounding makes no error, or of another dtype"
+                if math.isfinite(place.got)
                 else "not finite, or of another shape"
             )
             lines.append(f"{place.array}[{at}]: got {place.got:.9g}, expected {place.expected:.9g}; {over}")
@@ -174,7 +176,8 @@ def _script(case: Case, keep_every: int, target: str) -> str:
         changes = "case = case._replace(h0=0 * case.h0)"
         if not _same(drawn._replace(h0=0 * drawn.h0), case):
             return ""
-    modules = set(re.findall(r"([A-Za-z_][\w.]*)\.\w+\(", target))
+    calls = (node.func for node in ast.walk(ast.parse(target, mode="eval")) if isinstance(node, ast.Call))
+    modules = {ast.unparse(function.value) for function in calls if isinstance(function, ast.Attribute)}
     lines = [
         *(f"import {module}" for module in sorted(modules)),
         "from antisymrnn_validation.conformance.cases import random_case",

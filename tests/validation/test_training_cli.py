@@ -210,6 +210,14 @@ def test_the_last_lines_say_what_was_timed_and_whether_the_run_is_finished(run, 
     assert "finished already" not in out
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "file/run"])
+def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path, name):
+    (tmp_path / "file").touch()
+    code, _, err = run("train", *TINY, "--output", tmp_path / name)
+    assert code == 2
+    assert "cannot be made a folder" in err
+
+
 def test_the_help_names_every_task(run):
     _, out, _ = run("train", "--help")
     assert {name for name in tasks.TASKS if re.search(rf"\b{name}\b", out)} == set(tasks.TASKS)

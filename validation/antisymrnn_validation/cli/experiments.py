@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -144,12 +145,13 @@ def train(
         )
         raise Contradicted(f"{error}; {kept}") from None
     except report.ReportError as error:
-        kept = f"; what {folder} holds is whole: --resume goes on with it" if (folder / "config.json").exists() else ""
+        begun = os.path.exists(folder / "config.json")
+        kept = f"; what {folder} holds is whole: --resume goes on with it" if begun else ""
         raise UsageError(f"{error}{kept}") from None
     except runs.RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
-        if not (folder / "config.json").exists():
+        if not os.path.exists(folder / "config.json"):
             print("antisymrnn train: interrupted before anything was done; the same command begins", file=sys.stderr)
             return INTERRUPTED
         more = [] if data is None or task == "digits" else ["--data", str(data)]
@@ -232,7 +234,7 @@ def curves(
 
 
 def _modified(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+    return path.stat().st_mtime_ns if os.path.exists(path) else None  # Path.exists raises for a name that is too long
 
 
 @contextmanager

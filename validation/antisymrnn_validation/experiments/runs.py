@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -272,8 +272,7 @@ def configuration_of(folder: Path) -> Configuration:
 
 def fingerprint(configuration: Configuration) -> str:
     """SHA-256 of a configuration; a younger field counts only where it has another value than its default."""
-    kinds = get_type_hints(Configuration)
-    fields = {name: kinds[name](value) for name, value in configuration._asdict().items()}  # 1 is 1.0
+    fields = {name: training.TYPES[name](value) for name, value in configuration._asdict().items()}  # 1 is 1.0
     for name in YOUNGER:
         if fields[name] == Configuration._field_defaults[name]:
             del fields[name]

@@ -17,7 +17,6 @@ import shutil
 import sqlite3
 import tempfile
 import tomllib
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -229,7 +228,7 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
     if name not in fields:
         close = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
         raise GridError(f"{path}: expected fields of a configuration, got {name!r}; did you mean {close[0]!r}?")
-    kind = typing.get_type_hints(Configuration)[name]
+    kind = training.TYPES[name]
     values = value if isinstance(value, list) else [value]
     try:
         for each in values:

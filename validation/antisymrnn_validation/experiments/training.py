@@ -135,6 +135,10 @@ def usual(task: str) -> Configuration:
     return Configuration(task, **DEFAULTS.get(task, {}))
 
 
+TYPES = get_type_hints(Configuration)
+"""Of the fields of a configuration, by name."""
+
+
 class State(NamedTuple):
     """All that the next step depends on.
 
@@ -189,7 +193,7 @@ def check_type(name: str, value: object) -> None:
     ValueError
         Naming the field, what was expected and what came.
     """
-    kind = get_type_hints(Configuration)[name]
+    kind = TYPES[name]
     if type(value) not in ((int, float) if kind is float else (kind,)):
         raise ValueError(f"{name}: expected {_KINDS[kind]}, got {value!r:.60}")
 

@@ -299,6 +299,31 @@ def test_a_table_of_times_divides_by_the_backend():
     assert "in +500.00 ms" in everything[-1]
 
 
+def test_the_table_of_speeds_to_reach_shows_what_was_measured():
+    def record(against, asked, reached, verdict):
+        shape = dict(T=784, B=1, m=2, n=128)
+        told = {"cell": "gated", "shape": shape, "dtype": "float32", "what": "both", "against": against}
+        return told | {"at_least": asked, "reached": reached, "verdict": verdict}
+
+    table = report.targets_table(
+        "mine",
+        [
+            record([], 0.75, 0.81, "met"),
+            record(["torch eager"], 5.0, 4.957, "not met"),
+            record(["torch eager", "jax scan"], 4.5, math.nan, "not measured"),
+            record(["a", "b"], 3.2, 3.2, "met"),
+        ],
+    )
+    assert table.title == "Speeds to reach: mine, 3 of 4 measured"
+    head = ("gated", "784,1,2,128", "float32", "forward + backward")
+    assert table.rows == [
+        (*head, "the FMA peak", "75 %", "81.0 %", "met"),
+        (*head, "torch eager", "5.0 times", "4.96", "not met"),
+        (*head, "the best of a and b", "3.2 times", "3.20", "met"),
+    ]
+    assert table.alarming == [False, True, False]
+
+
 def test_the_table_of_accuracies_shows_the_largest_error():
     def record(case, units):
         told = {"error": 1e-16 * units, "tolerance": 5e-16, "specification": 1e-16, "units": units}

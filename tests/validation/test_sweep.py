@@ -213,6 +213,23 @@ def test_the_figure_goes_along_the_longest_field_with_the_spread_over_seeds(tmp_
         np.testing.assert_allclose(ends, [[60 - 100 * 0.02**0.5, 60 + 100 * 0.02**0.5]] * 3)
 
 
+def test_a_figure_without_a_number_to_go_along_names_its_places(tmp_path, monkeypatch):
+    numbers = dict.fromkeys(results.NUMBERS, 0.5) | dict.fromkeys(results.COUNTS, 10)
+    found = [
+        {"fields": SHORT._replace(cell=cell, full=full)._asdict(), "status": "done", "summary": numbers}
+        for cell, full in itertools.product(("antisymmetric", "gated"), (False, True))
+    ]
+    figure = Figure()
+    monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
+    results.write_figure(tmp_path, "title", results.over_seeds(found))
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_xticklabels()] == [
+        f"cell {cell}\nfull {full}" for cell in ("antisymmetric", "gated") for full in (False, True)
+    ]
+    assert [bar.lines[0].get_xdata().tolist() for bar in axis.containers] == [[0], [1], [2], [3]]
+    assert axis.get_legend() is None
+
+
 def test_the_digest_is_of_every_parameter(tmp_path):
     state, found = training.initial(SHORT, 1, 10), set()
     above = np.triu(np.ones((8, 8), np.float32), 1)

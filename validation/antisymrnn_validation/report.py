@@ -198,9 +198,10 @@ def first_calls_table(records: Sequence[Record]) -> Table:
 
 
 def targets_table(backend: str, records: Sequence[Record]) -> Table:
-    """One row for each speed to reach: what was asked, what came, met or not."""
+    """One row for each speed to reach that was measured: what was asked, what came, met or not."""
+    measured = [r for r in records if r["verdict"] != "not measured"]
     rows = []
-    for r in records:
+    for r in measured:
         fraction = not r["against"]
         against = "the FMA peak" if fraction else " and ".join(r["against"])
         against = f"the best of {against}" if len(r["against"]) > 1 else against
@@ -208,9 +209,10 @@ def targets_table(backend: str, records: Sequence[Record]) -> Table:
         reached = _percent(r["reached"]) if fraction else _number(r["reached"], ".2f")
         what = {"forward": "forward", "both": "forward + backward"}[r["what"]]
         shape = ",".join(str(r["shape"][name]) for name in "TBmn")
-        rows.append((r["cell"], shape, r["dtype"], what, against, asked, reached or "none", r["verdict"]))
+        rows.append((r["cell"], shape, r["dtype"], what, against, asked, reached, r["verdict"]))
     columns = ("cell", "T,B,m,n", "dtype", "of", "against", "at least", "reached", "verdict")
-    return Table(f"Speeds to reach: {backend}", columns, rows, [r["verdict"] == "not met" for r in records])
+    name = f"Speeds to reach: {backend}, {len(measured)} of {len(records)} measured"
+    return Table(name, columns, rows, [r["verdict"] == "not met" for r in measured])
 
 
 def units_table(records: Sequence[Record]) -> Table:

@@ -277,7 +277,8 @@ def table(title: str, groups: Sequence[Record]) -> Table:
 def write_figure(folder: Path, title: str, groups: Sequence[Record]) -> list[Path]:
     """Draw test accuracy, mean and spread over the seeds, into ``sweep.png`` and ``sweep.svg``.
 
-    The axis is the numeric field with the most values; points that differ in other fields are other series.
+    The axis is the numeric field with the most values, points that differ in other fields are other series; where no
+    field is numeric, each point has a place of its own.
     """
     from antisymrnn_validation import drawing
 
@@ -300,10 +301,11 @@ def write_figure(folder: Path, title: str, groups: Sequence[Record]) -> list[Pat
             axis.errorbar(places, means, spreads, label=name, markersize=4, capsize=3, **drawing.series(k))
         if along and min(values[along]) > 0 and max(values[along]) >= 10 * min(values[along]):
             axis.set_xscale("log")
-        elif not along:
-            axis.set_xticks([])
         axis.set(xlabel=along, ylabel="test accuracy, %", title=drawing.plain(title))
-        if any(series):
+        if not along:
+            axis.set_xticks(range(len(series)), [name.replace(", ", "\n") for name in series])
+            axis.set_xlim(-0.5, len(series) - 0.5)
+        elif any(series):
             axis.legend()
 
     return drawing.write(folder, "sweep", drawing.render(draw, 6.4, 4.0))

@@ -66,7 +66,7 @@ class Parameters(NamedTuple):
     Attributes
     ----------
     W : (n, n) array
-        Recurrent weights; only W − Wᵀ acts.
+        Recurrent weights; only W − Wᵀ acts, but in the ablation.
     V : (n, m) array
         Input weights.
     b : (n,) array
@@ -84,7 +84,7 @@ class GatedParameters(NamedTuple):
     Attributes
     ----------
     W : (n, n) array
-        Recurrent weights, shared by the candidate and the gate; only W − Wᵀ acts.
+        Recurrent weights, shared by the candidate and the gate; only W − Wᵀ acts, but in the ablation.
     V, V_z : (n, m) arrays
         Input weights of the candidate and of the gate.
     b, b_z : (n,) arrays

@@ -144,6 +144,14 @@ def of_tiny_weights(draw):
     return tiny
 
 
+def without_inputs(draw):
+    def zero(T, step_size):
+        parameters, x = draw(T, step_size)
+        return parameters, 0 * x
+
+    return zero
+
+
 def half_a_turn_off(turn):
     def wrong(rate):
         t, A = turn(rate)
@@ -355,7 +363,7 @@ LAST_DIGIT_OFF = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures
             stability,
             "amplification",
             scaled(stability.amplification, 1.001),
-            Verdict.HOLDS,
+            Verdict.UNDECIDED,
         ),
         ("inputs-do-not-matter", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
         ("w-diff-is-euler-stable", discrete, "W_DIFF", [["-0.21", "-2"], ["2", "-0.21"]], Verdict.HOLDS),
@@ -385,7 +393,16 @@ LAST_DIGIT_OFF = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures
             Verdict.UNDECIDED,
         ),
         ("orthogonal-vanilla-collapses", figures, "TURNS", [("1", "1")], Verdict.UNDECIDED),
-        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(1), Verdict.UNDECIDED),
+        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(1), Verdict.REFUTED),
+        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(0.9), Verdict.UNDECIDED),
+        ("orthogonal-gradient-vanishes", figures, "STARTS", [["0.5", "-0.75"]], Verdict.UNDECIDED),
+        (
+            "imaginary-eigenvalues-are-unstable",
+            discrete,
+            "saturating_inputs",
+            without_inputs(discrete.saturating_inputs),
+            Verdict.UNDECIDED,
+        ),
         ("circular-field", figures, "STARTS", [["0", "0.5"], ["1", "0"], ["-2", "0"]], Verdict.HOLDS),
     ],
 )
@@ -496,6 +513,23 @@ def test_numbers_in_the_words_are_those_of_the_evidence():
     assert all(within(words, value) for words, value in zip(energies, sum(figures.ENERGIES, ()), strict=True))
     printed = re.findall(r"\d\.\d{6}", BY_NAME["figure-eigenvalues"].statement)
     assert [float(words) for words in printed] == [figures.AMPLIFICATIONS[name] for name in ("W₀", "W_diff")]
+
+
+def test_the_step_size_that_no_diffusion_repairs_is_that_of_the_drawn_matrices():
+    found = judge(BY_NAME["initial-variances"], quick=True).outcome
+    enough = float(re.search(r"where ε σ_w > (0\.\d+)\.$", found.evidence)[1])
+    edges = [2 * math.sqrt(2) * edge for edge in found.numbers["‖W − Wᵀ‖₂ / (2√2 σ_w)"]]
+    for edge in edges:
+        with pytest.raises(ValueError, match="no diffusion is enough"):
+            stability.critical_diffusion(edge, enough)
+    assert stability.critical_diffusion(min(edges), enough - 1e-3) > 0
+
+
+def test_inputs_saturate_as_they_say():
+    parameters, x = discrete.saturating_inputs(9, 0.1)
+    h = antisymmetric.forward(parameters, x, np.zeros((1, 2)), step_size=0.1, diffusion=0.0).h
+    a = h[:-1] @ (parameters.W - parameters.W.T).T + x
+    np.testing.assert_allclose(a, np.arange(1.0, 10)[:, None, None] * np.ones((1, 2)), rtol=1e-14)
 
 
 def test_slow_turn_agrees_with_an_ode_solver():

@@ -301,7 +301,7 @@ def test_a_table_of_times_divides_by_the_backend():
 
 def test_the_table_of_speeds_to_reach_shows_what_was_measured():
     def record(against, asked, reached, verdict):
-        shape = dict(T=784, B=1, m=2, n=128)
+        shape = {"T": 784, "B": 1, "m": 2, "n": 128}
         told = {"cell": "gated", "shape": shape, "dtype": "float32", "what": "both", "against": against}
         return told | {"at_least": asked, "reached": reached, "verdict": verdict}
 

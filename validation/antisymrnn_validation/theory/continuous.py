@@ -1,8 +1,9 @@
 """Checks of the paper's continuous half: the test equation, Proposition 1, equations (1) to (9), and the energy.
 
 Each check computes its verdict from its numbers. Tolerances of random instances are bounds on rounding errors, or sums
-of the local errors that the ODE solver accepts, but for two that are chosen: ``ORDER_TOLERANCE``, and the factor of
-``computed_eigenvalues``. ``u`` stands for the unit roundoff 2⁻⁵³.
+of the local errors that the ODE solver accepts, but for one that is chosen, ``ORDER_TOLERANCE``, and two that are
+measured: the factor of ``computed_eigenvalues``, and the eigensolver's error in ``rounding_of_eigenvalues``. ``u``
+stands for the unit roundoff 2⁻⁵³.
 """
 
 from __future__ import annotations
@@ -92,7 +93,6 @@ def scalar_test_equation(quick: bool) -> Outcome:
     generator, count = np.random.default_rng(1), 150 if quick else 900
     errors, distances = [], []
     fates = {"explodes": 0, "forgets": 0, "preserves": 0}
-    fates_hold = True
     for k in range(count):
         eigenvalue = complex(
             [0.0, generator.uniform(0.1, 3), -generator.uniform(0.1, 3)][k % 3], generator.normal() * 9
@@ -110,15 +110,14 @@ def scalar_test_equation(quick: bool) -> Outcome:
         distance = abs(start_apart) * (arb(eigenvalue.real) * arb(t)).exp()
         size = (abs(z0) + abs(z0 + change)) * float((arb(eigenvalue.real) * arb(t)).exp().upper())
         distances.append(float(abs(arb(float(abs(moved - z))) - distance).upper()) / (tolerance * size))
-        growth = distance / abs(start_apart)
-        fate, agrees = [("preserves", growth.contains(1)), ("explodes", growth > 1), ("forgets", growth < 1)][k % 3]
-        fates[fate] += 1
-        fates_hold = fates_hold and bool(agrees)
+        grown, allowed = float(abs(moved - z)) - float(abs(start_apart)), tolerance * size
+        fate = ["preserves", "explodes", "forgets"][k % 3]
+        fates[fate] += [abs(grown) <= allowed, grown > allowed, grown < -allowed][k % 3]
     eigenvalue = complex(-0.3, 2.0)
     path = integrate(lambda z: eigenvalue * z, np.array([1 + 0.5j]), 5.0)
     solver = abs(path.states - dynamics.test_equation(path.states[:1], eigenvalue, path.times[:, None])).max()
     worst, apart = largest(errors), largest(distances)
-    holds = worst <= 1 and apart <= 1 and fates_hold and solver <= path.local_error
+    holds = worst <= 1 and apart <= 1 and sum(fates.values()) == count and solver <= path.local_error
     return Outcome(
         decide(holds),
         f"{count} solutions within {worst:.2f} of the rounding bound (|λt| + 16) u, and the distances of {count} pairs "
@@ -524,7 +523,8 @@ def rounding_of_eigenvalues(D: np.ndarray, J: np.ndarray) -> float:
     """How far rounding can move Re λ of J = D M: the backward error of J, seen through D^{−1/2} J D^{1/2}.
 
     D^{−1/2} J D^{1/2} is antisymmetric up to −γD, so that its numerical range bounds Re λ, and the similarity
-    stretches an error of J by at most √(max d / min d). Product and eigensolver err by n u ‖J‖ each.
+    stretches an error of J by at most √(max d / min d). The product errs by less than n u ‖J‖; that the eigensolver
+    does is measured, see :func:`computed_eigenvalues`.
     """
     return float(2 * len(D) * UNIT_ROUNDOFF * np.linalg.norm(J, 2) * np.sqrt(D.max() / D.min()))
 

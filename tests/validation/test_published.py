@@ -81,6 +81,7 @@ def test_recorded_runs_that_must_be_refused(finished, tmp_path):
         (json.dumps({**held, "iterations": "8000"}), "iterations is '8000'"),
         (json.dumps({**held, "iterations": -5}), "iterations is -5"),
         (json.dumps({name: value for name, value in held.items() if name != "date"}), "without date"),
+        (json.dumps({**held, "date": None}), "date is None"),
     ):
         summary.write_text(text)
         with pytest.raises(runs.RunError, match=said):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -147,9 +148,11 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
         assert (record["status"], record["digest"]) == ("done", first.digest)
         assert not results.missing(store, [SHORT])
         assert len(results.missing(store, [SHORT, SHORT._replace(seed=1)])) == 1
-        store.execute("UPDATE points SET summary = '{}'")
-        with pytest.raises(results.StoreError, match="expected a summary with test_accuracy"):
-            results.records(store, [SHORT])
+        endless = json.dumps({**first.summary, "iterations": math.inf})
+        for wrong in ("{}", endless):
+            store.execute("UPDATE points SET summary = ?", (wrong,))
+            with pytest.raises(results.StoreError, match="expected a summary with test_accuracy"):
+                results.records(store, [SHORT])
     assert runs.metrics_of(tmp_path / record["folder"]) == runs.metrics_of(tmp_path / "run")
     assert not list(tmp_path.glob(".*"))
 
@@ -263,10 +266,12 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
 
 @pytest.mark.usefixtures("alone")
 def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys):
+    no_dashboard = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
     @contextlib.contextmanager
     def here(*_):
         with (
-            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as made,
+            LocalCluster(n_workers=1, threads_per_worker=1, processes=False, scheduler_kwargs=no_dashboard) as made,
             Client(made) as client,
         ):
             yield client

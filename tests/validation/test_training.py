@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -410,6 +411,8 @@ def _edited(name, value):
         (_edited("best_iteration", 5), "expected 0 ≤ best_iteration"),  # behind iteration 0
         (lambda content: content | {"slot_0_1": content["slot_0_1"] + math.nan}, "finite numbers in W"),
         (_edited("best", math.nan), "expected 0 ≤ best_iteration"),
+        (_edited("best", "gut"), "expected 0 ≤ best_iteration"),
+        (_edited("best", 1), "expected 0 ≤ best_iteration"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_of_the_run_is_refused(tmp_path, edit, said):
@@ -521,6 +524,13 @@ def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, 
     found = {path.name: json.loads(path.read_text())["machine"]["processor"] for path in tmp_path.glob("environment*")}
     names = {f"environment{at}.json" for at in ("", "-000005", "-000010", "-000020")}
     assert found == dict(zip(sorted(names), ("two", "three", "one", "one"), strict=True))
+
+
+def test_the_session_before_is_that_of_the_last_iteration(tmp_path):
+    report.write_json(tmp_path / "environment-999500.json", {"versions": {}, "machine": {}})
+    report.write_json(tmp_path / "environment-1000000.json", environment.environment())
+    runs._write_other_environment(tmp_path, 2_000_000)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_is_trained_in_is_refused(tmp_path):
@@ -693,6 +703,7 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", "128", "units: expected a whole number, got '128'"),
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
+        ("units", 10**10, "units: expected at most 536870912, got 10000000000"),
         ("seed", -1, "seed: expected at least 0, got -1"),
         ("patience", -1, "patience: expected at least 0, got -1"),
         ("step_size", math.nan, "step_size: expected a finite number of at least 0 in float32, got nan"),
@@ -840,6 +851,32 @@ def test_a_finished_run_stays_as_it_is_and_what_a_kill_left_is_gone(tmp_path):
     assert (again["test_loss"], again["iterations_timed"]) == (summary["test_loss"], 0)
 
 
+def test_what_another_process_removes_meanwhile_is_no_loss(tmp_path, monkeypatch):
+    found = Path.rglob
+
+    def gone(folder, pattern):
+        for path in found(folder, pattern):
+            path.unlink()
+            yield path
+
+    monkeypatch.setattr(Path, "rglob", gone)
+    (tmp_path / report.TEMPORARY.replace("*", "0123456789abcdef")).touch()
+    assert train(tmp_path, SMALL._replace(iterations=5))["iterations"] == 5
+
+
+@pytest.mark.parametrize("name", ["parameters", "best_iteration", "seconds", "iterations_timed"])
+def test_a_finished_run_whose_summary_lacks_something_is_refused(tmp_path, name):
+    short = SMALL._replace(iterations=5)
+    summary = train(tmp_path, short)
+    report.write_json(tmp_path / "summary.json", {key: value for key, value in summary.items() if key != name})
+    with pytest.raises(runs.RunError, match=f"summary of a run, got something else .*without {name}"):
+        train(tmp_path, short, resume=True)
+
+
+def test_a_zero_with_a_sign_is_zero():
+    assert runs.fingerprint(SMALL._replace(clip=-0.0)) == runs.fingerprint(SMALL._replace(clip=0.0))
+
+
 def test_what_a_kill_left_among_the_kept_states_is_gone(tmp_path):
     short = SMALL._replace(iterations=5)
     train(tmp_path, short, keep=True)
@@ -885,6 +922,17 @@ def test_download_fills_the_folder_of_data_first(tmp_path, monkeypatch, capsys):
         assert error.value.code == 2
         assert said in capsys.readouterr().err
     assert asked == [("mnist", tmp_path)]
+
+
+def test_download_says_what_stands_in_the_way_of_the_files_that_it_fetched(tmp_path, monkeypatch, run):
+    def damaged(*_):
+        raise DataError("images.gz: expected an intact gzip file")
+
+    monkeypatch.setattr(runs, "data_of", damaged)
+    monkeypatch.setattr(downloading, "download", lambda *_: [tmp_path / "mnist" / "images.gz"])
+    code, _, err = run("train", "mnist", "--download", "--data", tmp_path)
+    assert code == 2
+    assert f"images.gz: expected an intact gzip file; remove it: whole files are in {tmp_path / 'mnist'} now" in err
 
 
 def test_download_leaves_alone_what_is_there_in_any_form(monkeypatch, run):

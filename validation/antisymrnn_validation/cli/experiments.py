@@ -268,7 +268,11 @@ def _download(name: str, folder: Path | None) -> None:
         except DataError as error:
             if folder is None:
                 raise UsageError("--download: expected --data DIR too, the folder to put the files in") from error
-            downloading.download(name, folder)
+            fetched = downloading.download(name, folder)
+            try:
+                runs.data_of(name, folder)
+            except DataError as damaged:
+                raise UsageError(f"{damaged}; remove it: whole files are in {fetched[0].parent} now") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
 

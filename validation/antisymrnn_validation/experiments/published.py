@@ -104,7 +104,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
         If a recorded run lacks a file, holds something else, or bears on no cell.
     """
     folders = [path for path in sorted(folder.glob("[!.]*")) if path.is_dir()]  # .…: what a killed process left
-    recorded = [(path, configuration_of(path), summary_of(path, "date")) for path in folders]
+    recorded = [(path, configuration_of(path), summary_of(path, date=str)) for path in folders]
     for path, configuration, _ in recorded:
         _check_cell(path, configuration)
     records: list[Record] = []

@@ -206,7 +206,7 @@ def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Re
             if record["status"] == "done":
                 record["summary"] |= {name: float(record["summary"][name]) for name in NUMBERS}
                 record["summary"] |= {name: int(record["summary"][name]) for name in COUNTS}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(
                 f"results of {fingerprint}: expected a summary with {', '.join((*NUMBERS, *COUNTS))}: {error!r}"
             ) from None

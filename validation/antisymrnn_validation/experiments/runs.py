@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import sqlite3
 import time
@@ -134,7 +135,7 @@ def train(
             report.write_json(folder / "environment.json", environment())
             report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
         for left in folder.rglob(report.TEMPORARY):  # by a killed process
-            left.unlink()
+            left.unlink(missing_ok=True)  # one that another process just tries may be gone already
         checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
         count = training.parameter_count(configuration, state)
         if checkpoint.exists():
@@ -142,7 +143,7 @@ def train(
             load(folder / "best.npz", configuration, data)  # what is missing is missed before hours of training
         ended = _ended(configuration, state)
         if ended and (folder / "summary.json").exists():
-            return summary_of(folder)
+            return summary_of(folder, parameters=int, best_iteration=int, seconds=float, iterations_timed=int)
         if not new:
             _write_other_environment(folder, state.iteration)
         _truncate(metrics, state.iteration)
@@ -272,7 +273,8 @@ def configuration_of(folder: Path) -> Configuration:
 
 def fingerprint(configuration: Configuration) -> str:
     """SHA-256 of a configuration; a younger field counts only where it has another value than its default."""
-    fields = {name: training.TYPES[name](value) for name, value in configuration._asdict().items()}  # 1 is 1.0
+    kinds = training.TYPES
+    fields = {name: kinds[name](value) or kinds[name]() for name, value in configuration._asdict().items()}  # 1 is 1.0
     for name in YOUNGER:
         if fields[name] == Configuration._field_defaults[name]:
             del fields[name]
@@ -329,8 +331,8 @@ def load(path: Path, configuration: Configuration, data: Data | None = None) -> 
         raise RunError(f"{path}: expected one iteration, best and best_iteration ({error})") from None
     _check_arrays(path, configuration, data, dict(zip(names, zip(values, slots, strict=True), strict=True)))
     iteration, best, best_iteration = numbers
-    whole = all(type(number) is int for number in (iteration, best_iteration))
-    if not (whole and 0 <= best_iteration <= iteration <= configuration.iterations and -1 <= best <= 1):
+    typed = type(iteration) is type(best_iteration) is int and type(best) is float
+    if not (typed and 0 <= best_iteration <= iteration <= configuration.iterations and -1 <= best <= 1):
         raise RunError(
             f"{path}: expected 0 ≤ best_iteration ≤ iteration ≤ {configuration.iterations} and best from -1 to 1, got "
             f"{best_iteration}, {iteration} and {best}"
@@ -405,14 +407,14 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def summary_of(folder: Path, *others: str) -> dict[str, Any]:
+def summary_of(folder: Path, **others: type) -> dict[str, Any]:
     """What :func:`train` returned of a finished run.
 
     Parameters
     ----------
     folder : Path
-    others : str
-        Entries that it must have beside the accuracy and the iterations.
+    others : type
+        By name what it must have beside the accuracy and the iterations.
 
     Raises
     ------
@@ -422,12 +424,14 @@ def summary_of(folder: Path, *others: str) -> dict[str, Any]:
     held = folder / "summary.json"
     try:
         summary: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
-        if lacking := {"test_accuracy", "iterations", *others} - summary.keys():
+        kinds: dict[str, Any] = {"test_accuracy": float, "iterations": int} | others
+        if lacking := kinds.keys() - summary.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
-        if not (type(summary["test_accuracy"]) is float and 0 <= summary["test_accuracy"] <= 1):
-            raise ValueError(f"test_accuracy is {summary['test_accuracy']!r}")
-        if not (type(summary["iterations"]) is int and summary["iterations"] >= 0):
-            raise ValueError(f"iterations is {summary['iterations']!r}")
+        for name, kind in kinds.items():
+            value = summary[name]
+            most = 1.0 if name == "test_accuracy" else math.inf
+            if type(value) is not kind or (kind is not str and not 0 <= value <= most):
+                raise ValueError(f"{name} is {value!r:.60}")
     except OSError as error:
         raise RunError(f"{held}: expected the summary of a finished run: {error.strerror or error}") from None
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
@@ -474,7 +478,7 @@ def write_curves(target: Path, folders: list[Path]) -> list[Path]:
 def _write_other_environment(folder: Path, iteration: int) -> None:
     """Write the environment of a session that goes on from an iteration, unless the session before had the same."""
     found, parts = environment(), ("versions", "machine")  # not the thread pools, which go by what is imported
-    written = sorted(folder.glob("environment-*.json"))
+    written = sorted(folder.glob("environment-*.json"), key=lambda path: (len(path.name), path.name))
     try:
         before = json.loads((written[-1] if written else folder / "environment.json").read_text(encoding="utf-8"))
         if all(before[part] == found[part] for part in parts):

@@ -31,6 +31,9 @@ CHOICES = {
 """What some fields of a configuration may be."""
 
 _KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+MOST_UNITS = 2**29
+"""With more W would have more bytes than an array of NumPy can."""
+
 SPLITS = ("train", "test")
 """The two parts of a task's data."""
 
@@ -219,6 +222,8 @@ def check(configuration: Configuration) -> None:
     for name in ("patience", "seed"):
         if getattr(configuration, name) < 0:
             raise ValueError(f"{name}: expected at least 0, got {getattr(configuration, name)}")
+    if configuration.units > MOST_UNITS:
+        raise ValueError(f"units: expected at most {MOST_UNITS}, got {configuration.units}")
     largest = float(np.finfo(configuration.dtype).max)
     for name in ("step_size", "diffusion", "sigma_w", "momentum", "clip", "learning_rate"):
         value = getattr(configuration, name)

@@ -369,8 +369,8 @@ CLAIMS: tuple[Claim, ...] = (
         "orthogonal-gradient-vanishes",
         "section 4, Figure 1(d), review version",
         "With an orthogonal W the vanilla recurrence still suffers from vanishing gradients.",
-        "No pre-activation is 0. One that is has the slope 1: h_0 = 0, or (0, 0.5) under a quarter turn, keeps "
-        "‖∂h_T/∂h_0‖ at 1 or more for ever.",
+        "In the plane, where no pre-activation is 0. One that is has the slope 1: h_0 = 0, or (0, 0.5) under a quarter "
+        "turn, keeps ‖∂h_T/∂h_0‖ at 1 or more for ever.",
         CONDITIONAL,
         figures.orthogonal_gradient_vanishes,
     ),

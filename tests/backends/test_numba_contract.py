@@ -11,6 +11,7 @@ import re
 import threading
 import tokenize
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numba
@@ -177,6 +178,7 @@ def test_memory_is_used_again_but_never_while_it_is_held():
     assert _memory.empty(shape, np.float64).__array_interface__["data"][0] == address
     assert type(second) is np.ndarray
     assert second.__array_interface__["data"][0] % _memory.ALIGNMENT == 0
+    assert second.base.block.nbytes >= second.nbytes + _memory.ALIGNMENT - 1, "no room to align it in any block"
 
 
 def test_memory_may_come_back_while_the_shelf_is_being_changed():
@@ -282,11 +284,18 @@ def test_no_new_threads_at_exit_give_the_same_bits(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_fork_while_another_thread_holds_the_shelf():
+@pytest.mark.parametrize(
+    ("lock", "call"),
+    [
+        pytest.param(_memory._shelf.lock, partial(_memory.empty, (2**20,), np.float64), id="of the shelf"),
+        pytest.param(_threads._lock, partial(_threads.share, 2, 2, min), id="of the threads"),
+    ],
+)
+def test_a_fork_while_another_thread_holds_a_lock(lock, call):
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with _memory._shelf.lock:
+        with lock:
             held.set()
             done.wait(60)
 
@@ -294,7 +303,7 @@ def test_a_fork_while_another_thread_holds_the_shelf():
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()
-    child = multiprocessing.get_context("fork").Process(target=_memory.empty, args=((2**20,), np.float64))
+    child = multiprocessing.get_context("fork").Process(target=call, daemon=True)
     child.start()
     child.join(30)
     done.set()

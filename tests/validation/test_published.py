@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     assert [told["accuracy"] for told in first["runs"]] == [100 * summary["test_accuracy"]]
     assert first["verdict"] == published.verdict(98.0, [100 * summary["test_accuracy"]])
     assert {record["verdict"] for record in others} == {"not run"}
+    early = json.loads((kept / "summary.json").read_text()) | {"iterations": 3}  # as if its patience had ended
+    (kept / "summary.json").write_text(json.dumps(early))
+    assert [told["iterations"] for told in published.decide(tmp_path)[0]["runs"]] == [3]
     state = runs.load(kept / "best.npz", runs.configuration_of(kept))
     configuration = runs.configuration_of(kept)
     _, again = runs.evaluate(configuration, data, load_backend("numpy"), state, "test", np.arange(40))
@@ -117,6 +121,18 @@ def test_the_defaults_of_a_task_are_those_of_the_tables():
         assert cell.unconstrained or usual.units == cell.units
 
 
+@pytest.fixture
+def far_east(monkeypatch):
+    """A time zone nine hours ahead of UTC, where the system lets a process have one."""
+    tzset = getattr(time, "tzset", lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EAST-9")
+        tzset()
+        yield
+    tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 def test_the_date_is_that_of_the_end_of_a_run(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)

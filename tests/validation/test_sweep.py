@@ -67,7 +67,8 @@ def rows(path):
         return store.execute("SELECT status, digest, folder, worker FROM points ORDER BY fields").fetchall()
 
 
-def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path):
+def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "LARGEST", 12)
     path = tmp_path / "grid.toml"
     path.write_text('task = ["digits", "mnist"]\nseed = [0, 1, 2]\nstep_size = 1\nclip = [0, 0.5]\n')
     grid = sweep.read_grid(path)
@@ -157,6 +158,14 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_result_whose_folder_cannot_be_written_has_no_row(tmp_path):
+    (tmp_path / "file").touch()
+    with results.open_store(tmp_path / results.FILE, create=True) as store:
+        with pytest.raises(report.ReportError, match="cannot be"):
+            results.keep(store, tmp_path / "file", SHORT, Result("diverged", files={"config.json": b"{}"}))
+        assert results.missing(store, [SHORT]) == [SHORT]
+
+
 def test_means_and_spreads_are_over_the_seeds():
     def record(step_size, seed, status, accuracy, timed=10):
         summary = dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy", "seconds"), accuracy)
@@ -199,19 +208,23 @@ def test_the_table_and_the_figure_tell_each_number_under_its_name(tmp_path, monk
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("step_size", "test accuracy, %")
 
 
-def test_the_figure_goes_along_the_longest_field_with_the_spread_over_seeds(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("values", "scale"), [((0.3, 0.1, 0.2), "linear"), ((0.3, 0.01, 0.1), "log"), ((0.3, 0.0, 0.1), "linear")]
+)
+def test_the_figure_goes_along_the_longest_field_with_the_spread_over_seeds(tmp_path, monkeypatch, values, scale):
     found = []
-    for step_size, units, seed in itertools.product((0.1, 0.2, 0.3), (8, 9), (0, 1)):
+    for diffusion, units, seed in itertools.product(values, (8, 9), (0, 1)):
         numbers = dict.fromkeys(results.NUMBERS, 0.5 + 0.2 * seed) | dict.fromkeys(results.COUNTS, 10)
-        fields = SHORT._replace(step_size=step_size, units=units, seed=seed)._asdict()
+        fields = SHORT._replace(diffusion=diffusion, units=units, seed=seed)._asdict()
         found.append({"fields": fields, "status": "done", "summary": numbers})
     figure = Figure()
     monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
     results.write_figure(tmp_path, "title", results.over_seeds(found))
     (axis,) = figure.axes
-    assert axis.get_xlabel() == "step_size"
+    assert (axis.get_xlabel(), axis.get_xscale()) == ("diffusion", scale)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["units 8", "units 9"]
-    for _, _, (bars,) in axis.containers:
+    for line, _, (bars,) in axis.containers:
+        assert line.get_xdata().tolist() == sorted(values)
         ends = np.array([segment[:, 1] for segment in bars.get_segments()])
         np.testing.assert_allclose(ends, [[60 - 100 * 0.02**0.5, 60 + 100 * 0.02**0.5]] * 3)
 
@@ -284,7 +297,8 @@ def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys
     (taken / "checkpoint.npz").write_bytes(b"damaged")
     code, out, _ = run(capsys, grid, "--output", output)
     assert code == 1
-    assert re.search(r"^failed: seed 0: .*checkpoint.npz: expected a checkpoint", out, re.MULTILINE)
+    for told in ("1 of 1  seed 0", "failed: seed 0"):
+        assert re.search(rf"^{told}: .*checkpoint.npz: expected a checkpoint", out, re.MULTILINE)
     assert "1 points: 1 failed" in out.splitlines()[-1]
     assert not (output / ".unfinished" / runs.fingerprint(point)).exists()
     shutil.rmtree(taken)
@@ -296,11 +310,21 @@ def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys
     assert (record["error"], record["digest"]) == ("", results.digest(taken, point))
 
 
-def test_every_task_is_loaded_before_anything_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("options", [[], ["--scheduler", "tcp://a:1"]], ids=["here", "on a worker"])
+def test_every_task_is_loaded_before_anything_runs(tmp_path, monkeypatch, capsys, options):
+    def connected(_, scheduler):
+        if not scheduler:
+            pytest.fail("it began")
+        return contextlib.nullcontext(SimpleNamespace(submit=submit))
+
+    def submit(function, *arguments, **_):
+        return SimpleNamespace(result=lambda: function(*arguments))
+
     monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
-    monkeypatch.setattr(cluster, "connected", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(cluster, "connected", connected)
+    monkeypatch.setattr(sweep, "run", lambda *_, **__: pytest.fail("it began"))
     grid = write_grid(tmp_path / "grid.toml", task=["digits", "mnist"])
-    code, _, err = run(capsys, grid, "--output", tmp_path / "out")
+    code, _, err = run(capsys, grid, "--output", tmp_path / "out", *options)
     assert code == 2
     assert "mnist: expected a folder with the MNIST files, got none" in err
 
@@ -333,8 +357,31 @@ def test_a_point_that_failed_keeps_what_it_has(tmp_path, monkeypatch):
     with results.open_store(tmp_path / results.FILE, create=True) as store:
         sweep.run(Client(), [SHORT], store, tmp_path, scratch=held.parent)
         (record,) = results.records(store, [SHORT])
+        assert results.settled(store) == []
     assert record["status"] == "failed"
     assert held.exists()
+
+
+def test_the_folder_of_a_kept_run_is_removed_by_the_worker_that_has_it(tmp_path, monkeypatch):
+    asked = []
+
+    class Client:
+        def submit(self, *_, workers=None, **__):
+            asked.append(workers)
+            return self
+
+        def result(self):
+            return Result("diverged", worker="tcp://b", files={"config.json": b"{}"})
+
+        def cancel(self, _):
+            pass
+
+    monkeypatch.setattr(sweep, "as_completed", list)
+    for name in ("fire_and_forget", "wait"):
+        monkeypatch.setattr(sweep, name, lambda *_, **__: None)
+    with results.open_store(tmp_path / results.FILE, create=True) as store:
+        sweep.run(Client(), [SHORT], store, tmp_path)
+    assert asked == [None, ["tcp://b"]]
 
 
 def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -388,7 +435,7 @@ def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypa
     ("changed", "said"),
     [
         ({"threads": 2}, "the workers on here take 8 threads or more, it has 4 processors; start them as NUMBA_NUM"),
-        ({"numpy": "1.0"}, "expected numpy .* as here, got 1.0 on tcp://b"),
+        *(({name: "1.0"}, f"expected {name} .* got 1.0 on tcp://b") for name in ("numpy", "numba", "llvmlite")),
         ({"dask": "1.0"}, "expected dask .* as here, got 1.0 on the scheduler"),
         (
             {"error": Exception("ModuleNotFoundError")},
@@ -409,7 +456,7 @@ def test_a_cluster_with_too_many_threads_or_other_versions_is_refused(changed, s
             if "error" in changed:
                 raise changed["error"]
             versions, _, _ = cluster._about()
-            others = versions | {"numpy": changed.get("numpy", versions["numpy"])}
+            others = versions | {name: changed[name] for name in versions.keys() & changed.keys()}
             threads = changed.get("threads", 1)
             return {"tcp://a": (versions, 4, threads), "tcp://b": (others, 4, threads)}
 
@@ -418,7 +465,7 @@ def test_a_cluster_with_too_many_threads_or_other_versions_is_refused(changed, s
 
 
 def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
-    reported = []
+    reported, running = [], []
 
     @contextlib.contextmanager
     def connected(workers, scheduler):
@@ -436,11 +483,13 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
 
         with before(workers, scheduler) as client:
             reported.extend(client.run(threads).values())
+            running.extend(client.nthreads().values())
             yield client
 
     before = cluster.connected
     monkeypatch.setattr(cluster, "connected", connected)
     grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
     limits = {name: os.environ.get(name) for name in cluster.THREAD_VARIABLES}
     with socket.socket() as taken:
         with contextlib.suppress(OSError):  # another program has it already
@@ -453,7 +502,7 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     workers = min(2, cluster.processors())
     assert len({process for process, _ in reported}) == workers
     for _, most in reported:
-        assert workers * most <= cluster.processors()
+        assert sum(running) * most <= cluster.processors()
     document = json.loads((tmp_path / "report.json").read_text())
     assert [group["statuses"] for group in document["over_seeds"]] == [{"done": 1}, {"diverged": 1}]
     for record in document["points"]:

@@ -1,5 +1,6 @@
 """Every way a data file can be wrong has its own sentence; real files, bundled digits and tasks are as stated."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -704,6 +705,9 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         way, content = self.server.ways.get(folder, ""), self.server.files.get(name)
         asked = self.headers.get("Range")
         self.server.seen.append((folder, name, asked))
+        if way == "silent":
+            self.server.ended.wait(10)
+            return
         if way == "missing" or content is None:
             self.send_error(404)
             return
@@ -711,9 +715,12 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             content = bytes(len(content))
         if way == "longer":
             content += b"more"
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and way != "whole" else 0
-        self.send_response(206 if start else 200)
-        if start:
+        if "gzip" in self.headers["Accept-Encoding"]:
+            content = gzip.compress(content)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and way not in ("whole", "another range") else 0
+        ranged = start or (asked and way == "another range")
+        self.send_response(206 if ranged else 200)
+        if ranged:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -733,11 +740,12 @@ def server(monkeypatch):
     stated = {n: downloading.Remote(len(c), hashlib.sha256(c).hexdigest()) for n, c in files.items()}
     monkeypatch.setitem(downloading.FILES, "mnist", stated)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as made:
-        made.files, made.ways, made.seen = files, {}, []
+        made.files, made.ways, made.seen, made.ended = files, {}, [], threading.Event()
         made.url = f"http://127.0.0.1:{made.server_port}"
         thread = threading.Thread(target=made.serve_forever, args=(0.01,))
         thread.start()
         yield made
+        made.ended.set()
         made.shutdown()
         thread.join()
 
@@ -780,14 +788,24 @@ def test_the_next_mirror_is_tried(server, tmp_path, way):
         ("cut", "IncompleteRead"),
     ],
 )
-def test_no_mirror_has_it(server, tmp_path, way, words):
+def test_no_mirror_has_it(server, tmp_path, monkeypatch, way, words):
+    taken = []
+    monkeypatch.setattr(downloading.report, "progress_of_bytes", lambda *_: contextlib.nullcontext(taken.append))
     server.ways["bad"] = way
     with pytest.raises(DataError) as caught:
         fetch(server, tmp_path, "bad")
+    assert sum(taken) <= 200_000
     assert words in str(caught.value)
     assert f"{server.url}/bad/one.gz" in str(caught.value)
     left = ["one.gz.part"] if way == "cut" else []
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == left
+
+
+def test_a_mirror_that_does_not_answer_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "_TIMEOUT", (60.0, 0.1))
+    server.ways["bad"] = "silent"
+    with pytest.raises(DataError, match=r"bad/one\.gz: .*[Rr]ead timed out"):
+        fetch(server, tmp_path, "bad")
 
 
 def test_every_task_has_its_files_and_mirrors(tmp_path, monkeypatch):
@@ -818,10 +836,11 @@ def test_a_partial_file_that_is_another_one_is_given_up(server, tmp_path, conten
     assert whole(server, tmp_path)
 
 
-def test_a_server_that_knows_no_ranges(server, tmp_path):
+@pytest.mark.parametrize("way", ["whole", "another range"])
+def test_a_server_that_sends_all_of_it_where_a_rest_was_asked_for(server, tmp_path, way):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "one.gz.part").write_bytes(server.files["one.gz"][:1000])
-    server.ways["old"] = "whole"
+    server.ways["old"] = way
     fetch(server, tmp_path, "old")
     assert whole(server, tmp_path)
     assert server.seen[0] == ("old", "one.gz", "bytes=1000-")

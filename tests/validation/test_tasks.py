@@ -12,6 +12,7 @@ import tarfile
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -390,6 +391,8 @@ def test_bad_arguments_of_sequences(digits, padded):
         tasks.sequences(digits, "test", [-1], np.float32)
     with pytest.raises(TypeError, match="indices: expected integers, got float64"):
         tasks.sequences(digits, "test", [0.5], np.float32)
+    with pytest.raises(TypeError, match="indices: expected integers, got bool"):  # no mask
+        tasks.sequences(digits, "test", [True, False], np.float32)
     with pytest.raises(ValueError, match="generator: expected a numpy Generator for the noise of noise-padded"):
         tasks.sequences(padded, "train", [0], np.float32)
 
@@ -595,6 +598,14 @@ def test_bombs_of_batches_are_not_unpacked(tmp_path, batches, end):
     assert peak(lambda: cifar_refused(tmp_path, "got more")) < 2**23
 
 
+def test_nothing_is_behind_an_xz_file_not_even_in_another_piece():
+    pieces = iter([lzma.compress(b"content"), b"junk"])
+    stream = data._Xz(SimpleNamespace(read=lambda _: next(pieces)))
+    assert stream.read(7) == b"content"
+    with pytest.raises(lzma.LZMAError, match="behind the end"):
+        stream.read(1)
+
+
 def test_xz_that_asks_for_too_much_memory(tmp_path, batches, monkeypatch):
     monkeypatch.setattr(data, "_XZ_MEMORY", 2**20)
     (tmp_path / f"{TEST}.xz").write_bytes(lzma.compress(batches[TEST]))
@@ -689,8 +700,11 @@ def test_damage_of_an_archive_never_escapes_as_another_error(tmp_path, batches):
     assert refused > 50
 
 
-def test_official_mnist_only(folder):
-    with pytest.raises(DataError, match="expected the official contents"):
+def test_official_mnist_only(folder, images, monkeypatch):
+    with pytest.raises(DataError, match=f"{IMAGES}: expected the official contents"):
+        data.load_mnist(folder, official=True)
+    monkeypatch.setitem(data.OFFICIAL, IMAGES, hashlib.sha256(images).hexdigest())
+    with pytest.raises(DataError, match=f"{LABELS}: expected the official contents"):
         data.load_mnist(folder, official=True)
 
 

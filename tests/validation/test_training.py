@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def test_a_batch_beyond_the_training_set_is_all_of_it():
     assert batches[0].tolist() != batches[1].tolist()
 
 
-@pytest.mark.parametrize(("part", "count"), [(1e-6, 1), (1 - 1e-9, 99), (0.1, 10)])
+@pytest.mark.parametrize(("part", "count"), [(1e-6, 1), (1 - 1e-9, 99), (0.1, 10), (0.29, 29)])
 def test_neither_part_of_the_training_set_is_empty(part, count):
     learn, held_out = training.splits(SMALL._replace(validation=part), 100)
     assert (len(learn), len(held_out)) == (100 - count, count)
@@ -280,6 +281,12 @@ def test_each_split_is_evaluated_on_its_labels():
     assert found == [1, 0]
 
 
+def test_an_evaluation_tells_its_beginning_and_its_end():
+    state, told = training.initial(SMALL, 2, 2), []
+    runs.evaluate(SMALL, tiny(), load_backend("numpy"), state, "test", np.arange(20), lambda *now: told.append(now))
+    assert told == [(0, 20), (20, 20)]
+
+
 def test_the_summary_is_of_the_best_state(tmp_path):
     data, backend = tiny(), load_backend("numpy")
     data = data._replace(test_labels=1 - data.test_labels)  # so that the accuracies are apart
@@ -312,6 +319,17 @@ def test_a_gradient_is_clipped_by_the_norm_of_all_its_arrays():
         np.testing.assert_allclose(velocity, 0.5 / math.sqrt(size), rtol=1e-6)
     velocities, _ = stepped_by(SMALL._replace(clip=100.0), 1.0)
     assert all((velocity == 1).all() for velocity in velocities)
+    assert stepped_by(SMALL, 1e30)[1] == pytest.approx(1e30 * norm)  # its square is beyond float32
+
+
+@pytest.mark.parametrize(("loss", "entry", "rate"), [(math.inf, 1.0, 0.1), (0.0, math.nan, 0.1), (0.0, 10.0, 1e38)])
+def test_a_loss_a_gradient_or_a_parameter_that_is_not_finite_ends_its_iteration(loss, entry, rate):
+    configuration = SMALL._replace(optimizer="sgd", learning_rate=rate)
+    state = training.initial(configuration, 2, 2)
+    found = training.Gradient(loss, 0, tuple(np.full_like(array, entry) for array in (*state.cell, *state.layer)))
+    x, labels = np.zeros((6, 1, 2), np.float32), np.zeros(1, int)
+    with pytest.raises(training.Diverged, match=f"diverged at iteration 1: loss {loss:g}, gradient norm"):
+        training.step(None, configuration, state, x, labels, each=lambda *_: [found])
 
 
 KILLED = """
@@ -371,6 +389,27 @@ def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path,
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_killed_behind_any_of_its_files_ends_with_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "render", lambda *_: drawing.Drawing(b"png", b"svg"))
+    short, write = SMALL._replace(iterations=5), report.write_bytes
+    train(tmp_path / "whole", short)
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    for after in range(1, 7):
+        killed, count = tmp_path / str(after), itertools.count(1)
+
+        def last(*arguments, count=count, after=after):
+            write(*arguments)
+            if next(count) == after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(report, "write_bytes", last)
+            with pytest.raises(KeyboardInterrupt):
+                train(killed, short)
+        train(killed, short, resume=(killed / "config.json").exists())
+        assert {path.name for path in killed.iterdir()} == names
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for resume in (False, True):
@@ -413,6 +452,7 @@ def _edited(name, value):
         (_edited("best", math.nan), "expected 0 ≤ best_iteration"),
         (_edited("best", "gut"), "expected 0 ≤ best_iteration"),
         (_edited("best", 1), "expected 0 ≤ best_iteration"),
+        (_edited("best", 1.5), "expected 0 ≤ best_iteration"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_of_the_run_is_refused(tmp_path, edit, said):
@@ -517,13 +557,14 @@ def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, 
 
         return progress
 
-    for session, processor in enumerate(("one", "two", "three", "three", "one")):
+    for session, processor in enumerate(("one", "two", "three", "three", "one", "one")):
         monkeypatch.setattr(environment, "_processor", lambda name=processor: name)
+        monkeypatch.setattr(environment, "versions", lambda last=session == 5: {"numpy": "3" if last else "2"})
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, resume=session > 0, progress=stopped(session))
     found = {path.name: json.loads(path.read_text())["machine"]["processor"] for path in tmp_path.glob("environment*")}
-    names = {f"environment{at}.json" for at in ("", "-000005", "-000010", "-000020")}
-    assert found == dict(zip(sorted(names), ("two", "three", "one", "one"), strict=True))
+    names = {f"environment{at}.json" for at in ("", "-000005", "-000010", "-000020", "-000025")}
+    assert found == dict(zip(sorted(names), ("two", "three", "one", "one", "one"), strict=True))
 
 
 def test_the_session_before_is_that_of_the_last_iteration(tmp_path):
@@ -543,6 +584,13 @@ def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     assert [record["iteration"] for record in runs.metrics_of(tmp_path)] == [5]
 
 
+def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock-journal").mkdir()  # where SQLite wants a file
+    with pytest.raises(report.ReportError, match=".lock: cannot be locked: unable to open"):
+        train(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_run_whose_last_step_overflows_is_not_finished(tmp_path):
     wild = SMALL._replace(optimizer="sgd", learning_rate=1e38, iterations=1)
@@ -559,6 +607,7 @@ def test_curves_tell_runs_of_any_name_apart(tmp_path):
         folders.append(tmp_path / name)
     assert runs.labels(folders[1:]) == ["run", "a\\$\\bad{\\$"]
     assert runs.labels(folders[:2]) == [str(folder) for folder in folders[:2]]
+    assert runs.labels([folders[0] / ".."]) == ["a"]
     assert runs.labels([tmp_path / "_hidden", tmp_path / os.fsdecode(b"\xff")]) == [" _hidden", "\\xff"]
     assert [path.name for path in runs.write_curves(tmp_path, folders)] == ["curves.png", "curves.svg"]
 
@@ -576,6 +625,7 @@ def test_curves_are_of_the_validation_and_thin_of_the_batches(tmp_path, monkeypa
         assert thin.get_ydata().tolist() == [record[quantity] for record in records]
         assert bold.get_label() == tmp_path.name
         assert bold.get_linewidth() > thin.get_linewidth()
+    assert [axis.get_yscale() for axis in figure.axes] == ["log", "linear"]
 
 
 def test_equal_configurations_have_one_fingerprint():
@@ -614,6 +664,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, mo
         patched.setattr(os, "fsync", full)
         with pytest.raises(report.ReportError, match="cannot be written: No space left on device"):
             train(short_of_space, progress=lambda k, _: at.__setitem__(0, k))
+        with open(short_of_space / "metrics.jsonl", "a") as file:  # as if killed within a record
+            file.write('{"itera')
+        before = (short_of_space / "metrics.jsonl").read_bytes()
+        with pytest.raises(report.ReportError, match="metrics.jsonl: cannot be written"):
+            train(short_of_space, resume=True)
+        assert (short_of_space / "metrics.jsonl").read_bytes() == before
     assert runs.load(short_of_space / "checkpoint.npz", SMALL).iteration == 5
     assert not list(short_of_space.glob(".antisymrnn*"))
     train(short_of_space, resume=True)
@@ -677,6 +733,19 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_p
     assert done == ["file", "name", "folder"]
 
 
+def test_a_record_is_on_the_disk_before_its_checkpoint(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    train(tmp_path, SMALL._replace(iterations=5))
+    record, checkpoint = ((tmp_path / name).stat().st_ino for name in ("metrics.jsonl", "checkpoint.npz"))
+    assert synced.index(record) < synced.index(checkpoint)
+
+
 def test_an_error_in_the_data_ends_the_run(tmp_path):
     def broken(*_):
         raise MemoryError("no room for a batch")
@@ -704,16 +773,19 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
         ("units", 10**10, "units: expected at most 536870912, got 10000000000"),
+        ("evaluate_every", 0, "evaluate_every: expected at least 1, got 0"),
         ("seed", -1, "seed: expected at least 0, got -1"),
         ("patience", -1, "patience: expected at least 0, got -1"),
         ("step_size", math.nan, "step_size: expected a finite number of at least 0 in float32, got nan"),
         ("step_size", 0.0, "step_size: expected more than 0 in float32, got 0"),
         ("step_size", 1e-60, "step_size: expected more than 0 in float32, got 1e-60"),
+        ("momentum", -0.5, "momentum: expected a finite number of at least 0 in float32, got -0.5"),
         ("sigma_w", 1e39, "sigma_w: expected a finite number of at least 0 in float32, got 1e[+]39"),
         ("clip", 10**400, "clip: expected a finite number of at least 0 in float32, got 10000"),
         ("full", 1, "full: expected true or false, got 1"),
         ("task", None, "task: expected a text, got None"),
         ("validation", 1, "validation: expected a part between 0 and 1, got 1"),
+        ("validation", 0.0, "validation: expected a part between 0 and 1, got 0"),
         ("hidden", 3, "unexpected keyword argument 'hidden'"),
     ],
 )
@@ -721,6 +793,12 @@ def test_a_configuration_that_cannot_be_trained_is_refused(tmp_path, field, valu
     (tmp_path / "config.json").write_text(json.dumps(SMALL._asdict() | {field: value}))
     with pytest.raises(runs.RunError, match=f"config.json: expected the configuration of a run, got .*{said}"):
         runs.configuration_of(tmp_path)
+
+
+def test_a_configuration_that_cannot_be_trained_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="evaluate_every: expected at least 1, got 0"):
+        train(tmp_path / "run", SMALL._replace(evaluate_every=0))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_name_of_a_run_tells_it_from_others():
@@ -780,6 +858,19 @@ def test_shards_sum_to_the_gradient_of_the_batch_in_their_order(cell):
     assert also == pytest.approx(measured, rel=1e-12)
     with pytest.raises(ValueError, match="shards: expected at most batch = 16, got 17"):
         training.check(SMALL._replace(shards=17))
+    training.check(SMALL._replace(shards=16))
+
+
+def test_a_batch_of_fewer_samples_than_shards_has_one_in_each():
+    state, asked = training.initial(SMALL, 2, 2), []
+
+    def each(backend, configuration, state, shards):
+        asked.append([len(labels) for _, labels, _ in shards])
+        return training.each_here(backend, configuration, state, shards)
+
+    x, labels = np.ones((6, 3, 2), np.float32), np.arange(3) % 2
+    training.step(load_backend("numpy"), SMALL._replace(shards=7), state, x, labels, each=each)
+    assert asked == [[1, 1, 1]]
 
 
 def test_the_norm_that_clips_does_not_go_by_the_threads_of_the_BLAS():
@@ -838,6 +929,20 @@ def test_patience_ends_a_run_after_an_evaluation(tmp_path, patience):
     assert (summary["iterations"], summary["best_iteration"]) == (5 + 5 * -(-patience // 5), 5)
     assert runs.load(tmp_path / "checkpoint.npz", never_better).iteration == summary["iterations"]
     assert runs.metrics_of(tmp_path)[-1]["iteration"] == summary["iterations"]
+    assert train(tmp_path, never_better, resume=True) == summary
+
+
+def test_the_seconds_of_a_run_are_without_its_test(tmp_path, monkeypatch):
+    data, now = tiny(), [0.0]
+
+    def sequences(split, *arguments):
+        now[0] += 100 if split == "test" else 1
+        return data.sequences(split, *arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    short = SMALL._replace(iterations=5)
+    summary = runs.train(tmp_path, short, data._replace(sequences=sequences), load_backend("numpy"))
+    assert summary["seconds"] == 6  # five batches and an evaluation
 
 
 def test_a_finished_run_stays_as_it_is_and_what_a_kill_left_is_gone(tmp_path):

@@ -104,6 +104,14 @@ def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
         assert f"best.npz: {said}" in err or ("best.npz: expected a checkpoint" in err and said in err)
 
 
+def test_a_best_state_whose_loss_is_not_finite_contradicts(run, folder):
+    path = folder / "best.npz"
+    np.savez(path, **dict(np.load(path)) | {"value_4": np.float32([3e38] + 9 * [-3e38])})  # the bias of the readout
+    code, _, err = run("evaluate", folder)
+    assert code == 1
+    assert "the loss on samples of the test set is inf" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -118,6 +126,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named(run, folder, damage, said):
         (("digits", "--backend", "numpy", "--units", "100000000"), "the memory is too small: Unable to allocate"),
         (("digits", "--resume"), "config.json: expected the configuration of a run: No such file"),
         (("digits", "--profile", "1", "--resume"), "--resume: expected without --profile"),
+        (("digits", "--profile", "1", "--keep"), "--keep: expected without --profile"),
+        (("digits", "--profile", "1", "--workers", "1"), "--workers: expected without --profile"),
         (("digits", "--backend", "numpy", "--profile", "0"), "--profile: expected at least 1, got 0"),
         (("digits", "--backend", "numpy", "--units", "0", "--profile", "1"), "units: expected at least 1, got 0"),
     ],
@@ -143,6 +153,10 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
     code, _, err = run("train", *TINY, *sizes, "--learning-rate", "1e38")
     assert code == 1
     assert re.search(r"diverged .* iteration \d: .*loss .*; try a smaller --learning-rate.*; no checkpoint yet", err)
+    later = ("--output", tmp_path / "later", "--momentum", "1e38", "--evaluate-every", "1")
+    code, _, err = run("train", *TINY, *sizes, *later)
+    assert code == 1
+    assert f"the last checkpoint in {tmp_path / 'later'} is kept" in err
 
     calls, sync = itertools.count(), os.fsync
 
@@ -154,6 +168,8 @@ def test_divergence_and_a_full_disk_say_what_is_kept(run, tmp_path, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         code, _, err = run("train", *TINY, "--output", tmp_path / "other")
+        _, _, at_once = run("train", *TINY, "--output", tmp_path / "not begun")
+    assert at_once.endswith("environment.json: cannot be written: No space left on device\n")
     assert code == 2
     assert "checkpoint.npz: cannot be written: No space left on device; what" in err
     assert "is whole: --resume goes on with it" in err
@@ -196,8 +212,8 @@ def test_the_command_that_goes_on_has_the_workers(run, tmp_path, monkeypatch):
 
 
 def test_the_last_lines_say_what_was_timed_and_whether_the_run_is_finished(run, folder):
-    _, out, _ = run("train", *TINY, "--output", folder.with_name("other"))
-    assert re.search(r", \d+\.\d s$", out.splitlines()[-1])
+    _, out, _ = run("train", *TINY, "--learning-rate", "0", "--output", folder.with_name("other"))
+    assert re.search(r" at the best validation \(iteration 2\), \d+\.\d s$", out.splitlines()[-1])
     assert run("evaluate", folder)[1].rstrip().endswith(" of 4")
     (folder / "summary.json").unlink()
     assert run("evaluate", folder)[1].rstrip().endswith(" of 4, of a run that is not finished")

@@ -772,7 +772,7 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
         ("units", "128", "units: expected a whole number, got '128'"),
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
-        ("units", 10**10, "units: expected at most 536870912, got 10000000000"),
+        ("units", 10**10, "units: expected at most 1073741823, got 10000000000"),
         ("evaluate_every", 0, "evaluate_every: expected at least 1, got 0"),
         ("seed", -1, "seed: expected at least 0, got -1"),
         ("patience", -1, "patience: expected at least 0, got -1"),

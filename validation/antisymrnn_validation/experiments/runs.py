@@ -273,8 +273,8 @@ def configuration_of(folder: Path) -> Configuration:
 
 def fingerprint(configuration: Configuration) -> str:
     """SHA-256 of a configuration; a younger field counts only where it has another value than its default."""
-    kinds = training.TYPES
-    fields = {name: kinds[name](value) or kinds[name]() for name, value in configuration._asdict().items()}  # 1 is 1.0
+    kinds = training.TYPES  # 1 is 1.0, and −0.0 is 0.0
+    fields = {name: kinds[name](value) or kinds[name]() for name, value in configuration._asdict().items()}
     for name in YOUNGER:
         if fields[name] == Configuration._field_defaults[name]:
             del fields[name]

@@ -31,7 +31,7 @@ CHOICES = {
 """What some fields of a configuration may be."""
 
 _KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-MOST_UNITS = 2**29
+MOST_UNITS = 2**30 - 1
 """With more W would have more bytes than an array of NumPy can."""
 
 SPLITS = ("train", "test")

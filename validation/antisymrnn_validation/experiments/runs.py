@@ -121,6 +121,8 @@ def train(
         If the folder holds something else, another process trains in it, or a checkpoint cannot be used.
     ReportError
         If a file cannot be written; the last checkpoint stays.
+    ValueError
+        If the configuration cannot be trained, see :func:`training.check`.
     Diverged
         As in :func:`training.step` and :func:`training.evaluate`; the last checkpoint stays.
     """

@@ -42,7 +42,7 @@ def sweep(
     ],
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/ and the name of the grid.")] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes here; default: one for each processor.")
+        int | None, typer.Option(metavar="N", help="Processes here; default: as many as processors, or points to run.")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="One of dask that runs.")] = None,
     data: DataFolder = None,

@@ -1,5 +1,6 @@
 """Training: optimizers by hand, a run that is killed and resumed, folders and checkpoints that must be refused."""
 
+import contextlib
 import errno
 import io
 import itertools
@@ -368,21 +369,28 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         assert (killed / name).is_file()
 
 
-@pytest.mark.parametrize("after", range(1, 6))
-def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, monkeypatch, after):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(whole, keep=True)
-    count, save = itertools.count(1), runs.save
+@contextlib.contextmanager
+def killed_behind(module, name, after):
+    """Interrupts what runs in it behind call number ``after`` of a function of a module."""
+    count, function = itertools.count(1), getattr(module, name)
 
     def last(*arguments):
-        save(*arguments)
+        function(*arguments)
         if next(count) == after:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(runs, "save", last)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, name, last)
         with pytest.raises(KeyboardInterrupt):
-            train(killed, keep=True)
+            yield
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, after):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole, keep=True)
+    with killed_behind(runs, "save", after):
+        train(killed, keep=True)
     train(killed, resume=True, keep=True)
     for name in ("checkpoint.npz", "best.npz", "checkpoints/000005.npz"):
         assert same(whole / name, killed / name)
@@ -391,21 +399,13 @@ def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path,
 
 def test_a_run_killed_behind_any_of_its_files_ends_with_all_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "render", lambda *_: drawing.Drawing(b"png", b"svg"))
-    short, write = SMALL._replace(iterations=5), report.write_bytes
+    short = SMALL._replace(iterations=5)
     train(tmp_path / "whole", short)
     names = {path.name for path in (tmp_path / "whole").iterdir()}
-    for after in range(1, 7):
-        killed, count = tmp_path / str(after), itertools.count(1)
-
-        def last(*arguments, count=count, after=after):
-            write(*arguments)
-            if next(count) == after:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(report, "write_bytes", last)
-            with pytest.raises(KeyboardInterrupt):
-                train(killed, short)
+    for after in range(1, 8):
+        killed = tmp_path / str(after)
+        with killed_behind(report, "write_bytes", after):
+            train(killed, short)
         train(killed, short, resume=(killed / "config.json").exists())
         assert {path.name for path in killed.iterdir()} == names
 

@@ -500,7 +500,7 @@ _IN_H = (
     ),
     _forward_mistake(
         "ε = 1 and γ = 0 whatever is asked",
-        "Defaults take the place of the arguments, in the one corner where the cell is unstable.",
+        "Defaults take the place of the arguments, in a corner where (11) holds for no W − Wᵀ but 0.",
         "Keyword arguments that are not passed on.",
         "Give ε and γ no default, and pass them on.",
         "F1", "F4", "GF5",

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import time
 from datetime import UTC, datetime
@@ -174,6 +176,30 @@ def test_the_table_has_mean_and_deviation_over_the_seeds():
 def test_readme_has_the_row_of_every_cell():
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| Table ")]
     assert rows == [f"| {' | '.join(row)} |" for row in report.published_table(published.decide()).rows]
+
+
+def test_readme_has_the_command_of_every_recorded_run():
+    told = [run["command"] for record in published.decide() for run in record["runs"]]
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert told == [line for line in lines if re.match("antisymrnn train (mnist|pmnist|cifar|noise-padded) ", line)]
+
+
+@pytest.mark.parametrize("path", sorted(published.RECORDED.iterdir()), ids=lambda path: path.name)
+def test_the_command_of_a_recorded_run_asks_for_its_configuration(path, run, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def asked(_folder, configuration, *_, **__):
+        raise Asked(configuration)
+
+    labels = np.arange(40) % 2
+    data = runs.Data(1, 2, labels, labels, lambda *_: np.zeros((3, 1, 1), np.float32))
+    monkeypatch.setattr(runs, "data_of", lambda *_: data)
+    monkeypatch.setattr(runs, "train", asked)
+    held = runs.configuration_of(path)._replace(backend="numpy")
+    with pytest.raises(Asked) as caught:
+        run(*shlex.split(runs.command(held))[1:])
+    assert caught.value.args == (held,)
 
 
 def test_recorded_parameters_give_the_recorded_accuracy():

@@ -48,7 +48,7 @@ def verify(
             "--data",
             metavar="DIR",
             envvar="ANTISYMRNN_DATA",
-            help="Folder with the MNIST files as downloaded, or with a folder mnist of them. Default: the digits of scikit-learn.",
+            help="Folder with the MNIST files as downloaded, or with a folder mnist of them. Default: bundled digits.",
         ),
     ] = None,
     quick: Quick = False,

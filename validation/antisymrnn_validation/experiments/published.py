@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from antisymrnn_validation import report
-from antisymrnn_validation.experiments.runs import RunError, configuration_of, summary_of
+from antisymrnn_validation.experiments.runs import RunError, command, configuration_of, summary_of
 from antisymrnn_validation.experiments.training import Configuration
 from antisymrnn_validation.report import Record
 
@@ -117,6 +117,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
                 "iterations": summary["iterations"],
                 "batch": configuration.batch,
                 "accuracy": 100 * summary["test_accuracy"],
+                "command": command(configuration),
             }
             for path, configuration, summary in recorded
             if _is_of(configuration, cell)

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sqlite3
 import time
 import zipfile
@@ -250,8 +251,21 @@ def evaluate(
 
 def name(configuration: Configuration) -> str:
     """The task and what differs from its defaults, as the name of a folder: ``digits-cell=gated-seed=1``."""
-    fields = zip(Configuration._fields, configuration, training.usual(configuration.task), strict=True)
-    return "-".join([configuration.task, *(f"{field}={value}" for field, value, default in fields if value != default)])
+    return "-".join([configuration.task, *(f"{field}={value}" for field, value in _unusual(configuration).items())])
+
+
+def command(configuration: Configuration) -> str:
+    """What asks for it on the command line: ``antisymrnn train digits --cell gated --seed 1``."""
+    words = ["antisymrnn", "train", configuration.task]
+    for field, value in _unusual(configuration).items():
+        words += [f"--{field.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def _unusual(configuration: Configuration) -> dict[str, Any]:
+    """The fields that differ from the defaults of the task, with their values."""
+    usual = training.usual(configuration.task)._asdict()
+    return {field: value for field, value in configuration._asdict().items() if value != usual[field]}
 
 
 def configuration_of(folder: Path) -> Configuration:

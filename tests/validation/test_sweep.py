@@ -490,14 +490,15 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "connected", connected)
     grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
-    limits = {name: os.environ.get(name) for name in cluster.THREAD_VARIABLES}
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(cluster.processors()))
+    here = dict(os.environ)
     with socket.socket() as taken:
         with contextlib.suppress(OSError):  # another program has it already
             taken.bind(("127.0.0.1", 8787))  # where dask would show pages of its own
             taken.listen()
         code, out, err = run(capsys, grid, "--output", tmp_path / "out", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
-    assert limits == {name: os.environ.get(name) for name in cluster.THREAD_VARIABLES}
+    assert dict(os.environ) == here
     assert "sweep: 2 points: 1 diverged, 1 done" in out.splitlines()[-1]
     workers = min(2, cluster.processors())
     assert len({process for process, _ in reported}) == workers
@@ -636,6 +637,29 @@ def test_a_scheduler_to_which_no_worker_comes(monkeypatch):
 def test_workers_leave_interrupts_to_the_client():
     with cluster.connected(1, None) as client:
         assert all(client.run(lambda: signal.getsignal(signal.SIGINT) is signal.SIG_IGN).values())
+
+
+def test_a_worker_that_is_started_anew_changes_nothing_here():
+    def about():
+        import threadpoolctl
+
+        return os.getpid(), max(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+
+    here = dict(os.environ)
+    with cluster.connected(1, None) as client:
+        assert dict(os.environ) == here
+        ((first, threads),) = client.run(about).values()
+        os.kill(first, signal.SIGKILL)
+        found: dict = {}
+        deadline = time.monotonic() + 60
+        while not found or first in {process for process, _ in found.values()}:
+            assert time.monotonic() < deadline, "no worker in the place of a killed one"
+            time.sleep(0.2)
+            with contextlib.suppress(OSError):  # the client still asks the killed one
+                found = client.run(about)
+        ((_, others),) = found.values()
+        assert threads == others == cluster._limit("OPENBLAS_NUM_THREADS", cluster.processors())
+    assert dict(os.environ) == here
 
 
 def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypatch):

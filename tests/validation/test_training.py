@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -250,8 +251,13 @@ def test_neither_part_of_the_training_set_is_empty(part, count):
 
 
 def test_no_two_purposes_draw_from_one_stream(monkeypatch):
-    keys, before = [], np.random.default_rng
-    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(key) or before(key))
+    streams, before = [], np.random.default_rng
+
+    def stream(key):  # not the key: NumPy fills keys with zeros, so that (0, 1) and (0, 1, 0) are one
+        streams.append(tuple(np.random.SeedSequence(key).generate_state(4)))
+        return before(key)
+
+    monkeypatch.setattr(np.random, "default_rng", stream)
     training._permutation.cache_clear()
     state = training.initial(SMALL, 2, 2)
     learn, _ = training.splits(SMALL, 100)
@@ -268,8 +274,8 @@ def test_no_two_purposes_draw_from_one_stream(monkeypatch):
             lambda a, b, _: np.zeros((2, b - a, 2), "f4"),
             np.zeros(300, int),
         )
-    assert len(keys) == 1 + 1 + 2 + 300 + 4
-    assert len(set(keys)) == len(keys)
+    assert len(streams) == 1 + 1 + 2 + 300 + 4
+    assert len(set(streams)) == len(streams)
 
 
 def test_each_split_is_evaluated_on_its_labels():
@@ -367,6 +373,16 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
     for name in ("config.json", "environment.json", "summary.json", "curves.png", "curves.svg"):
         assert (killed / name).is_file()
+
+
+def interrupt_at(step):
+    """What interrupts a run behind a step."""
+
+    def progress(k, _):
+        if k == step:
+            raise KeyboardInterrupt
+
+    return progress
 
 
 @contextlib.contextmanager
@@ -550,18 +566,11 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path, monkeypatc
 
 
 def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, monkeypatch):
-    def stopped(session):
-        def progress(k, _):
-            if k == 5 * session + 7:
-                raise KeyboardInterrupt
-
-        return progress
-
     for session, processor in enumerate(("one", "two", "three", "three", "one", "one")):
         monkeypatch.setattr(environment, "_processor", lambda name=processor: name)
         monkeypatch.setattr(environment, "versions", lambda last=session == 5: {"numpy": "3" if last else "2"})
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, resume=session > 0, progress=stopped(session))
+            train(tmp_path, resume=session > 0, progress=interrupt_at(5 * session + 7))
     found = {path.name: json.loads(path.read_text())["machine"]["processor"] for path in tmp_path.glob("environment*")}
     names = {f"environment{at}.json" for at in ("", "-000005", "-000010", "-000020", "-000025")}
     assert found == dict(zip(sorted(names), ("two", "three", "one", "one", "one"), strict=True))
@@ -582,6 +591,21 @@ def test_a_folder_that_is_trained_in_is_refused(tmp_path):
 
     train(tmp_path, SMALL._replace(iterations=5), progress=meanwhile)
     assert [record["iteration"] for record in runs.metrics_of(tmp_path)] == [5]
+
+
+def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch):
+    opened, connect = [], sqlite3.connect
+
+    def kept(*arguments, **options):
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", kept)
+    (tmp_path / ".lock").write_text("garbage " * 100)
+    with pytest.raises(report.ReportError, match=".lock: cannot be locked: file is not a database"):
+        train(tmp_path)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
 
 
 def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path):
@@ -914,6 +938,67 @@ def test_every_evaluated_state_is_kept_if_asked(tmp_path):
     assert {state.iteration for state in few} == {few[-1].best_iteration, 6}
     assert same(tmp_path / "few" / "checkpoint.npz", tmp_path / "all" / "checkpoints" / "000006.npz")
     assert not np.array_equal(every[0].cell.W, every[1].cell.W)
+
+
+def test_the_states_of_a_recorded_run_are_the_best_one(tmp_path):
+    train(tmp_path, SMALL)
+    (tmp_path / "checkpoint.npz").unlink()
+    (state,) = runs.states_of(tmp_path, SMALL)
+    assert state.iteration == state.best_iteration
+
+
+def test_a_run_that_lost_its_records_is_not_gone_on_with(tmp_path):
+    short = SMALL._replace(iterations=20, evaluate_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, short, progress=interrupt_at(12))
+    metrics = tmp_path / "metrics.jsonl"
+    first = metrics.read_text().splitlines()[0] + "\n"
+    for text, last in ((None, 0), (first, 5)):
+        metrics.unlink()
+        if text:
+            metrics.write_text(text)
+        with pytest.raises(runs.RunError, match=rf"up to iteration 10, .* got them up to {last}; put"):
+            train(tmp_path, short, resume=True)
+        metrics.touch()
+
+
+def test_a_finished_run_that_lost_its_checkpoint_is_unfinished_until_its_end(tmp_path):
+    short = SMALL._replace(iterations=20, evaluate_every=5)
+    train(tmp_path, short)
+    held = (tmp_path / "best.npz").read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "checkpoint.npz").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, short, resume=True, progress=interrupt_at(7))
+    assert not (tmp_path / "summary.json").exists()
+    train(tmp_path, short, resume=True)
+    assert held == ((tmp_path / "best.npz").read_bytes(), (tmp_path / "metrics.jsonl").read_bytes())
+
+
+READOUT = """
+import numpy as np, threadpoolctl
+from antisymrnn_ref import load_backend
+from antisymrnn_validation.experiments import training
+
+wide = training.Configuration("digits", "numba", units=256, batch=256)
+generator = np.random.default_rng(0)
+state, labels = training.initial(wide, 1, 10), np.arange(256) % 10
+x = generator.standard_normal((2, 256, 1)).astype("f4")
+found = []
+for threads in (1, 2):
+    with threadpoolctl.threadpool_limits(threads, "blas"):
+        gradient = training.gradient(load_backend("numba"), wide, state, x, labels, 256)
+        loss = training.evaluate(load_backend("numba"), wide, state, "test", lambda *_: x, labels)
+        found.append((loss, gradient.loss, *(array.tobytes() for array in gradient.arrays)))
+print(found[0] == found[1])
+"""
+
+
+def test_the_bits_of_the_readout_do_not_go_by_the_threads_of_blas():
+    pytest.importorskip("antisymrnn_numba")
+    # the kernels of OpenBLAS whose sums are known to go by their threads, where there are such
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", READOUT], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_early_stopping(tmp_path):

@@ -366,7 +366,21 @@ def test_the_profile_is_of_one_iteration_and_its_parts_add_up(monkeypatch):
     found = training_speed.profile(configuration, experiments._data("digits", None), backend, 3)
     parts = {"forward": 1.0, "backward": 2.0, "readout": 0.5, "update": 0.0, "rest of the step": 0.0, "data": 0.0}
     assert found.iteration == pytest.approx(parts)
+    assert found.evaluation == pytest.approx(1.5)  # one block of the validation split: forward and readout
     assert found.checkpoint == pytest.approx(4.0 + 4.0 + 16.0)  # the best state, the last one and a record
+
+
+def test_turns_that_diverge_leave_the_profile(run, tmp_path, monkeypatch):
+    def diverged(*_):
+        raise training.Diverged("diverged at iteration 9: loss nan")
+
+    monkeypatch.setattr(training_speed, "contest", diverged)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    sizes = ("--units", "4", "--batch", "4", "--profile", "2", "--json", tmp_path / "p.json")
+    code, out, err = run("train", "digits", "--backend", "numpy", *sizes)
+    assert (code, err) == (1, "")
+    assert "in numpy; the turns beside PyTorch diverged at iteration 9" in out.splitlines()[-1]
+    assert json.loads((tmp_path / "p.json").read_text())["profile"]["iterations"] == 2
 
 
 @pytest.mark.parametrize("options", [(), ("--cell", "gated"), ("--cell", "gated", "--unconstrained")])

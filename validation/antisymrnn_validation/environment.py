@@ -72,7 +72,7 @@ def blas() -> dict[str, Any]:
     library = configuration.get("Build Dependencies", {}).get("blas", {})
     built = " ".join(str(library.get(key, "unknown")) for key in ("name", "version"))
     try:
-        import threadpoolctl  # type: ignore[import-untyped]
+        import threadpoolctl
     except ImportError:
         return {"built with": built, "thread pools": "unknown: threadpoolctl is not installed"}
     fields = ("internal_api", "version", "num_threads", "architecture")

@@ -310,7 +310,10 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         import torch  # noqa: F401
     except ModuleNotFoundError:
         return f"{line}; PyTorch is not installed: pip install 'antisymrnn-ref[peers]'", AS_EXPECTED, results
-    held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)
+    try:
+        held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)
+    except training.Diverged as error:
+        return f"{line}; the turns beside PyTorch {error}", CONTRADICTED, results
     results["errors"] = held.errors
     if not held.samples:
         worst = max(held.errors, key=lambda name: held.errors[name])

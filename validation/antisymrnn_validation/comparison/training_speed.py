@@ -83,7 +83,7 @@ def profile(configuration: Configuration, data: Data, backend: ModuleType, itera
     """Train in a temporary folder and measure so many iterations after the first ``WARM``."""
     short = configuration._replace(iterations=WARM + iterations, evaluate_every=WARM + iterations, patience=0)
     data = data._replace(test_labels=data.test_labels[:1])
-    start, end = 0.0, 0.0
+    start, end, evaluation = 0.0, 0.0, 0.0
 
     def progress(k: int, _: Any) -> None:
         nonlocal start, end
@@ -91,6 +91,10 @@ def profile(configuration: Configuration, data: Data, backend: ModuleType, itera
             spent.clear()
             start = time.perf_counter()
         end = time.perf_counter()
+
+    def evaluated(_: Any) -> None:  # the test set comes after it
+        nonlocal evaluation
+        evaluation = spent["evaluation",]
 
     cell = getattr(backend, configuration.cell)
     timed = {
@@ -104,14 +108,14 @@ def profile(configuration: Configuration, data: Data, backend: ModuleType, itera
         "metrics": (runs, "_append"),
     }
     with tempfile.TemporaryDirectory() as folder, _clocks(timed) as spent:
-        runs.train(Path(folder), short, data, backend, progress=progress)
+        runs.train(Path(folder), short, data, backend, progress=progress, evaluated=evaluated)
     parts = {part: spent.get(("step", part), 0.0) for part in ("forward", "backward", "readout", "update")}
     steps = spent["step",]
     parts |= {"rest of the step": steps - sum(parts.values()), "data": end - start - steps}
     return Profile(
         iterations,
         {part: seconds / iterations for part, seconds in parts.items()},
-        spent["evaluation",],
+        evaluation,
         spent["checkpoint",] + spent["metrics",],
     )
 

@@ -98,24 +98,32 @@ def _local(workers: int) -> Iterator[Client]:
     if not 1 <= workers <= most:
         raise ClusterError(f"--workers: expected 1 to {most}, the processors of this machine, got {workers}")
     threads = {name: str(min(most // workers, _limit(name, most))) for name in THREAD_VARIABLES}
-    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # None still takes port 8787
-            memory_limit=0,
-            env=threads,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        for name in THREAD_VARIABLES:  # which dask leaves here, where it starts workers
-            os.environ.pop(name, None)
-        os.environ.update(before)
-        client.run(_leave_interrupts)
-        yield client
+    before = dict(os.environ)
+    os.environ.update(threads)  # a worker's BLAS reads them as it is loaded, which is before it gets ``env``
+    try:
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # None still takes port 8787
+                memory_limit=0,
+                env=threads,
+                silence_logs=logging.ERROR,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            _restore(before)
+            client.run(_leave_interrupts)
+            yield client
+    finally:
+        _restore(before)  # dask sets variables of its own, again whenever it starts a worker anew
+
+
+def _restore(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @contextmanager

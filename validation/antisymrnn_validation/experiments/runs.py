@@ -150,6 +150,7 @@ def train(
         if not new:
             _write_other_environment(folder, state.iteration)
         _truncate(metrics, state.iteration)
+        (folder / "summary.json").unlink(missing_ok=True)  # of a run that had been finished, but lost its checkpoint
         learn, held_out = training.splits(configuration, len(data.train_labels))
         dtype = np.dtype(configuration.dtype)
 
@@ -212,7 +213,7 @@ def lock(path: Path) -> sqlite3.Connection:
         found = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
             found.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 found.close()
                 raise
@@ -380,7 +381,8 @@ def _check_arrays(
 
 def states_of(folder: Path, configuration: Configuration) -> list[State]:
     """Every state that a run has kept, by iteration: the best, the last, and all evaluated ones of ``train --keep``."""
-    paths = [folder / "best.npz", folder / "checkpoint.npz", *(folder / "checkpoints").glob("*.npz")]
+    last = [path] if (path := folder / "checkpoint.npz").exists() else []  # a recorded run has none
+    paths = [folder / "best.npz", *last, *(folder / "checkpoints").glob("*.npz")]
     found = {state.iteration: state for state in (load(path, configuration) for path in paths)}
     return [found[iteration] for iteration in sorted(found)]
 
@@ -559,7 +561,14 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _truncate(path: Path, iteration: int) -> None:
-    """Leave out the records after an iteration, and a line that is cut off."""
+    """Leave out the records after an iteration, and a line that is cut off; those up to it must be there."""
+    found = metrics_of(path.parent) if path.exists() else []
+    kept = [record for record in found if record["iteration"] <= iteration]
+    last = kept[-1]["iteration"] if kept else 0
+    if last < iteration:
+        raise RunError(
+            f"{path}: expected the records up to iteration {iteration}, that of the checkpoint, got them up to {last}; "
+            "put the file back, or train anew in another folder"
+        )
     if path.exists():
-        kept = [record for record in metrics_of(path.parent) if record["iteration"] <= iteration]
         report.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
+import threadpoolctl
 
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
@@ -309,7 +310,7 @@ def gradient(
     device_x = backend.asarray(x, dtype)
     h0 = backend.asarray(np.zeros((x.shape[1], configuration.units), dtype), dtype)
     trajectory = module.forward(cell, device_x, h0, **options)
-    loss = readout.cross_entropy(state.layer, backend.to_numpy(trajectory.h[-1]), labels)
+    loss = _cross_entropy(state.layer, backend.to_numpy(trajectory.h[-1]), labels)
     cotangent = backend.asarray(loss.h, dtype)
     gradients = module.backward(cell, device_x, trajectory, cotangent, input_gradient=False, **options)
     found = [np.asarray(backend.to_numpy(array)) for array in gradients.parameters]
@@ -379,7 +380,8 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and accuracy.
 
-    A sample has the same noise in every evaluation of its split, so that states are compared on the same sequences.
+    The same samples in the same order have the same noise in every evaluation of their split, so that states are
+    compared on the same sequences.
 
     Parameters
     ----------
@@ -410,7 +412,7 @@ def evaluate(
         h0 = backend.asarray(np.zeros((stop - start, configuration.units), dtype), dtype)
         options = _options(configuration) | {"keep_every": max(len(x), 1)}
         h = backend.to_numpy(module.forward(cell, backend.asarray(x, dtype), h0, **options).h[-1])
-        loss = readout.cross_entropy(state.layer, h, labels[start:stop])
+        loss = _cross_entropy(state.layer, h, labels[start:stop])
         total += float(loss.value) * (stop - start)
         right += int((loss.logits.argmax(axis=1) == labels[start:stop]).sum())
     if not math.isfinite(total):
@@ -418,6 +420,17 @@ def evaluate(
             f"diverged by iteration {state.iteration}: the loss on samples of the {split} set is {total}; {_ADVICE}"
         )
     return total / len(labels), right / len(labels)
+
+
+def _cross_entropy(layer: ReadoutParameters, h: Array, labels: Array) -> readout.Loss:
+    """The specification's, on one thread of NumPy's BLAS, which sums in an order that goes by its threads."""
+    with _blas().limit(limits=1, user_api="blas"):
+        return readout.cross_entropy(layer, h, labels)
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
 
 
 def _plus(first: Gradient, second: Gradient) -> Gradient:

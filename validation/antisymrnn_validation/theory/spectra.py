@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from antisymrnn_ref import initialization
 from antisymrnn_ref.contract import Array

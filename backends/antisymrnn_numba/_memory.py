@@ -24,36 +24,50 @@ Block = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class _Shelf:
-    """Unused blocks by their size."""
+    """Unused blocks by their size.
+
+    Nobody waits for the lock: another thread, a finalizer that the collector runs in the middle of a call here, or the
+    handler of a signal finds it taken and does without the shelf.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a block may come back while the collector runs under the lock
+        self.lock = threading.Lock()
         self.blocks: dict[int, list[Block]] = {}  # the size that came back last is the last
         self.kept = KEPT
 
     def take(self, nbytes: int) -> Block:
-        with self.lock:
-            blocks = self.blocks.get(nbytes)
-            if blocks:
-                return blocks.pop()
+        if self.lock.acquire(blocking=False):
+            try:
+                blocks = self.blocks.get(nbytes)
+                if blocks:
+                    return blocks.pop()
+            finally:
+                self.lock.release()
         return np.empty(nbytes, np.uint8)
 
     def unused(self) -> int:
         """Bytes on the shelf."""
-        return sum(nbytes * len(blocks) for nbytes, blocks in list(self.blocks.items()))
+        return _bytes(self.blocks)
 
     def put(self, block: Block) -> None:
-        with self.lock:
-            self.blocks[block.nbytes] = [*self.blocks.pop(block.nbytes, []), block]
-            while self.unused() > self.kept:
-                oldest = next(iter(self.blocks))
-                self.blocks[oldest] = self.blocks[oldest][1:]
-                if not self.blocks[oldest]:
-                    del self.blocks[oldest]
+        if self.lock.acquire(blocking=False):
+            try:
+                blocks = self.blocks  # clear may put others in their place meanwhile
+                blocks[block.nbytes] = [*blocks.pop(block.nbytes, []), block]
+                while _bytes(blocks) > self.kept:
+                    oldest = next(iter(blocks))
+                    blocks[oldest] = blocks[oldest][1:]
+                    if not blocks[oldest]:
+                        del blocks[oldest]
+            finally:
+                self.lock.release()
 
     def clear(self) -> None:
-        with self.lock:
-            self.blocks = {}
+        self.blocks = {}
+
+
+def _bytes(blocks: dict[int, list[Block]]) -> int:
+    return sum(nbytes * len(those) for nbytes, those in blocks.items())
 
 
 class _Lease:
@@ -92,7 +106,7 @@ def release_memory() -> None:
 
 
 def _forget() -> None:
-    _shelf.lock = threading.RLock()  # another thread of the parent may have held it
+    _shelf.lock = threading.Lock()  # another thread of the parent may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,6 +13,8 @@ import numpy as np
 from antisymrnn_ref.contract import DTYPES, BackendUnavailable, GatedParameters, Parameters, asarray, to_numpy
 
 try:
+    import numba
+
     from antisymrnn_numba import antisymmetric, gated
     from antisymrnn_numba._memory import release_memory
 except ModuleNotFoundError as error:
@@ -21,6 +23,8 @@ except ModuleNotFoundError as error:
     raise BackendUnavailable(
         f"backend 'numba': the package {error.name} is missing; install it: pip install 'antisymrnn-ref[numba]'"
     ) from error
+if getattr(numba.config, "DISABLE_JIT", 0):
+    raise BackendUnavailable("backend 'numba': expected NUMBA_DISABLE_JIT unset, its kernels are no Python; unset it")
 
 __all__ = ["antisymmetric", "asarray", "gated", "release_memory", "to_numpy", "warmup"]
 

@@ -338,7 +338,7 @@ def _kernel(function: Any) -> Any:
     def call(*arguments: Any) -> Any:
         try:
             return call.dispatcher(*arguments)  # type: ignore[attr-defined]
-        except OSError as error:
+        except Exception as error:  # a damaged file may raise anything
             if not _of_the_cache(error):
                 raise
             call.dispatcher = _uncached(function, options, error)  # type: ignore[attr-defined]
@@ -359,7 +359,8 @@ def _of_the_cache(error: BaseException) -> bool:
 
 def _uncached(function: Any, options: Any, error: Exception) -> Any:
     reason = f"antisymrnn_numba compiles anew in every process, as its kernels cannot be kept on disk ({error})"
-    warnings.warn(f"{reason}; name a folder to write to in NUMBA_CACHE_DIR", RuntimeWarning, stacklevel=3)
+    mend = "name a folder to write to in NUMBA_CACHE_DIR, or remove what is damaged in it"
+    warnings.warn(f"{reason}; {mend}", RuntimeWarning, stacklevel=3)
     return numba.njit(function, **options)
 
 

@@ -77,6 +77,9 @@ def test_every_check_of_the_contract(check):
 )
 @example("antisymmetric", np.float64, 2, 24, 24, 24, 1, False, False)
 @example("gated", np.float32, 2, 16, 16, 16, 2, False, True)
+@example("antisymmetric", np.float64, 17, 16, 10, 33, 1, False, False)  # dx wider than the states, in a whole ring
+@example("gated", np.float64, 2, 3, 16, 8, 1, False, False)  # [h, 1] one panel wider than h
+@example("gated", np.float32, 2, 3, 32, 16, 1, False, False)
 def test_sizes_around_every_tail_against_certified_truth(
     cell, dtype, T, B, n, m, keep_every, unconstrained, last_state_only
 ):
@@ -166,6 +169,42 @@ def test_a_matrix_larger_than_the_cache(cell, B):
         if exact.ndim == 0:  # one number may be right by luck: its terms are as large as those of dM
             allowed = 8 * np.finfo(np.float64).eps * float(np.abs(truth["W"]).sum())
         assert float(np.abs(got[name] - exact).max()) <= allowed, name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_sums_over_many_steps_and_samples_keep_their_last_bits(cell):
+    case = random_case(
+        cell, 3000, 64, 8, 1, step_size=0.1, diffusion=1.0, seed=3, dtype=np.float32, scale=0.2
+    )  # nothing grows
+    case = case._replace(g=np.ones_like(case.g))  # and everything adds up
+    wide = case._replace(
+        parameters=type(case.parameters)(*(array.astype(float) for array in case.parameters)),
+        x=case.x.astype(float), h0=case.h0.astype(float), g=case.g.astype(float),
+    )  # fmt: skip
+    truth, got = run(antisymrnn_ref, wide), run(antisymrnn_numba, case)
+    for name in ("W", "V", "b"):
+        allowed = 6 * np.finfo(np.float32).eps * float(np.abs(truth[name]).max())  # found 2.9; in one chain 35
+        assert float(np.abs(got[name] - truth[name]).max()) <= allowed, name
+
+
+def test_other_threads_of_python_run_during_a_call():
+    case = tail_case("antisymmetric", 4000, 64, 64, 1, np.float64, 5)
+    ticks, ended = itertools.count(), threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(0.001):
+            next(ticks)
+
+    forward = partial(antisymrnn_numba.antisymmetric.forward, case.parameters, case.x, case.h0, **case.arguments)
+    forward()
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    before = next(ticks)
+    forward()
+    during = next(ticks) - before
+    ended.set()
+    ticking.join()
+    assert during > 3, "a kernel of a tenth of a second and more keeps the interpreter's lock"
 
 
 def test_memory_is_used_again_but_never_while_it_is_held():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import mmap
 import os
 import platform
 import subprocess
@@ -197,6 +198,77 @@ def test_a_cache_that_cannot_be_written_any_more_gives_a_warning_and_the_result(
         "shutil.rmtree(folder); folder.write_text('a file where the folder was')"
     )
     assert python(WARNED.format(before=before), NUMBA_CACHE_DIR=str(tmp_path / "cache")) == "warned"
+
+
+def test_a_damaged_cache_gives_a_warning_and_the_result(tmp_path):
+    whole = WARNED.format(before="pass").replace("assert any", "assert not any").replace("warned", "made")
+    assert python(whole, NUMBA_CACHE_DIR=str(tmp_path)) == "made"
+    for kind in ("nbc", "nbi"):
+        kept = list(tmp_path.rglob(f"*.{kind}"))
+        assert kept
+        for path in kept:
+            os.truncate(path, path.stat().st_size // 2)
+        assert python(WARNED.format(before="pass"), NUMBA_CACHE_DIR=str(tmp_path)) == "warned"
+
+
+def test_without_compilation_the_backend_says_what_to_unset():
+    code = """
+from antisymrnn_ref import BackendUnavailable, load_backend
+try:
+    load_backend("numba")
+except BackendUnavailable as error:
+    print(error)
+"""
+    assert "expected NUMBA_DISABLE_JIT unset" in python(code, NUMBA_DISABLE_JIT="1")
+
+
+GUARDED = """
+import ctypes, mmap, numpy as np, antisymrnn_numba
+from antisymrnn_numba import _host, _memory
+from antisymrnn_validation.conformance.cases import CELLS, random_case
+from antisymrnn_validation.conformance.checks import run
+
+page, library, plain, maps = mmap.PAGESIZE, ctypes.CDLL(None), _memory.empty, []
+
+def guarded(shape, dtype):
+    "An array that begins behind a page that nobody may touch, or ends before one."
+    nbytes = int(np.prod(shape, dtype=int)) * np.dtype(dtype).itemsize
+    pages = max(1, -(-nbytes // page))
+    maps.append(mmap.mmap(-1, (pages + 2) * page))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(maps[-1]))
+    for guard in (address, address + (pages + 1) * page):
+        assert library.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+    begin = page + (pages * page - nbytes if at_the_end else 0)
+    return np.frombuffer(maps[-1], np.uint8, nbytes, begin).view(dtype).reshape(shape)
+
+def put(array):
+    copy = guarded(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+for k, sizes in enumerate(((17, 16, 10, 33), (9, 5, 7, 3), (3, 33, 33, 17), (2, 1, 1, 1), (20, 130, 5, 2))):
+    for cell in CELLS:
+        for dtype in (np.float32, np.float64):
+            case = random_case(cell, *sizes, step_size=0.3, diffusion=0.2, seed=1, dtype=dtype)
+            _host.STREAMED = 2**60 if k % 2 else 0
+            expected = run(antisymrnn_numba, case)
+            for at_the_end in (True, False):
+                moved = case._replace(
+                    parameters=type(case.parameters)(*map(put, case.parameters)),
+                    x=put(case.x), h0=put(case.h0), g=put(case.g),
+                )
+                _memory.empty = guarded
+                found = run(antisymrnn_numba, moved)
+                _memory.empty = plain
+                for name, array in expected.items():
+                    assert found[name].tobytes() == array.tobytes(), (cell, sizes, name)
+print(len(maps) > 500)
+"""
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MAP_ANONYMOUS"), reason="this system has no mprotect")
+def test_no_address_outside_of_an_array_is_read_or_written():
+    assert python(GUARDED) == "True"
 
 
 def test_a_missing_cache_folder_is_made(tmp_path):

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
         f"backend 'numba': the package {error.name} is missing; install it: pip install 'antisymrnn-ref[numba]'"
     ) from error
 if getattr(numba.config, "DISABLE_JIT", 0):
-    raise BackendUnavailable("backend 'numba': expected NUMBA_DISABLE_JIT unset, its kernels are no Python; unset it")
+    raise BackendUnavailable("backend 'numba': expected NUMBA_DISABLE_JIT unset: its kernels cannot run as Python")
 
 __all__ = ["antisymmetric", "asarray", "gated", "release_memory", "to_numpy", "warmup"]
 

@@ -45,10 +45,6 @@ class _Shelf:
                 self.lock.release()
         return np.empty(nbytes, np.uint8)
 
-    def unused(self) -> int:
-        """Bytes on the shelf."""
-        return _bytes(self.blocks)
-
     def put(self, block: Block) -> None:
         if self.lock.acquire(blocking=False):
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import io
 import itertools
@@ -183,19 +182,26 @@ def test_sums_over_many_steps_and_samples_keep_their_last_bits(cell):
     )  # fmt: skip
     truth, got = run(antisymrnn_ref, wide), run(antisymrnn_numba, case)
     for name in ("W", "V", "b"):
-        allowed = 6 * np.finfo(np.float32).eps * float(np.abs(truth[name]).max())  # found 2.9; in one chain 35
+        allowed = 6 * np.finfo(np.float32).eps * float(np.abs(truth[name]).max())  # found 2.8; in one chain 35
         assert float(np.abs(got[name] - truth[name]).max()) <= allowed, name
 
 
 def test_other_threads_of_python_run_during_a_call():
-    case = tail_case("antisymmetric", 4000, 64, 64, 1, np.float64, 5)
+    case = tail_case("antisymmetric", 200_000, 4, 64, 1, np.float64, 5, last_state_only=True)
     ticks, ended = itertools.count(), threading.Event()
 
     def tick() -> None:
         while not ended.wait(0.001):
             next(ticks)
 
-    forward = partial(antisymrnn_numba.antisymmetric.forward, case.parameters, case.x, case.h0, **case.arguments)
+    forward = partial(
+        antisymrnn_numba.antisymmetric.forward,
+        case.parameters,
+        case.x,
+        case.h0,
+        keep_every=len(case.x),
+        **case.arguments,
+    )
     forward()
     ticking = threading.Thread(target=tick)
     ticking.start()
@@ -204,7 +210,7 @@ def test_other_threads_of_python_run_during_a_call():
     during = next(ticks) - before
     ended.set()
     ticking.join()
-    assert during > 3, "a kernel of a tenth of a second and more keeps the interpreter's lock"
+    assert during > 10, "a kernel keeps the interpreter's lock, and lets others run before and behind it alone"
 
 
 def test_memory_is_used_again_but_never_while_it_is_held():
@@ -234,7 +240,7 @@ def test_memory_may_come_back_while_the_shelf_is_being_changed():
 
     threading.Thread(target=collected, daemon=True).start()
     assert ended.wait(10)
-    assert shelf.unused() == 0, "it went to the system"
+    assert not shelf.blocks, "it went to the system"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
@@ -372,12 +378,18 @@ def test_no_new_threads_at_exit_give_the_same_bits(monkeypatch):
     assert bits(run(antisymrnn_numba, case)) == plain
 
 
+def something_is_shelved() -> None:
+    antisymrnn_numba.release_memory()
+    _memory.empty((2**20,), np.float64)
+    assert _memory._shelf.blocks
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("lock", "call"),
     [
-        pytest.param(_memory._shelf.lock, partial(_memory.empty, (2**20,), np.float64), id="of the shelf"),
+        pytest.param(_memory._shelf.lock, something_is_shelved, id="of the shelf"),
         pytest.param(_threads._lock, partial(_threads.share, 2, 2, min), id="of the threads"),
     ],
 )
@@ -389,7 +401,6 @@ def test_a_fork_while_another_thread_holds_a_lock(lock, call):
             held.set()
             done.wait(60)
 
-    gc.collect()  # an array that died meanwhile would wait for the shelf too
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()

@@ -163,7 +163,13 @@ BUGS = [
         "pass",
         "accuracy",
     ),
-    Bug("no room for a wide dx", "_kernels", "rights = dx + rows * padded(call.m, width)", "rights = dx + held", ""),
+    Bug(
+        "no room for a wide dx",
+        "_kernels",
+        "rights = dx + rows * padded(call.m, width)",
+        "rights = dx + held",
+        "accuracy",
+    ),
     Bug("dε of the last step alone", "_kernels", "lanes = lanes + deltas(", "lanes = deltas(", "accuracy"),
     Bug(
         "cotangent of the wrong step",

@@ -380,9 +380,11 @@ def _check_arrays(
 
 
 def states_of(folder: Path, configuration: Configuration) -> list[State]:
-    """Every state that a run has kept, by iteration: the best, the last, and all evaluated ones of ``train --keep``."""
-    last = [path] if (path := folder / "checkpoint.npz").exists() else []  # a recorded run has none
-    paths = [folder / "best.npz", *last, *(folder / "checkpoints").glob("*.npz")]
+    """Every state that a run has kept, by iteration: the best, the last, and all evaluated ones of ``train --keep``.
+
+    A recorded run has the best alone.
+    """
+    paths = [folder / "best.npz", *folder.glob("checkpoint.npz"), *(folder / "checkpoints").glob("*.npz")]
     found = {state.iteration: state for state in (load(path, configuration) for path in paths)}
     return [found[iteration] for iteration in sorted(found)]
 

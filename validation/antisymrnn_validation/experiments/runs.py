@@ -119,7 +119,8 @@ def train(
     Raises
     ------
     RunError
-        If the folder holds something else, another process trains in it, or a checkpoint cannot be used.
+        If the folder holds something else, another process trains in it, or a checkpoint or the records up to it
+        cannot be used.
     ReportError
         If a file cannot be written; the last checkpoint stays.
     ValueError

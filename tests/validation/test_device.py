@@ -31,6 +31,7 @@ from antisymrnn_validation.comparison.arithmetic import Shape
 from antisymrnn_validation.comparison.contenders import Contender, timed_case
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.device_contest import Budget, Entrant, host_clock, line_up
+from antisymrnn_validation.conformance import checks
 from antisymrnn_validation.conformance.cases import CELLS
 from antisymrnn_validation.conformance.checks import Check, Result
 
@@ -335,7 +336,25 @@ def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
         return Result("a promise", "a case", "passed")
 
     code, told = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
-    assert (code, told["conformance"]["line"]) == (3, "3 of 9 checks: 3 passed, 0 failed, 0 not applicable")
+    assert (code, told["conformance"]["line"]) == (3, "2 of 9 checks: 2 passed, 0 failed, 0 not applicable")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
+def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
+    endless = checks.make_check(lambda *_: time.sleep(5), timed_case(*PLANS[0]))
+    told = []
+    begun = time.monotonic()
+    device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), told)
+    assert [record["status"] for record in told] == ["passed"]
+    assert time.monotonic() - begun < 4
+
+
+def test_a_device_that_fails_for_ever_fails_each_check_and_ends_none_of_it():
+    def asarray(*_):
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    result = device.wide_checks()[0].run(SimpleNamespace(**vars(antisymrnn_ref) | {"asarray": asarray}))
+    assert (result.status, "cudaErrorIllegalAddress" in result.detail) == ("failed", True)
 
 
 def test_a_contender_that_needs_more_than_is_left_is_not_tried(tmp_path):
@@ -622,14 +641,15 @@ def slightly_wrong(backend):
     return wrong
 
 
-def test_the_copy_is_counted_and_checked():
+def test_the_copy_is_counted_and_checked(monkeypatch):
+    monkeypatch.setattr(ceilings, "COPIED_BYTES", 8000)
     clock = Clock()
     cupy = Cuda(clock)
     timer = device_contest.cuda_events(cupy)
-    assert ceilings.copy_gigabytes(cupy, timer, 8000) == pytest.approx(2e-9 * 8000 / clock.tick)
+    assert ceilings.copy_gigabytes(cupy, timer) == pytest.approx(2e-9 * 8000 / clock.tick)
     cupy.copyto = lambda *_: None
     with pytest.raises(ceilings.CeilingError):
-        ceilings.copy_gigabytes(cupy, timer, 8000)
+        ceilings.copy_gigabytes(cupy, timer)
 
 
 def test_without_ceilings_there_are_times_without_fractions():
@@ -638,7 +658,7 @@ def test_without_ceilings_there_are_times_without_fractions():
     def broken():
         raise ceilings.CeilingError("no")
 
-    document = device_report.new_document("numpy", {"name": "x"}, {}, quick=True)
+    document = device_report.new_document("numpy", {"name": "x"}, quick=True)
     device.session(
         "numpy", antisymrnn_ref, machine(clock, measured=broken), entered(clock), [check()], PLANS[:1], list,
         Budget(clock, 1e3), document, samples=1,
@@ -701,7 +721,7 @@ def test_sanitizers_run_beside_and_end_with_the_context(tmp_path, monkeypatch):
 
 
 def test_something_found_makes_the_exit_code_one():
-    document = device_report.new_document("numpy", {"name": "x"}, {}, quick=True)
+    document = device_report.new_document("numpy", {"name": "x"}, quick=True)
     document["sanitizers"] = [{"tool": "memcheck", "status": "found", "detail": "ERROR SUMMARY: 1 error"}]
     line, code = device_report.finished(document, [])
     assert code == 1
@@ -769,10 +789,11 @@ def test_a_peer_with_too_few_samples_or_none_measures_nothing():
     assert (layer["verdict"], layer["why"]) == ("not measured", "torch nn.RNN, TF32 off: wrong, off")
 
 
-def test_another_card_is_told_but_not_measured():
-    told = targets.device_records("cupy", "NVIDIA H100 80GB HBM3", [contest_of(128, "float32", cupy=(0.1, 0.2))])
+@pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"])
+def test_another_card_is_told_but_not_measured(card):
+    told = targets.device_records("cupy", card, [contest_of(128, "float32", cupy=(0.1, 0.2))])
     assert {record["verdict"] for record in told} == {"not measured"}
-    assert (told[0]["reached"], told[0]["why"]) == (0.1, "this is NVIDIA H100 80GB HBM3, not an H200")
+    assert (told[0]["reached"], told[0]["why"]) == (0.1, f"this is {card}, not an H200")
     assert told[0]["stretch_verdict"] == "0.2 not measured"
     assert told[4]["why"] == "torch nn.RNN, TF32 off: not there"
 

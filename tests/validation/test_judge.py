@@ -16,6 +16,7 @@ from hypothesis import given, settings
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
+from antisymrnn_validation.cli import judging
 from antisymrnn_validation.conformance import checks, deviations, diagnosis, explanations
 from antisymrnn_validation.conformance.cases import CELLS, drawn_cases, random_case
 from antisymrnn_validation.conformance.checks import BrokenPromise, certify, iter_checks, measure, run
@@ -413,6 +414,7 @@ def test_conform_tells_the_mistake_writes_junit_and_takes_expected_failures(tmp_
     code, out, _ = command(capsys, *asked, "--expect", tmp_path / "expect.json")
     assert code == 0
     assert "2 failed as expected" in out
+    monkeypatch.setattr(judging, "run_check", lambda *_, **__: pytest.fail("it began"))
     (tmp_path / "expect.json").write_text(json.dumps({"accuracy: gated": "known", "acuracy": "a typo"}))
     code, _, err = command(capsys, *asked, "--expect", tmp_path / "expect.json")
     assert code == 2

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from antisymrnn_ref import load_backend
 from antisymrnn_validation import cli, drawing, report
 from antisymrnn_validation.cli import sweeping
+from antisymrnn_validation.environment import usable_processors
 from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
 from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
@@ -300,10 +301,13 @@ def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys
     for told in ("1 of 1  seed 0", "failed: seed 0"):
         assert re.search(rf"^{told}: .*checkpoint.npz: expected a checkpoint", out, re.MULTILINE)
     assert "1 points: 1 failed" in out.splitlines()[-1]
-    assert not (output / ".unfinished" / runs.fingerprint(point)).exists()
+    finished = output / ".unfinished" / runs.fingerprint(point)
+    summary = (finished / "summary.json").read_bytes()  # with the seconds that it took
     shutil.rmtree(taken)
     code, out, _ = run(capsys, grid, "--output", output)
     assert code == 0
+    assert (taken / "summary.json").read_bytes() == summary
+    assert not finished.exists()
     assert "1 points: 1 done" in out.splitlines()[-1]
     with results.open_store(output / results.FILE, create=False) as store:
         (record,) = results.records(store, [point])
@@ -490,7 +494,7 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "connected", connected)
     grid = write_grid(tmp_path / "grid.toml", learning_rate=[0.02, 1e37], optimizer="sgd")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(cluster.processors()))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(usable_processors()))
     here = dict(os.environ)
     with socket.socket() as taken:
         with contextlib.suppress(OSError):  # another program has it already
@@ -500,10 +504,10 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     assert (code, err) == (0, "")
     assert dict(os.environ) == here
     assert "sweep: 2 points: 1 diverged, 1 done" in out.splitlines()[-1]
-    workers = min(2, cluster.processors())
+    workers = min(2, usable_processors())
     assert len({process for process, _ in reported}) == workers
     for _, most in reported:
-        assert sum(running) * most <= cluster.processors()
+        assert sum(running) * most <= usable_processors()
     document = json.loads((tmp_path / "report.json").read_text())
     assert [group["statuses"] for group in document["over_seeds"]] == [{"done": 1}, {"diverged": 1}]
     for record in document["points"]:
@@ -658,7 +662,7 @@ def test_a_worker_that_is_started_anew_changes_nothing_here():
             with contextlib.suppress(OSError):  # the client still asks the killed one
                 found = client.run(about)
         ((_, others),) = found.values()
-        assert threads == others == cluster._limit("OPENBLAS_NUM_THREADS", cluster.processors())
+        assert threads == others == cluster._limit("OPENBLAS_NUM_THREADS", usable_processors())
     assert dict(os.environ) == here
 
 

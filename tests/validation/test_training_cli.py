@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import experiments
-from antisymrnn_validation.comparison import peers, training_speed
+from antisymrnn_validation.comparison import peers, timing, training_speed
 from antisymrnn_validation.experiments import cluster, runs, tasks, training
 
 # the child of a shell's background job ignores Ctrl-C unless it is told otherwise
@@ -375,12 +376,23 @@ def test_turns_that_diverge_leave_the_profile(run, tmp_path, monkeypatch):
         raise training.Diverged("diverged at iteration 9: loss nan")
 
     monkeypatch.setattr(training_speed, "contest", diverged)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=type("Tensor", (), {})))  # SciPy asks for it
     sizes = ("--units", "4", "--batch", "4", "--profile", "2", "--json", tmp_path / "p.json")
     code, out, err = run("train", "digits", "--backend", "numpy", *sizes)
     assert (code, err) == (1, "")
     assert "in numpy; the turns beside PyTorch diverged at iteration 9" in out.splitlines()[-1]
     assert json.loads((tmp_path / "p.json").read_text())["profile"]["iterations"] == 2
+
+
+def test_sequences_per_second_are_those_of_the_batch_there_is(run, monkeypatch):
+    samples = {name: [timing.Sample(1.0, math.inf)] for name in ("numpy", "torch eager")}
+    monkeypatch.setattr(training_speed, "contest", lambda *_: training_speed.TrainingContest({}, samples))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=type("Tensor", (), {})))
+    code, out, _ = run("train", "digits", "--backend", "numpy", "--units", "2", "--batch", "100000", "--profile", "1")
+    labels = experiments._data("digits", None).train_labels
+    there = len(training.splits(training.Configuration("digits"), len(labels))[0])
+    assert code == 0
+    assert f", {there} sequences/s," in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("options", [(), ("--cell", "gated"), ("--cell", "gated", "--unconstrained")])

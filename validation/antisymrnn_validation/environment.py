@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import traceback
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -44,14 +45,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Operating system, processor, processors to run on, thread limits set from outside."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "logical processors": os.cpu_count(),
-        "usable processors": usable,
+        "usable processors": usable_processors(),
         "thread variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     }
 
@@ -129,6 +134,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ImportError | ValueError | TypeError) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def placed(error: BaseException) -> str:
+    """An exception in one line, with the file and the line that raised it: for what other people's code raises."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return one_line(f"{type(error).__name__}: {error} ({os.path.basename(frame.filename)}, line {frame.lineno})")
 
 
 def one_line(text: str) -> str:

@@ -121,29 +121,35 @@ def accuracy_table(title: str, records: Sequence[Record]) -> Table:
 
 def groups_table(records: Sequence[Record]) -> Table:
     """One row for each check: how many cases passed, failed, did not apply, and why not."""
-    columns = ("check", "passed", "failed", "not applicable", "why not applicable")
+    statuses = _statuses(records)
     rows, alarming = [], []
     for check in dict.fromkeys(record["check"] for record in records):
         group = [record for record in records if record["check"] == check]
         counts = status_counts(group)
         reasons = [record["detail"].split("; ") for record in group if record["status"] == "not applicable"]
         why = "; ".join(dict.fromkeys(itertools.chain.from_iterable(reasons)))
-        rows.append((check, *(str(counts[status]) for status in ("passed", "failed", "not applicable")), why))
+        rows.append((check, *(str(counts[status]) for status in statuses), why))
         alarming.append(counts["failed"] > 0)
-    return Table("Checks of the contract", columns, rows, alarming)
+    return Table("Checks of the contract", ("check", *statuses, "why not applicable"), rows, alarming)
+
+
+def _statuses(records: Sequence[Record]) -> tuple[str, ...]:
+    """The columns of counts: an expected failure is told where there is one."""
+    expected = any(record["status"] == "expected failure" for record in records)
+    return ("passed", "failed", *(["expected failure"] if expected else []), "not applicable")
 
 
 def levels_table(records: Sequence[Record], levels: Mapping[int, str]) -> Table:
     """One row for each level that has a check: what it is about, and how many checks passed, failed, did not apply."""
+    statuses = _statuses(records)
     rows, alarming = [], []
     for level, about in levels.items():
         group = [record for record in records if record["level"] == level]
         counts = status_counts(group)
         if group:
-            told = (str(counts[status]) for status in ("passed", "failed", "not applicable"))
-            rows.append((f"{level}: {about}", *told))
+            rows.append((f"{level}: {about}", *(str(counts[status]) for status in statuses)))
             alarming.append(counts["failed"] > 0)
-    return Table("Levels", ("level", "passed", "failed", "not applicable"), rows, alarming)
+    return Table("Levels", ("level", *statuses), rows, alarming)
 
 
 def times_table(contest: Record, beside: Sequence[str]) -> Table:

@@ -146,14 +146,16 @@ def load_backend_named(name: str) -> ModuleType:
 
 def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:
     """What a function makes of a third party's code."""
-    from antisymrnn_validation.environment import reason
+    from antisymrnn_validation.environment import placed, reason
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
     try:
         return load(*arguments)
-    except (Exception, SystemExit) as error:  # a third party's module may fail in any way
+    except (ImportError, ValueError, TypeError) as error:  # ours among them, whose words suffice
         raise UsageError(reason(error)) from error
+    except (Exception, SystemExit) as error:  # a third party's module may fail in any way
+        raise UsageError(placed(error)) from error
 
 
 def backends_by_name(names: Sequence[str] | None) -> dict[str, ModuleType | str]:
@@ -212,9 +214,9 @@ def run_check(
 
 def broke_off(key: str, error: BaseException) -> Record:
     """The exception in one line with its place, and its traceback."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})".split())
-    return {key: said, "traceback": "".join(traceback.format_exception(error))}
+    from antisymrnn_validation.environment import placed
+
+    return {key: placed(error), "traceback": "".join(traceback.format_exception(error))}
 
 
 def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[Record]:

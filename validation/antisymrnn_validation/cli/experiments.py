@@ -44,12 +44,15 @@ DataFolder = Annotated[
 ]
 
 
-TASK_HELP = "mnist, pmnist, cifar or noise-padded, as the paper has them; digits (T = 64) needs no download."
-
-
 @command
 def train(
-    task: Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="mnist, pmnist, cifar or noise-padded, as the paper has them; digits (T = 64) needs no download.",
+        ),
+    ],
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Default: numba.")] = None,
     cell: Annotated[str | None, typer.Option(help="antisymmetric (the default) or gated.")] = None,
     unconstrained: Annotated[
@@ -319,9 +322,10 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         worst = max(held.errors, key=lambda name: held.errors[name])
         return f"{line}; PyTorch is NOT the same: {worst} off by {held.errors[worst]:.1e}", CONTRADICTED, results
     times = {name: timing.summary(samples, 1.0)._asdict() for name, samples in held.samples.items()}
-    report.show(report.turns_table(times, configuration.batch))
+    batch = training.batch_size(configuration, len(data.train_labels))
+    report.show(report.turns_table(times, batch))
     mine, theirs = (each["median"] for each in times.values())
-    line += f", {configuration.batch / mine:.0f} sequences/s"
+    line += f", {batch / mine:.0f} sequences/s"
     line += f", torch eager on the CPU takes {theirs / mine:.2f} times as long"
     return line, AS_EXPECTED, results | {"turns": times}
 
@@ -337,10 +341,10 @@ class Progress(NamedTuple):
 @contextmanager
 def _progress(configuration: Configuration, data: Data) -> Iterator[Progress]:
     """Bars on a terminal, plain lines otherwise; on both a line for each evaluation on the validation split."""
-    from antisymrnn_validation.experiments.training import splits
+    from antisymrnn_validation.experiments.training import batch_size
 
     total, every = configuration.iterations, configuration.evaluate_every
-    batch = min(configuration.batch, len(splits(configuration, len(data.train_labels))[0]))
+    batch = batch_size(configuration, len(data.train_labels))
     recent: deque[tuple[float, float]] = deque()  # when a step ended, and its seconds
     last: float | None = None
 

@@ -232,6 +232,8 @@ def conform(
     if not chosen:
         limited = "" if level is None else f", at levels up to {level}"
         raise NothingRan(f"none of {len(every)} checks has {only!r} in the name of the check or of the case{limited}")
+    if unused := [text for text in expected if not any(text in f"{check.name}: {check.case}" for check in chosen)]:
+        raise UsageError(f"--expect: no check that runs has {unused[0]!r} in its name")
 
     start = time.perf_counter()
     run = functools.partial(run_check, name, module=module, expected=expected, source=source)
@@ -241,8 +243,6 @@ def conform(
     report.show(report.levels_table(records, checks.LEVELS))
     counts = report.status_counts(records)
     ran = counts["passed"] + counts["failed"] + counts["expected failure"]
-    if unused := [text for text in expected if not any(text in f"{check.name}: {check.case}" for check in chosen)]:
-        raise UsageError(f"--expect: no check that runs has {unused[0]!r} in its name")
     line = f"{title(f'conform {name}', quick)}: {report.conform_line(records, len(every))}"
     line += report.diagnosis_of(records)
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN

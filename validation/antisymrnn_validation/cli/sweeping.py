@@ -105,6 +105,7 @@ def _run(
     data: Path | None,
 ) -> None:
     """Run what is missing of the grid."""
+    from antisymrnn_validation.environment import usable_processors
     from antisymrnn_validation.experiments import cluster, results, sweep
 
     missing = results.missing(store, points)
@@ -118,7 +119,7 @@ def _run(
     data = data and data.resolve()
     if not scheduler:
         load_foreign(sweep.check_here, missing, data)
-    count = min(len(missing), cluster.processors()) if workers is None else workers
+    count = min(len(missing), usable_processors()) if workers is None else workers
     print(f"waiting for the workers of {scheduler}" if scheduler else f"starting {count} workers", flush=True)
     with cluster.connected(count, scheduler) as client:
         if scheduler:

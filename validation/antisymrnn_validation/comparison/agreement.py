@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -38,6 +36,7 @@ from antisymrnn_validation.conformance.checks import (
     require_within,
     run,
 )
+from antisymrnn_validation.environment import placed
 from antisymrnn_validation.theory.oracles import COMPLEX_STEP
 
 ROUNDED_INPUTS = 3
@@ -68,7 +67,7 @@ def small_case(cell: str, dtype: Any) -> Case:
 
 @functools.cache
 def check_small(contender: Contender, cell: str, dtype: str) -> Result:
-    """Whether a peer is right on the small case; once for each peer, cell and dtype."""
+    """Whether a peer is right on the small case; once for each contender and dtype."""
     case = small_case(cell, dtype)
 
     def errors() -> dict[str, ArrayError]:
@@ -126,9 +125,7 @@ def judged(check: str, case: str, errors: Callable[[], dict[str, ArrayError]]) -
     except BrokenPromise as broken:
         return Result(check, case, "failed", str(broken), broken.errors)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything: it is its failure
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
-        return Result(check, case, "failed", " ".join(f"raised {type(error).__name__}: {error} ({place})".split()))
+        return Result(check, case, "failed", f"raised {placed(error)}")
 
 
 def accuracy_cases(cells: Sequence[str], dtypes: Sequence[str], *, quick: bool = False) -> list[Case]:

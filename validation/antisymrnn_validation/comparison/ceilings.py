@@ -87,7 +87,7 @@ def fma_gflops(cupy: Any, elapsed: Timer, dtype: str, multiprocessors: int) -> f
     return 2e-9 * ACCUMULATORS * STEPS * len(out) / seconds
 
 
-def copy_gigabytes(cupy: Any, elapsed: Timer, size: int = COPIED_BYTES) -> float:
+def copy_gigabytes(cupy: Any, elapsed: Timer) -> float:
     """GB/s of a copy in the device's memory, bytes read and bytes written, the best of LOOKS looks.
 
     Raises
@@ -95,7 +95,7 @@ def copy_gigabytes(cupy: Any, elapsed: Timer, size: int = COPIED_BYTES) -> float
     CeilingError
         If the copy differs.
     """
-    origin = cupy.arange(size // 8, dtype=np.int64)
+    origin = cupy.arange(COPIED_BYTES // 8, dtype=np.int64)
     copy = cupy.zeros_like(origin)
 
     def call() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -21,6 +21,7 @@ from antisymrnn_validation.comparison.peak import Peak
 from antisymrnn_validation.comparison.peers import peers
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.conformance.cases import Case
+from antisymrnn_validation.environment import one_line
 
 SHAPES = tuple(
     Shape(*sizes)
@@ -59,9 +60,9 @@ class Entry(NamedTuple):
 
 
 def plans(cells: Sequence[str], shapes: Sequence[Shape], dtypes: Sequence[str], *, quick: bool = False) -> list[Plan]:
-    """Every combination; what is not given is taken from the defaults.
+    """Every combination; of no shapes or dtypes, the defaults.
 
-    By default both cells, the shapes of ``SHAPES``, float32, and float64 too at the first of them.
+    These are the shapes of ``SHAPES``, float32, and float64 too at the first of them.
     """
     chosen = list(dict.fromkeys(shapes)) or ([QUICK_SHAPE] if quick else list(SHAPES))
     found = []
@@ -106,6 +107,17 @@ def hold(
     reference = agreement.timed_reference(case)
     failures: dict[str, str] = {}
     timed: dict[tuple[str, str], Timed] = {}
+
+    def broke_off(name: str, error: BaseException) -> None:  # a contender may raise anything: it is its failure
+        failures[name] = one_line(f"broke off: {type(error).__name__}: {error}")
+
+    def guarded(name: str, call: Callable[[], Any]) -> Any:
+        """What the call gives; one that raises in the middle is not called again, and the others have their turns."""
+        try:
+            return None if failures[name] else call()
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            broke_off(name, error)
+
     for contender in contenders:
         begin(f"{contender.name} on {case.name}: checks and first calls")
         try:
@@ -113,9 +125,10 @@ def hold(
             for what, call in calls.items():
                 call()
                 wanted = timing.wanted_samples(_seconds(call), samples)
+                call = functools.partial(guarded, contender.name, call)
                 timed[contender.name, what] = Timed(f"{contender.name}, {what}", call, wanted)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything: it is its failure
-            failures[contender.name] = " ".join(f"broke off: {type(error).__name__}: {error}".split())
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            broke_off(contender.name, error)
     timed = {key: entry for key, entry in timed.items() if not failures[key[0]]}
     taken = timing.take_turns(
         list(timed.values()), peak.look, peak.steady, begin=lambda k: begin(f"{case.name}: round {k + 1}")
@@ -125,7 +138,11 @@ def hold(
         Entry(
             contender,
             failures[contender.name],
-            {what: by_key[contender.name, what] for what in WHAT if (contender.name, what) in by_key},
+            {
+                what: by_key[contender.name, what]
+                for what in WHAT
+                if (contender.name, what) in by_key and not failures[contender.name]
+            },
         )
         for contender in contenders
     ]
@@ -160,26 +177,9 @@ def record(plan: Plan, entries: Sequence[Entry], peak_gflops: float, steady_gflo
     }
 
 
-def median(contest: Mapping[str, Any], name: str, what: str) -> float:
-    """Median seconds of a contender in a record; NaN if it was not timed."""
-    return _number(contest, name, what, "median")
-
-
-def fraction(contest: Mapping[str, Any], name: str, what: str) -> float:
-    """Fraction of the FMA peak of a contender in a record; NaN if it was not timed."""
-    return _number(contest, name, what, "fraction")
-
-
 def counted(contest: Mapping[str, Any]) -> list[int]:
     """How many samples count of everything that was timed, in order."""
     return [times["samples"] for contender in contest["contenders"] for times in contender["times"].values()]
-
-
-def _number(contest: Mapping[str, Any], name: str, what: str, key: str) -> float:
-    for contender in contest["contenders"]:
-        if contender["name"] == name and what in contender["times"]:
-            return float(contender["times"][what][key])
-    return math.nan
 
 
 def _contender_record(plan: Plan, entry: Entry, peak_gflops: float, steady_gflops: float) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def wide_checks() -> list[Check]:
         case = timed_case(cell, shape, dtype)
 
         def run(backend: ModuleType) -> Result:
-            prepared = prepare_backend(backend, case, keep_every=keep_every)
-            return agreement.check_timed(prepared.results, case, agreement.timed_reference(case))
+            results = lambda: prepare_backend(backend, case, keep_every=keep_every).results()  # noqa: E731
+            return agreement.check_timed(results, case, agreement.timed_reference(case))
 
         return Check("wide", f"{case.name} keep_every={keep_every}", run)
 
@@ -124,10 +124,10 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
     """Add the records of the conformance checks to ``told``, of as many as fit the budget."""
     with contextlib.suppress(TooLong):
         for check in every:
-            if budget.left() <= 0:
-                break
             with checks.limited(budget.left(), TooLong):
                 result = check.run(backend)
+            if budget.left() <= 0:
+                break  # a failure may be the alarm
             errors = {name: entry._asdict() for name, entry in result.errors.items()}
             told.append({"backend": backend.__name__, **result._asdict(), "errors": errors})
 
@@ -212,8 +212,9 @@ def session(
         sys.stdout.flush()
         if interrupted:
             raise KeyboardInterrupt
-        machine.release()
         save()
+        with contextlib.suppress(Exception):  # of a broken device, on which the next contest fails and says so
+            machine.release()
 
 
 def gpu(cupy: Any) -> Machine:
@@ -303,7 +304,7 @@ def measured(
     """A session from beginning to end: measured, shown, written; the exit code."""
     chosen = plans(quick=quick) if chosen is None else chosen
     start = budget.clock()
-    document = new_document(name, machine.card, {}, quick=quick)
+    document = new_document(name, machine.card, quick=quick)
 
     def save() -> None:
         document["card"] = dict(machine.card)

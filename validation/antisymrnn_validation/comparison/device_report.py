@@ -21,12 +21,12 @@ INTERRUPTED = 130
 WORDS = {"forward": "forward", "inference": "inference", "both": "forward + backward"}
 
 
-def new_document(name: str, card: Mapping[str, Any], missing: Mapping[str, str], *, quick: bool) -> Record:
+def new_document(name: str, card: Mapping[str, Any], *, quick: bool) -> Record:
     """The document of a session in which nothing has been measured yet."""
     return {
         "command": "device", "quick": quick, "backend": name, "card": dict(card),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "interrupted": False,
-        "missing_peers": {library: why for library, why in missing.items() if why},
+        "missing_peers": {},
         "conformance": {}, "sanitizers": [], "ceilings": {}, "contests": [], "left_out": [], "targets": [],
     }  # fmt: skip
 

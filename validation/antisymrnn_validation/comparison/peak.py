@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
+from antisymrnn_validation.environment import usable_processors
 
 PROBE_SECONDS = 4e-4
 """What one look takes at the peak."""
@@ -82,11 +83,6 @@ class Peak(NamedTuple):
 
 class PeakError(ArithmeticError):
     """The loop did not compute what it must: its time would mean nothing."""
-
-
-def usable_processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def host_registers() -> Registers:

@@ -58,7 +58,7 @@ def first_calls(name: str, cell: str, dtype: str) -> dict[str, dict[str, float]]
     Returns
     -------
     dict
-        ``cold``, with an empty directory in ``NUMBA_CACHE_DIR``, and ``warm``, a second process with what the first
+        ``cold``, with an empty directory for the kernels on disk, and ``warm``, a second process with what the first
         left there: of each ``import``, ``forward`` and ``backward``.
 
     Raises
@@ -67,7 +67,8 @@ def first_calls(name: str, cell: str, dtype: str) -> dict[str, dict[str, float]]
     """
     request = {"what": "first calls", "name": name, "cell": cell, "shape": list(FIRST_SHAPE), "dtype": dtype}
     with tempfile.TemporaryDirectory() as cache:
-        return {kind: _ask(request, {"NUMBA_CACHE_DIR": cache}) for kind in ("cold", "warm")}
+        where = {"NUMBA_CACHE_DIR": cache, "CUPY_CACHE_DIR": cache}
+        return {kind: _ask(request, where) for kind in ("cold", "warm")}
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, float]:

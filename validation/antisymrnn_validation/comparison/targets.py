@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from antisymrnn_validation.comparison.arithmetic import Shape
-from antisymrnn_validation.comparison.contest import fraction, median
 
 PEAK: tuple[str, ...] = ()
 """In the place of peers: the fraction of the FMA peak is meant."""
@@ -86,10 +85,13 @@ def records(backend: str, contests: Sequence[Mapping[str, Any]]) -> list[dict[st
 
 
 def _reached(target: Target, backend: str, contest: Mapping[str, Any]) -> float:
+    times = {entry["name"]: entry["times"].get(target.what) for entry in contest["contenders"]}
+    asked = (backend,) if target.against == PEAK else (backend, *target.against)
+    if not all(times.get(name) for name in asked):
+        return math.nan
     if target.against == PEAK:
-        return fraction(contest, backend, target.what)
-    others = [median(contest, name, target.what) for name in target.against]
-    return math.nan if any(map(math.isnan, others)) else min(others) / median(contest, backend, target.what)
+        return float(times[backend]["fraction"])
+    return float(min(times[name]["median"] for name in target.against) / times[backend]["median"])
 
 
 CARD = "H200"
@@ -156,7 +158,7 @@ def device_records(backend: str, card: str, contests: Sequence[Mapping[str, Any]
         reached, why = (
             (math.nan, "no such contest was held") if contest is None else _on_device(target, backend, contest)
         )
-        if not why and CARD not in card:
+        if not why and CARD not in card.split():
             why = f"this is {card}, not an {CARD}"
         told = {**target._asdict(), "shape": target.shape._asdict()}
         asked = (

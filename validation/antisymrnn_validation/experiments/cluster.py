@@ -20,7 +20,7 @@ from dask.distributed import Client, KilledWorker, LocalCluster
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.environment import THREAD_VARIABLES, machine, reason, versions
+from antisymrnn_validation.environment import THREAD_VARIABLES, reason, usable_processors, versions
 from antisymrnn_validation.experiments import training
 from antisymrnn_validation.experiments.training import Configuration, Gradient, State
 
@@ -38,11 +38,6 @@ class ClusterError(ValueError):
 def connected(workers: int, scheduler: str | None) -> AbstractContextManager[Client]:
     """A client of ``workers`` processes on this machine, or of the scheduler at an address."""
     return _running(scheduler) if scheduler else _local(workers)
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    return int(machine()["usable processors"])
 
 
 def each_there(client: Client) -> Callable[..., Sequence[Gradient]]:
@@ -94,7 +89,7 @@ def _gradients(
 
 @contextmanager
 def _local(workers: int) -> Iterator[Client]:
-    most = processors()
+    most = usable_processors()
     if not 1 <= workers <= most:
         raise ClusterError(f"--workers: expected 1 to {most}, the processors of this machine, got {workers}")
     threads = {name: str(min(most // workers, _limit(name, most))) for name in THREAD_VARIABLES}
@@ -181,7 +176,7 @@ def _check(client: Client) -> None:
 
 def _about() -> tuple[dict[str, str], int, int]:
     """Versions, processors and the threads that a backend may take, in a worker."""
-    most = processors()
+    most = usable_processors()
     return versions(), most, max(_limit(name, most) for name in ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"))
 
 

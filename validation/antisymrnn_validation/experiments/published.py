@@ -101,7 +101,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
     Raises
     ------
     RunError
-        If a recorded run lacks a file, holds something else, or bears on no cell.
+        If the configuration or the summary of a recorded run is missing or damaged, or it bears on no cell.
     """
     folders = [path for path in sorted(folder.glob("[!.]*")) if path.is_dir()]  # .…: what a killed process left
     recorded = [(path, configuration_of(path), summary_of(path, date=str)) for path in folders]

@@ -52,7 +52,7 @@ COMMIT;
 
 
 class StoreError(ValueError):
-    """A file of results that cannot be used; the message names it, what was expected and what came."""
+    """A file of results that cannot be used, or a row of it; the message says what was expected and what came."""
 
 
 class Result(NamedTuple):

@@ -138,9 +138,9 @@ def run(
             except Exception as error:  # noqa: BLE001  of a backend, or of a worker that was lost too often: this point's result
                 outcome = Result("failed", error=reason(error))
             kept = results.keep(store, folder, point, outcome)
-            if outcome.files and scratch:
+            if kept.files and scratch:
                 forget([runs.fingerprint(point)], scratch)
-            elif outcome.files:
+            elif kept.files:
                 where = {"workers": [outcome.worker], "allow_other_workers": True}
                 removals.append(client.submit(_forget_there, runs.fingerprint(point), pure=False, priority=1, **where))
                 fire_and_forget(removals[-1])

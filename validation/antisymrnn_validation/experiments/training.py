@@ -268,6 +268,11 @@ def splits(configuration: Configuration, size: int) -> tuple[Array, Array]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+def batch_size(configuration: Configuration, samples: int) -> int:
+    """Sequences in an iteration; ``samples`` are in the training set, the validation split among them."""
+    return min(configuration.batch, len(splits(configuration, samples)[0]))
+
+
 def batch_indices(configuration: Configuration, train: Array, iteration: int) -> Array:
     """Indices of the batch of an iteration, from 0: each epoch goes through its own permutation, in whole batches."""
     size = min(configuration.batch, len(train))

@@ -71,6 +71,52 @@ def widened(*arguments):
 def writes(p, x, h0, step_size, diffusion):
     p["b"] += 0
     return states(p, x, h0, step_size, diffusion)
+
+def wider_inside(p, x, h0, step_size, diffusion):
+    wide = {name: array.astype(np.longdouble) for name, array in p.items()}
+    return states(wide, x.astype(np.longdouble), h0.astype(np.longdouble), step_size, diffusion).astype(h0.dtype)
+
+def without_M(p, x, h0, step_size, diffusion):
+    W, h = p["W"], [h0]
+    for x_t in x:
+        a = h[-1] @ W.T - h[-1] @ W - h0.dtype.type(diffusion) * h[-1] + x_t @ p["V"].T + p["b"]
+        h.append(h[-1] + h0.dtype.type(step_size) * np.tanh(a))
+    return np.stack(h)
+
+kept = {}
+
+def one_buffer(p, x, h0, *constants):
+    h = kept.setdefault((len(x), h0.shape, h0.dtype), np.empty((len(x) + 1, *h0.shape), h0.dtype))
+    h[...] = states(p, x, h0, *constants)
+    return h
+
+def stale_diffusion(p, x, h0, step_size, diffusion):
+    return states(p, x, h0, step_size, kept.setdefault(p["W"].tobytes(), diffusion))
+
+def stale_step_size(p, x, h0, step_size, diffusion):
+    return states(p, x, h0, kept.setdefault(p["W"].tobytes(), step_size), diffusion)
+
+def masked(p, x, h0, step_size, diffusion):
+    M, h = recurrent(p, diffusion, False), [h0]
+    for x_t in x:
+        moved = h[-1] + h0.dtype.type(step_size) * np.tanh(h[-1] @ M.T + x_t @ p["V"].T + p["b"])
+        h.append(np.where((x_t == 0).all(axis=1, keepdims=True), h[-1], moved))
+    return np.stack(h)
+
+def same_for_equal_inputs(p, x, h0, *constants):
+    h = states(p, x, h0, *constants)
+    first = {x[:, k].tobytes(): k for k in reversed(range(len(h0)))}
+    return h[:, [first[x[:, k].tobytes()] for k in range(len(h0))]] if len(x) else h
+
+def emptied(p, *arguments):
+    h = states(p, *arguments)
+    p.clear()
+    return h
+
+def no_longer(p, x, h0, *constants):
+    h = states(p, x, h0, *constants)
+    h[401:] = h[400:401]
+    return h
 """
 
 TORCH_CELLS = """
@@ -139,6 +185,61 @@ def doubled_gradient(p, x, h0, step_size, diffusion):
     return states({**p, "b": 2 * p["b"] - p["b"].detach()}, x, h0, step_size, diffusion)
 """
 
+TORCH_BACKWARD = """
+import functools
+import torch
+
+fault, kept = "", {}
+
+@functools.lru_cache
+def skew(W):
+    return W - W.T
+
+def in_order(array):
+    return array.as_strided(array.shape, torch.empty(array.shape).stride())
+
+class Cell(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, W, V, b, x, h0, step_size, diffusion):
+        x = in_order(x) if fault == "strides of x" else x
+        A = skew(W) if fault == "cached by identity" else W - W.T
+        M = A - diffusion * torch.eye(len(W), dtype=W.dtype)
+        h = [h0]
+        for x_t in x.unbind():
+            h.append(h[-1] + step_size * torch.tanh(h[-1] @ M.T + x_t @ V.T + b))
+        h = torch.stack(h)
+        if fault == "one buffer":
+            h = kept.setdefault((h.shape, h.dtype), h).copy_(h)
+        kept["h"] = h
+        ctx.save_for_backward(M, V, b, x.clone(), step_size, h)
+        if fault == "writes x":
+            x.data.zero_()
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx, g):
+        M, V, b, x, step_size, h = ctx.saved_tensors
+        h = kept["h"] if fault == "kept in a global" else h
+        g = in_order(g) if fault == "strides of g" else g
+        dM, dV, db, de = torch.zeros_like(M), torch.zeros_like(V), torch.zeros_like(b), torch.zeros_like(step_size)
+        dx, dh = torch.zeros_like(x), g[-1] if fault == "writes g" else g[-1].clone()
+        for t in reversed(range(len(x))):
+            s = torch.tanh(h[t] @ M.T + x[t] @ V.T + b)
+            de += (dh * s).sum()
+            da = step_size * (1 - s * s) * dh
+            dM += da.T @ h[t]
+            dV += da.T @ x[t]
+            db += da.sum(0)
+            dx[t] = da @ V
+            dh += da @ M + g[t]
+        if fault == "needs x" and not ctx.needs_input_grad[3]:
+            dM /= 2
+        return dM - dM.T, dV, db, dx, dh, de, -dM.trace()
+
+def states(p, x, h0, step_size, diffusion):
+    return Cell.apply(p["W"], p["V"], p["b"], x, h0, step_size, diffusion)
+"""
+
 JAX_CELLS = """
 import functools
 import jax
@@ -184,11 +285,14 @@ def ablated(p, x, h0, step_size, diffusion, unconstrained=False):
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the path with the modules above."""
-    for name, source in (("numpy_cells", NUMPY_CELLS), ("torch_cells", TORCH_CELLS), ("jax_cells", JAX_CELLS)):
+    sources = {
+        "numpy_cells": NUMPY_CELLS, "torch_cells": TORCH_CELLS, "torch_backward": TORCH_BACKWARD, "jax_cells": JAX_CELLS
+    }  # fmt: skip
+    for name, source in sources.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("numpy_cells", "torch_cells", "jax_cells"):
+    for name in sources:
         sys.modules.pop(name, None)
 
 
@@ -253,11 +357,43 @@ def test_what_a_candidate_lacks_does_not_apply() -> None:
 @pytest.mark.usefixtures("modules")
 def test_an_honest_function_is_accepted() -> None:
     candidate = candidates.callable_candidate("numpy_cells:states", "numpy_cells:gated")
-    assert candidate.features == {"arrays", "gated", "ablation"}
+    assert candidate.features == {"arrays", "layouts", "gated", "ablation"}
     results = judged(candidate)
     ran = accepted(results)
     assert ran >= {"last state", "every state", "batch sum", "chunks", "inputs untouched", "denormal values"}
     assert {result.detail for result in results if result.check == "accuracy"} == {"it gives no gradients"}
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("name", ["wider_inside", "without_M"])
+def test_another_form_of_the_cell_is_accepted(name: str) -> None:
+    ran = accepted(judged(candidates.callable_candidate(f"numpy_cells:{name}"), among="promises"))
+    assert ran >= {"infinite input", "non finite values", "blank inputs", "independent calls"}
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("name", "check", "words"),
+    [
+        ("one_buffer", "independent calls", "h: this call has changed the array that an earlier call returned"),
+        ("stale_diffusion", "independent calls", "h: relative error"),
+        ("stale_step_size", "independent calls", "h: relative error"),
+        ("masked", "blank inputs", "h: relative error"),
+        ("same_for_equal_inputs", "blank inputs", "h: relative error"),
+        ("emptied", "repeatability", "parameters: the call changes the dictionary"),
+    ],
+)
+def test_a_function_that_is_right_when_it_is_called_once_is_rejected(name: str, check: str, words: str) -> None:
+    candidate = candidates.callable_candidate(f"numpy_cells:{name}")
+    results = judged(candidate, among="antisymmetric promises T=11 B=4 n=7 m=3 float64")
+    assert [result.detail[: len(words)] for result in results if result.check == check and result.detail] == [words]
+
+
+@pytest.mark.usefixtures("modules")
+def test_the_longest_case_is_longer_than_any_of_the_paper() -> None:
+    candidate = candidates.callable_candidate("numpy_cells:no_longer")
+    (long,) = [check for check in iter_checks("x", features=candidate.features) if "T=1024" in check.case][:1]
+    assert long.run(candidate).detail.startswith("h: relative error")
 
 
 @pytest.mark.usefixtures("modules")
@@ -296,6 +432,14 @@ def test_the_ablation_is_asked_where_every_function_takes_it() -> None:
     assert "ablation" not in one.features
 
 
+def test_a_module_that_fails_at_import_is_told_with_its_place(
+    modules: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (modules / "broken.py").write_text("\nraise RuntimeError('no luck')\n")
+    code, out, err = run(["conform", "--callable", "broken:cell"], capsys)
+    assert (code, out, err) == (2, "", "antisymrnn conform: RuntimeError: no luck (broken.py, line 2)\n")
+
+
 @pytest.mark.usefixtures("modules")
 def test_a_function_has_a_limit_of_time_under_a_convention_too() -> None:
     candidate = candidates.callable_candidate("numpy_cells:states")
@@ -310,11 +454,11 @@ def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     if name == "states":
         candidate = candidates.torch_candidate("torch_cells:states", "torch_cells:gated")
-        assert candidate.features == {"gradients", "gated", "ablation"}
+        assert candidate.features == {"gradients", "layouts", "gated", "ablation"}
         results = judged(candidate, among="promises")
     else:
         candidate = candidates.torch_candidate(f"torch_cells:{name}")
-        assert candidate.features == {"gradients"}
+        assert candidate.features == {"gradients", "layouts"}
         results = judged(candidate, among="promises T=11")
     assert accepted(results) >= {"antisymmetric gradient", "batch sum", "non finite values", "huge values"}
 
@@ -340,10 +484,46 @@ def test_a_wrong_peer_of_pytorch_is_rejected(name: str, words: str) -> None:
 
 
 @pytest.mark.usefixtures("modules")
+def test_a_backward_pass_by_hand_is_accepted() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    results = judged(candidates.torch_candidate("torch_backward:states"), among="promises")
+    assert accepted(results) >= {"independent calls", "non contiguous", "without input gradient", "infinite input"}
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("fault", "check", "words"),
+    [
+        ("strides of x", "non contiguous", "h: relative error"),
+        ("strides of g", "non contiguous", ""),
+        ("needs x", "without input gradient", "W: relative error"),
+        ("kept in a global", "independent calls", ""),
+        ("cached by identity", "independent calls", "h: the pass that is differentiated has other states"),
+        ("one buffer", "independent calls", ""),
+        ("writes x", "repeatability", "x: the call writes into it"),
+        ("writes g", "repeatability", "g: the call writes into it"),
+    ],
+)
+def test_a_backward_pass_that_is_wrong_in_other_hands_is_rejected(
+    fault: str, check: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr(importlib.import_module("torch_backward"), "fault", fault)
+    candidate = candidates.torch_candidate("torch_backward:states")
+    (result,) = [
+        result
+        for result in judged(candidate, among="antisymmetric promises T=11 B=4 n=7 m=3 float64")
+        if result.check == check
+    ]
+    assert result.status == "failed"
+    assert words in result.detail
+
+
+@pytest.mark.usefixtures("modules")
 def test_a_peer_of_pytorch_is_judged_without_steps_and_in_the_ablation() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     candidate = candidates.torch_candidate("torch_cells:Ablated")
-    assert candidate.features == {"gradients", "ablation"}
+    assert candidate.features == {"gradients", "layouts", "ablation"}
     empty = random_case("antisymmetric", 0, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=7)
     for given in (empty, case(unconstrained=True)):
         result = certify("torch", given).run(candidate)
@@ -427,7 +607,11 @@ def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None
     results = judged(candidate)
     assert accepted(results) >= {"accuracy", "checkpointing", "chunks", "denormal values", "non finite values"}
     lacking = {result.detail for result in results if result.status == "not applicable"}
-    assert lacking == {"asked of a backend alone", "it does not get the caller's own arrays"}
+    assert lacking == {
+        "asked of a backend alone",
+        "it does not get the caller's own arrays",
+        "its arrays come in C order alone",
+    }
 
 
 @pytest.mark.parametrize(

@@ -598,3 +598,17 @@ def test_every_swept_case_is_judged_as_the_sweep_has_it(monkeypatch: pytest.Monk
     wanted = {(case.name, "accuracy", keep_every, dx) for case, keep_every, dx in swept_cases()}
     assert wanted <= set(asked)
     assert {keep_every for _, _, keep_every, _ in wanted} == {1, 2, 3, 5, 1000}
+
+
+@pytest.mark.parametrize("last_state_only", [False, True])
+def test_a_gradient_of_x_that_is_never_returned_is_refused(last_state_only):
+    def backward(*arguments, **options):
+        return antisymrnn_ref.antisymmetric.backward(*arguments, **options)._replace(x=None)
+
+    cell = SimpleNamespace(forward=antisymrnn_ref.antisymmetric.forward, backward=backward)
+    without = SimpleNamespace(**vars(antisymrnn_ref) | {"antisymmetric": cell})
+    case = random_case(
+        "antisymmetric", 4, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=5, last_state_only=last_state_only
+    )
+    assert certify("without", case).run(without).detail == "x: expected an array, got NoneType"
+    assert certify("without", case, input_gradient=False).run(without).status == "passed"

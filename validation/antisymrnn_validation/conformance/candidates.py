@@ -11,7 +11,9 @@ for the ablation. A function computes one cell: a second one is given for the ga
 
 - ``callable_candidate``: NumPy arrays and Python numbers; the caller's own arrays, which may be read-only and strided.
   Its states are judged, not gradients.
-- ``torch_candidate``: tensors, ``step_size`` and ``diffusion`` among them. Gradients of every input come from autograd.
+- ``torch_candidate``: tensors, ``step_size`` and ``diffusion`` among them, of any layout. Gradients come from autograd,
+  of every input at once, and of the parameters alone, as in training; between a forward pass and its backward pass
+  there is another forward pass, and before both the same tensors have held other numbers.
   A ``torch.nn.Module`` is called as ``module(x, h0)``, its parameters and buffers named W, V, b, V_z, b_z, step_size,
   diffusion replaced for the call by tensors of the case's sizes; an attribute ``contract_names`` maps these names to
   others. A class of modules is made by ``Class(m, n)``.
@@ -62,8 +64,8 @@ CHECK_SECONDS = 300.0
 States = Callable[[Case, int], Array]
 """Kept states of a case for ``keep_every``."""
 
-Pullback = Callable[[Case, Array, int], dict[str, Array]]
-"""Gradients of a case by the names of the inputs; it is given the kept states too."""
+Pullback = Callable[[Case, Array, int, bool], dict[str, Array]]
+"""Gradients of a case by the names of the inputs; it is given the kept states too, and whether that of x is wanted."""
 
 
 class Trajectory(NamedTuple):
@@ -97,17 +99,19 @@ def callable_candidate(function: Function, gated: Function | None = None) -> Can
     TypeError, ValueError
         If there is no such function.
     """
-    functions = _functions(function, gated)
+    functions, unchanged = _functions(function, gated), _unchanged()
 
     def states(case: Case, keep_every: int) -> Array:
-        parameters = case.parameters._asdict()
         given = _given(functions[case.cell], case)
-        h = functions[case.cell](parameters, case.x, case.h0, case.step_size, case.diffusion, **given)
+        arguments = (case.x, case.h0, case.step_size, case.diffusion)
+        h = _called(functions[case.cell], case.parameters._asdict(), *arguments, **given)
         if type(h) is not np.ndarray:
             raise BrokenPromise(f"h: expected numpy.ndarray, got {type(h).__name__}")
+        unchanged(h)
         return _kept(h, case, keep_every)
 
-    return _candidate("callable", dict.fromkeys(functions, (states, None)), {"arrays"} | _ablation(functions))
+    features = {"arrays", "layouts"} | _ablation(functions)
+    return _candidate("callable", dict.fromkeys(functions, (states, None)), features)
 
 
 def torch_candidate(function: Function, gated: Function | None = None) -> Candidate:
@@ -127,7 +131,7 @@ def torch_candidate(function: Function, gated: Function | None = None) -> Candid
     """
     import torch
 
-    functions = _functions(function, gated)
+    functions, unchanged = _functions(function, gated), _unchanged()
 
     @functools.lru_cache(maxsize=64)
     def made(cell: str, m: int, n: int) -> Any:
@@ -145,37 +149,79 @@ def torch_candidate(function: Function, gated: Function | None = None) -> Candid
         else:
             constants = (inputs["step_size"], inputs["diffusion"])
             parameters = {name: inputs[name] for name in case.parameters._fields}
-            h = function(parameters, inputs["x"], inputs["h0"], *constants, **_given(function, case))
+            h = _called(function, parameters, inputs["x"], inputs["h0"], *constants, **_given(function, case))
         if not isinstance(h, torch.Tensor):
             raise BrokenPromise(f"h: expected torch.Tensor, got {type(h).__name__}")
         if h.dtype != inputs["x"].dtype:
             raise BrokenPromise(f"h: expected dtype {inputs['x'].dtype} as x has, got {h.dtype}")
         return h
 
-    def forward(case: Case, keep_every: int) -> Array:
-        with torch.no_grad():
-            h = states(case, {name: torch.from_numpy(array) for name, array in _inputs(case).items()})
-        return _kept(h.cpu().numpy(), case, keep_every)
+    def tensor(array: Array) -> Any:
+        """A tensor in memory of its own, with the strides of an array, though none below 0."""
+        repeated = tuple(slice(None if stride else 1) for stride in array.strides)
+        once = torch.from_numpy(np.array(array[repeated], order="C"))
+        if any(size > 1 and not stride for size, stride in zip(array.shape, array.strides, strict=True)):
+            return once.expand(array.shape)
+        strides = [abs(stride) // array.itemsize for stride in array.strides]
+        return torch.empty_strided(array.shape, strides, dtype=once.dtype).copy_(once)
 
-    def backward(case: Case, states_before: Array, keep_every: int) -> dict[str, Array]:
-        inputs = {name: torch.from_numpy(array).requires_grad_() for name, array in _inputs(case).items()}
+    def require_untouched(given: dict[str, Any], arrays: dict[str, Array]) -> None:
+        for name, array in arrays.items():
+            if given[name].detach().numpy().tobytes() != array.tobytes():
+                raise BrokenPromise(f"{name}: the call writes into it")
+
+    def forward(case: Case, keep_every: int) -> Array:
+        arrays = _inputs(case)
+        inputs = {name: tensor(array) for name, array in arrays.items()}
+        with torch.no_grad():
+            h = states(case, inputs).cpu().numpy()
+        require_untouched(inputs, arrays)
+        unchanged(h)
+        return _kept(h, case, keep_every)
+
+    def differentiated(case: Case, states_before: Array, keep_every: int, names: Sequence[str]) -> dict[str, Array]:
+        """Gradients of some inputs, which alone require them."""
+        arrays = _inputs(case)
+        inputs = {name: tensor(array).requires_grad_(name in names) for name, array in arrays.items()}
+        others = {name: (value / 2).detach().requires_grad_(name in names) for name, value in inputs.items()}
         with torch.enable_grad():
+            with torch.no_grad():  # as an optimiser does between two passes
+                for name, value in inputs.items():
+                    value.copy_(others[name])
+            states(case, inputs)
+            with torch.no_grad():
+                for name, value in inputs.items():
+                    value.copy_(tensor(arrays[name]))
             h = states(case, inputs)
-            if not h.requires_grad:
+            reached = len(case.x) or "h0" in names  # h_0 depends on no parameter
+            if reached and not h.requires_grad:
                 raise BrokenPromise("h: is detached from every input: autograd has nothing to go back by")
+            unchanged(h.detach().cpu().numpy())
             _require_same_states(_kept(h.detach().cpu().numpy(), case, keep_every), states_before)
+            states(case, others)
             end = h if case.g.ndim == 3 else h[-1]
-            cotangent = torch.from_numpy(np.array(case.g, order="C")).to(end.device)
-            found = torch.autograd.grad(end, list(inputs.values()), cotangent, allow_unused=True)
+            cotangent = tensor(case.g)
+            asked = [inputs[name] for name in names]
+            found = [None] * len(asked)
+            if reached:
+                found = torch.autograd.grad(end, asked, cotangent.to(end.device), allow_unused=True)
+        require_untouched(inputs | {"g": cotangent}, arrays | {"g": case.g})
         gradients = {}
-        for (name, value), gradient in zip(inputs.items(), found, strict=True):
+        for name, value, gradient in zip(names, asked, found, strict=True):
             if gradient is None and len(case.x):
                 raise BrokenPromise(f"{name}: h does not depend on it, or is detached from it")
             gradient = torch.zeros_like(value) if gradient is None else gradient
             gradients[name] = gradient.detach().cpu().numpy().copy()
         return gradients
 
-    return _candidate("torch", dict.fromkeys(functions, (forward, backward)), {"gradients"} | _ablation(functions))
+    def backward(case: Case, states_before: Array, keep_every: int, input_gradient: bool) -> dict[str, Array]:
+        fields, others = case.parameters._fields, ("h0", "step_size", "diffusion")
+        together = [(*fields, "x", *others)] if input_gradient else [fields, others]
+        found = [differentiated(case, states_before, keep_every, names) for names in together]
+        return {name: gradient for gradients in found for name, gradient in gradients.items()}
+
+    features = {"gradients", "layouts"} | _ablation(functions)
+    return _candidate("torch", dict.fromkeys(functions, (forward, backward)), features)
 
 
 def jax_candidate(function: Function, gated: Function | None = None) -> Candidate:
@@ -208,7 +254,7 @@ def jax_candidate(function: Function, gated: Function | None = None) -> Candidat
         def states(inputs: dict[str, Any]) -> Any:
             leaves = dict(inputs)
             arguments = [leaves.pop(name) for name in ("x", "h0", "step_size", "diffusion")]
-            h = function(leaves, *arguments, **given)
+            h = _called(function, leaves, *arguments, **given)
             if not isinstance(h, jax.Array):
                 raise BrokenPromise(f"h: expected jax.Array, got {type(h).__name__}")
             return h
@@ -223,18 +269,18 @@ def jax_candidate(function: Function, gated: Function | None = None) -> Candidat
 
     def forward(case: Case, keep_every: int) -> Array:
         with x64(True):
-            inputs = {name: jax.numpy.asarray(array) for name, array in _inputs(case).items()}
+            inputs = {name: jax.numpy.array(array) for name, array in _inputs(case).items()}
             h = prepared(case.cell, case.unconstrained, False)(inputs)
             return _kept(np.array(h), case, keep_every)
 
-    def backward(case: Case, states_before: Array, keep_every: int) -> dict[str, Array]:
+    def backward(case: Case, states_before: Array, keep_every: int, _: bool) -> dict[str, Array]:
         g = np.zeros((len(case.x) + 1, *case.h0.shape), case.dtype)
         if case.g.ndim == 3:
             g[...] = case.g
         else:
             g[-1] = case.g
         with x64(True):
-            inputs = {name: jax.numpy.asarray(array) for name, array in _inputs(case).items()}
+            inputs = {name: jax.numpy.array(array) for name, array in _inputs(case).items()}
             h, gradients = prepared(case.cell, case.unconstrained, True)(inputs, jax.numpy.asarray(g))
             _require_same_states(_kept(np.array(h), case, keep_every), states_before)
             return {name: np.array(gradient) for name, gradient in gradients.items()}
@@ -279,7 +325,7 @@ def program_candidate(command: Sequence[str], timeout: float = TIMEOUT) -> Candi
     def forward(case: Case, keep_every: int) -> Array:
         return called(case, "forward", keep_every)["h"]
 
-    def backward(case: Case, h: Array, keep_every: int) -> dict[str, Array]:
+    def backward(case: Case, h: Array, keep_every: int, _: bool) -> dict[str, Array]:
         results = called(case, "backward", keep_every)
         if results.pop("h").tobytes() != h.tobytes():
             raise BrokenPromise("backward: h.npy: expected the same bits as in the forward pass")
@@ -348,10 +394,31 @@ def _given(function: Callable[..., Any], case: Case) -> dict[str, bool]:
 
 
 def _inputs(case: Case) -> dict[str, Array]:
-    """Everything that gradients are taken of, by name, each in memory of its own."""
+    """Everything that gradients are taken of, by name."""
     arrays = {**case.parameters._asdict(), "x": case.x, "h0": case.h0}
     constants = {"step_size": case.step_size, "diffusion": case.diffusion}
-    return {name: np.array(value, case.dtype, order="C") for name, value in {**arrays, **constants}.items()}
+    return {name: np.asarray(value, case.dtype) for name, value in {**arrays, **constants}.items()}
+
+
+def _called(function: Callable[..., Any], parameters: dict[str, Any], *arguments: Any, **given: Any) -> Any:
+    """What a function returns, which leaves the dictionary of parameters as it was."""
+    before = list(parameters.items())
+    h = function(parameters, *arguments, **given)
+    if len(parameters) != len(before) or any(parameters.get(name) is not value for name, value in before):
+        raise BrokenPromise("parameters: the call changes the dictionary")
+    return h
+
+
+def _unchanged() -> Callable[[Array], None]:
+    """Takes the results of a function one after another, and complains of one that a later call has changed."""
+    last: list[tuple[Array, bytes]] = []
+
+    def unchanged(h: Array) -> None:
+        before, last[:] = list(last), [(h, h.tobytes())]
+        if any(held.tobytes() != bits for held, bits in before):
+            raise BrokenPromise("h: this call has changed the array that an earlier call returned")
+
+    return unchanged
 
 
 def _kept(h: Array, case: Case, keep_every: int) -> Array:
@@ -442,7 +509,7 @@ def _cell(cell: str, states: States, pullback: Pullback | None) -> SimpleNamespa
         if pullback is None:
             raise NotSupported("it gives no gradients")
         case = Case("", cell, parameters, x, trajectory.h[0], g, step_size, diffusion, unconstrained)
-        found = pullback(case, trajectory.h, min(trajectory.keep_every, max(len(x), 1)))
+        found = pullback(case, trajectory.h, min(trajectory.keep_every, max(len(x), 1)), input_gradient)
         leaves = kind(*(found[name] for name in kind._fields))
         dx = found["x"] if input_gradient else None
         return Gradients(leaves, dx, found["h0"], found["step_size"], found["diffusion"])

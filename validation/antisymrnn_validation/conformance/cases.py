@@ -137,9 +137,10 @@ def generic_cases(*, quick: bool = False) -> list[Case]:
     if not quick:
         plans += [
             ("long", (150, 2, 12, 3), {"step_size": 0.1, "diffusion": 0.1}),
-            ("longer", (300, 1, 5, 2), {"step_size": 0.1, "diffusion": 0.1}),
-            ("wide", (5, 3, 67, 4), {"step_size": 0.3, "diffusion": 0.2}),
-            ("batch", (4, 33, 6, 2), {"step_size": 0.3, "diffusion": 0.2}),
+            ("longer", (1024, 1, 3, 2), {"step_size": 0.1, "diffusion": 0.1}),  # from here on the paper's sizes
+            ("wide", (2, 1, 257, 2), {"step_size": 0.3, "diffusion": 0.2}),
+            ("batch", (3, 129, 4, 2), {"step_size": 0.3, "diffusion": 0.2}),
+            ("input", (3, 2, 5, 97), {"step_size": 0.3, "diffusion": 0.2}),
         ]
     return [
         random_case(cell, *sizes, name=name, dtype=dtype, seed=seed, **options)

@@ -81,7 +81,7 @@ def declared(candidate: ModuleType, name: str) -> Candidate:
     given, returned = CONVENTIONS[known[asked]]
     mean = known[asked] == "gradients of the mean loss"
     found = Candidate(f"{candidate.__name__}, {known[asked]}")
-    found.features = features_of(candidate) - {"contract", "arrays"}
+    found.features = features_of(candidate) - {"contract", "arrays", "layouts"}
     found.seconds = candidate.seconds if isinstance(candidate, Candidate) else found.seconds
     found.__dict__.update(asarray=candidate.asarray, to_numpy=candidate.to_numpy)
     for cell in CELLS:

@@ -57,10 +57,11 @@ EXPLANATIONS = {
         "Make a step by one function, and add over steps in an order that does not know keep_every.",
     ),
     "without input gradient": Explanation(
-        "input_gradient=False leaves x out (None) and changes nothing else.",
+        "input_gradient=False leaves x out (None) and changes nothing else. In PyTorch the gradients of the parameters "
+        "are taken alone then, and those of h0, ε and γ alone.",
         "contract.Gradients",
-        "zeros returned for None.",
-        "Return None.",
+        "zeros returned for None; a branch on needs_input_grad that skips more than the gradient that is not needed.",
+        "Return None for what is not needed, and compute the others by the same lines.",
     ),
     "repeatability": Explanation(
         "The same call gives the same bits.",
@@ -71,8 +72,10 @@ EXPLANATIONS = {
     "independent calls": Explanation(
         "A call depends on its arguments alone, and no result is overwritten by a later call.",
         "the contract, on arguments",
-        "a workspace or a packed matrix kept between calls, or a trajectory that refers to shared buffers.",
-        "Give results memory of their own; key a cache by content, not by identity.",
+        "a workspace or a packed matrix kept between calls, with other arrays or other ε and γ, or a trajectory that "
+        "refers to shared buffers; in PyTorch, what backward needs kept on the module or in a global.",
+        "Give results memory of their own; key a cache by the content of all that it depends on; save what backward "
+        "needs in ctx.",
     ),
     "scalar rounding": Explanation(
         "ε and γ are rounded once to the dtype of the arrays.",
@@ -134,6 +137,12 @@ EXPLANATIONS = {
         "fast-math, a clipped or masked input, or samples that share a lane.",
         "Compile without fast-math; take min and max in an order that keeps NaN.",
     ),
+    "blank inputs": Explanation(
+        "Inputs that are all zero, and samples with equal inputs, are inputs like any other.",
+        "(F2), (F3)",
+        "steps of zeros masked or skipped as padding, or results looked up by the input alone.",
+        "Make every step: with x_t = 0 the state still moves by ε tanh(M h + b).",
+    ),
     "infinite input": Explanation(
         "An infinite input saturates: tanh(±∞) = ±1, σ(±∞) is 1 or 0.",
         "(F3), (GF4)",
@@ -143,8 +152,9 @@ EXPLANATIONS = {
     "non finite values": Explanation(
         "A NaN or ∞ in any argument reaches the entries that it reaches in the specification, and no other.",
         "(F1) to (B9)",
-        "padding multiplied into the sums, 0 · ∞; or a term skipped where a factor is 0.",
-        "Keep padding at 0 on both sides of a product.",
+        "padding multiplied into the sums, 0 · ∞; a term skipped where a factor is 0; in a backend, γ h subtracted "
+        "from a rather than γ from the diagonal of M.",
+        "Keep padding at 0 on both sides of a product; form M = W − Wᵀ − γI.",
     ),
     "huge values": Explanation(
         "Where huge arguments leave a result finite in the specification, it is finite, and nowhere else.",

@@ -19,7 +19,8 @@ Along a trajectory, t = 1 … T::
 The critical criterion is the paper's equation (5), Euler stability its equation (11): max_i |1 + ελ_i| ≤ 1, which is
 ε ≤ −2 Re λ / |λ|² for every λ ≠ 0. ``DERIVATION.md`` proves each line.
 
-Arrays are float32 or float64, one dtype per call; eigenvalues may be complex. No argument is written.
+Parameters, inputs and states are float32 or float64, one dtype per call; eigenvalues may be complex, and like ε and γ
+are any numbers. No argument is written.
 """
 
 from __future__ import annotations

@@ -271,6 +271,11 @@ def stopped(p, *arguments):
 def other_states(p, x, *arguments):
     return states(p, x, *arguments) + 1e-3 * isinstance(x, jax.core.Tracer)
 
+donating = jax.jit(lambda h0: h0 + 0, donate_argnums=0)
+
+def donated(p, x, h0, *constants):
+    return states(p, x, donating(h0), *constants)
+
 @functools.partial(jax.jit, static_argnames="unconstrained")
 def ablated(p, x, h0, step_size, diffusion, unconstrained=False):
     W = p["W"]
@@ -546,6 +551,13 @@ def test_a_module_that_was_changed_is_judged_anew() -> None:
     assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "passed"
     module.forward = lambda x, h0: 2 * honest(x, h0)
     assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "failed"
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_function_of_jax_that_donates_what_it_is_given_is_rejected() -> None:
+    pytest.importorskip("jax", reason="JAX is not installed")
+    result = certify("jax", case(), what="every state").run(candidates.jax_candidate("jax_cells:donated"))
+    assert result.detail == "h0: the call donates its memory, and the caller's array is gone"
 
 
 @pytest.mark.usefixtures("modules")

@@ -271,6 +271,8 @@ def jax_candidate(function: Function, gated: Function | None = None) -> Candidat
         with x64(True):
             inputs = {name: jax.numpy.array(array) for name, array in _inputs(case).items()}
             h = prepared(case.cell, case.unconstrained, False)(inputs)
+            if donated := [name for name, value in inputs.items() if value.is_deleted()]:
+                raise BrokenPromise(f"{donated[0]}: the call donates its memory, and the caller's array is gone")
             return _kept(np.array(h), case, keep_every)
 
     def backward(case: Case, states_before: Array, keep_every: int, _: bool) -> dict[str, Array]:

@@ -766,8 +766,8 @@ def _antisymmetric_gradient(backend: ModuleType, case: Case) -> None:
 
 
 def _symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
-    W = np.round(8 * case.parameters.W) / 8  # eighths: adding integers rounds nothing
-    drawn = _generator(case).integers(-9, 10, W.shape)
+    W = np.round(8 * case.parameters.W) / 8  # eighths: adding others rounds nothing, and W h − Wᵀ h little
+    drawn = _generator(case).integers(-9, 10, W.shape) / 8
     symmetric = (drawn + drawn.T).astype(case.dtype)
     with_W = case._replace(parameters=case.parameters._replace(W=W))
     with_both = run(backend, case._replace(parameters=case.parameters._replace(W=W + symmetric)))

@@ -361,7 +361,7 @@ def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, m
         assert error.value.code == code
     out, err = capsys.readouterr()
     assert "cannot be made a folder" in err
-    assert "; quick conformance of numpy ok, 4 of 325 checks: 4 passed, 0 failed, 0 not applicable" in out
+    assert "; quick conformance of numpy ok, 4 of 329 checks: 4 passed, 0 failed, 0 not applicable" in out
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
     text = (tmp_path / "page" / "index.html").read_bytes()
     assert b'id="figure-one"' in text

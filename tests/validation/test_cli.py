@@ -415,7 +415,7 @@ def test_a_backend_that_fails_while_it_is_imported(run, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     code, _, err = run("conform", "broken_backend")
     assert code == 2
-    assert one_line(err) == "antisymrnn conform: RuntimeError: the device is on fire"
+    assert one_line(err) == "antisymrnn conform: RuntimeError: the device is on fire (broken_backend.py, line 1)"
     known = {"numpy": "antisymrnn_ref", "broken": "broken_backend"}
     monkeypatch.setattr(environment, "backend_modules", lambda: known)
     monkeypatch.setattr("antisymrnn_ref.backend.backend_modules", lambda: known)

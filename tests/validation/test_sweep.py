@@ -612,7 +612,7 @@ def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch, error):
     ],
 )
 def test_threads_of_a_worker_are_the_most_that_it_may_take(monkeypatch, limits, most):
-    monkeypatch.setattr(cluster, "processors", lambda: 8)
+    monkeypatch.setattr(cluster, "usable_processors", lambda: 8)
     for name in ("NUMBA", "OMP", "OPENBLAS"):
         monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
     for name, value in limits.items():
@@ -672,7 +672,7 @@ def test_threads_that_the_environment_forbids_are_not_given_to_workers(monkeypat
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     assert [cluster._limit(f"{name}_NUM_THREADS", 8) for name in ("NUMBA", "OMP", "OPENBLAS")] == [1, 2, 2]
-    monkeypatch.setattr(cluster, "processors", lambda: 8)
+    monkeypatch.setattr(cluster, "usable_processors", lambda: 8)
     seen = {}
 
     def local(**options):

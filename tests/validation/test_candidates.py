@@ -395,7 +395,7 @@ def test_a_function_that_is_right_when_it_is_called_once_is_rejected(name: str, 
 
 
 @pytest.mark.usefixtures("modules")
-def test_the_longest_case_is_longer_than_any_of_the_paper() -> None:
+def test_the_longest_case_is_as_long_as_any_of_the_paper() -> None:
     candidate = candidates.callable_candidate("numpy_cells:no_longer")
     (long,) = [check for check in iter_checks("x", features=candidate.features) if "T=1024" in check.case][:1]
     assert long.run(candidate).detail.startswith("h: relative error")

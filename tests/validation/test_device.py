@@ -349,6 +349,18 @@ def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
     assert time.monotonic() - begun < 4
 
 
+def test_memory_that_cannot_be_given_back_is_told_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
+    def release():
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    broken = machine(Clock(), "NVIDIA H200")._replace(release=release)
+    monkeypatch.setattr(sys.modules[__name__], "machine", lambda *_: broken)
+    code, told = run(tmp_path)
+    assert (code, len(told["contests"])) == (0, len(PLANS))
+    said = "memory was not given back: RuntimeError: cudaErrorIllegalAddress"
+    assert capsys.readouterr().out.count(said) == len(PLANS)
+
+
 def test_a_device_that_fails_for_ever_fails_each_check_and_ends_none_of_it():
     def asarray(*_):
         raise RuntimeError("cudaErrorIllegalAddress")

@@ -133,16 +133,12 @@ def hold(
     taken = timing.take_turns(
         list(timed.values()), peak.look, peak.steady, begin=lambda k: begin(f"{case.name}: round {k + 1}")
     )
-    by_key = dict(zip(timed, taken, strict=True))
+    by_key = {key: samples for key, samples in zip(timed, taken, strict=True) if not failures[key[0]]}
     return [
         Entry(
             contender,
             failures[contender.name],
-            {
-                what: by_key[contender.name, what]
-                for what in WHAT
-                if (contender.name, what) in by_key and not failures[contender.name]
-            },
+            {what: by_key[contender.name, what] for what in WHAT if (contender.name, what) in by_key},
         )
         for contender in contenders
     ]

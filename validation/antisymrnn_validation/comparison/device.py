@@ -213,8 +213,10 @@ def session(
         if interrupted:
             raise KeyboardInterrupt
         save()
-        with contextlib.suppress(Exception):  # of a broken device, on which the next contest fails and says so
+        try:
             machine.release()
+        except Exception as error:  # noqa: BLE001  of a broken device: what was measured stands, and the rest is tried
+            print(f"memory was not given back: {reason(error)}", flush=True)
 
 
 def gpu(cupy: Any) -> Machine:

@@ -3,10 +3,10 @@
 Before each sample the threads that the last contender's library left spinning get ``REST_SECONDS`` to fall asleep. Then
 looks at the FMA loop of ``peak.py``, without a pause, wake the processors. As soon as ``STEADY`` of them in a row reach
 ``GATE`` of what the machine can hold, the contender runs untimed for ``SETTLE_SECONDS``, as it would in a loop: a
-virtual machine that wakes from a rest may have two processors on one core for the first 20 ms. Then it is timed once,
-and the sample counts if a look within ``AFTER_SECONDS`` of its end reaches the gate too: a library's threads may spin
-for a moment longer. Every other attempt is rejected, counted, and repeated up to ``ATTEMPTS`` times the samples that
-are wanted.
+virtual machine that wakes from a rest may have two threads on one processor, or two processors on one core, for the
+first 20 to 80 ms. Then it is timed once, and the sample counts if a look within ``AFTER_SECONDS`` of its end reaches
+the gate too: a library's threads may spin for a moment longer. Every other attempt is rejected, counted, and repeated
+up to ``ATTEMPTS`` times the samples that are wanted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GATE = 0.9
 STEADY, BEFORE_SECONDS, AFTER_SECONDS = 3, 0.2, 0.01
 """So many looks in a row within so long before a sample, and one within so long after it."""
 
-SETTLE_SECONDS = 0.02
+SETTLE_SECONDS = 0.1
 """So long, and once at least, a contender runs untimed before it is timed."""
 
 REST_SECONDS = 0.03

@@ -50,7 +50,7 @@ def load_backend(name: str) -> ModuleType:
     ValueError
         If nothing has that name; the message lists what is known and the closest match.
     TypeError
-        If ``name`` is not a string, or the module is not a backend.
+        If ``name`` is not a string, its entry point does not name a module, or the module is not a backend.
     """
     if not isinstance(name, str):
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")
@@ -60,6 +60,8 @@ def load_backend(name: str) -> ModuleType:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     unknown = f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}"
     if not all(part.isidentifier() for part in path.split(".")):
+        if name in modules:
+            raise TypeError(f"backend {name!r}: its entry point is to name a module, such as my_package, got {path!r}")
         raise ValueError(unknown + hint)
     try:
         module = importlib.import_module(path)

@@ -122,6 +122,13 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(backend.backend_modules()) == {"mine", "numpy", "numba", "cupy"}
 
 
+def test_an_entry_point_that_names_an_object_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("mine", "package:thing", backend.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(backend, "entry_points", lambda group: [point])  # noqa: ARG005
+    with pytest.raises(TypeError, match="^backend 'mine': its entry point is to name a module.*, got 'package:thing'$"):
+        load_backend("mine")
+
+
 def test_an_entry_point_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("numpy", "json", backend.ENTRY_POINT_GROUP)
     monkeypatch.setattr(backend, "entry_points", lambda group: [point])  # noqa: ARG005

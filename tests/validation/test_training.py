@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend, readout
 from antisymrnn_validation import cli, drawing, environment, report
-from antisymrnn_validation.experiments import downloading, optimizers, runs, training
+from antisymrnn_validation.experiments import downloading, optimizers, runs, tasks, training
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
 
@@ -118,6 +119,16 @@ def test_the_loss_decreases_and_W_stays_triangular(backend, cell, optimizer):
     assert {array.dtype for array in (*state.cell, *state.layer)} == {np.dtype(np.float32)}
 
 
+def test_a_full_matrix_stays_full():
+    configuration = SMALL._replace(full=True, units=2)
+    state = training.initial(configuration, 2, 2)
+    x = tiny().sequences("train", np.arange(100), np.float32, np.random.default_rng(0))
+    changed, _ = training.step(load_backend("numpy"), configuration, state, x, tiny().train_labels)
+    assert state.cell.W.all()
+    assert (changed.cell.W != state.cell.W).tolist() == [[False, True], [True, False]]  # W - W^T has a zero diagonal
+    assert training.parameter_count(configuration, state) == 4 + 4 + 2 + 4 + 2
+
+
 def test_the_ablation_trains_a_full_matrix():
     configuration = SMALL._replace(cell="gated", unconstrained=True)
     data, state = tiny(), training.initial(configuration, 2, 2)
@@ -149,6 +160,34 @@ def test_every_epoch_every_iteration_and_every_seed_draws_anew():
     noises = [training.batch_noise(*which).random() for which in ((SMALL, 0), (SMALL, 1), (other, 0))]
     assert len(set(noises)) == 3
     assert (training.initial(SMALL, 2, 2).cell.V != training.initial(other, 2, 2).cell.V).all()
+
+
+def test_the_sequences_of_a_task_have_the_noise_that_is_asked_for(monkeypatch):
+    asked, labels = [], np.arange(3)
+    monkeypatch.setattr(
+        tasks, "load", lambda *_: types.SimpleNamespace(m=1, classes=3, train_labels=labels, test_labels=labels)
+    )
+    monkeypatch.setattr(tasks, "sequences", lambda _, *arguments: asked.append(arguments))
+    arguments = ("test", np.arange(2), np.float64, np.random.default_rng(0))
+    runs.data_of("noise-padded", None).sequences(*arguments)
+    assert all(one is other for one, other in zip(asked[0], arguments, strict=True))
+
+
+def test_a_run_trains_on_the_batch_and_the_noise_of_each_iteration(tmp_path):
+    data, short, batches = tiny(), SMALL._replace(iterations=7), []
+
+    def sequences(split, indices, dtype, generator):
+        x = data.sequences(split, indices, dtype, generator)
+        if len(indices) == short.batch:  # 10 are validated on, 100 tested on
+            batches.append((indices, x))
+        return x
+
+    runs.train(tmp_path, short, data._replace(sequences=sequences), load_backend("numpy"))
+    learn, _ = training.splits(short, 100)
+    assert len(batches) == 7
+    for k, (indices, x) in enumerate(batches):
+        assert indices.tolist() == training.batch_indices(short, learn, k).tolist()
+        assert np.array_equal(x, data.sequences("train", indices, np.float32, training.batch_noise(short, k)))
 
 
 def test_the_readout_begins_with_a_variance_of_one_over_n():
@@ -222,6 +261,15 @@ def test_a_step_has_the_momentum_and_tells_the_rate_of_its_configuration():
     assert rates == pytest.approx([0.5, 0.5, 0.05, 0.005])
 
 
+def test_a_step_tells_the_loss_and_the_accuracy_of_its_batch():
+    state = training.initial(SMALL, 2, 2)
+    arrays = tuple(np.zeros_like(array) for array in (*state.cell, *state.layer))
+    found = [training.Gradient(0.5, 2, arrays), training.Gradient(0.125, 1, arrays)]
+    x, labels = np.zeros((6, 4, 2), np.float32), np.zeros(4, int)
+    _, measured = training.step(None, SMALL._replace(shards=2), state, x, labels, each=lambda *_: found)
+    assert (measured["loss"], measured["accuracy"]) == (0.625, 0.75)
+
+
 @pytest.mark.parametrize("cell", training.CELLS)
 def test_a_gradient_is_that_of_the_specification_at_this_step_size_and_diffusion(cell):
     configuration = SMALL._replace(cell=cell, step_size=0.3, diffusion=0.2)
@@ -232,6 +280,7 @@ def test_a_gradient_is_that_of_the_specification_at_this_step_size_and_diffusion
     loss = readout.cross_entropy(state.layer, trajectory.h[-1], labels)
     found = training.gradient(specification, configuration, state, x, labels, 4)
     assert found.loss == loss.value
+    assert found.right == sum(loss.logits.argmax(axis=1) == labels)
     wanted = module.backward(state.cell, x, trajectory, loss.h, **constants).parameters
     np.testing.assert_array_equal(found.arrays[0], np.triu(wanted.W, 1))
     np.testing.assert_array_equal(found.arrays[1], wanted.V)
@@ -1007,6 +1056,23 @@ def test_early_stopping(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["parameters"] == summary["parameters"]
 
 
+@pytest.mark.parametrize("stopped", [4, 7, 11, 18])
+def test_an_interrupted_run_ends_where_its_patience_would_have_ended_it(tmp_path, stopped):
+    def interrupt(iteration, _):
+        if iteration == stopped:
+            raise KeyboardInterrupt
+
+    configuration = SMALL._replace(patience=15, iterations=10_000)
+    whole = train(tmp_path / "whole", configuration)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", configuration, progress=interrupt)
+    resumed = train(tmp_path / "cut", configuration, resume=True)
+    assert resumed["best_iteration"] == whole["best_iteration"]
+    assert resumed["iterations"] == whole["iterations"] == whole["best_iteration"] + 15
+    for name in ("checkpoint.npz", "best.npz"):
+        assert same(tmp_path / "whole" / name, tmp_path / "cut" / name)
+
+
 @pytest.mark.parametrize("patience", [3, 7])
 def test_patience_ends_a_run_after_an_evaluation(tmp_path, patience):
     never_better = SMALL._replace(patience=patience, learning_rate=0.0)
@@ -1086,8 +1152,8 @@ def test_an_evaluation_has_the_noise_of_its_split_the_same_every_time():
 
     data, backend = tiny()._replace(sequences=sequences), load_backend("numpy")
     state = training.initial(SMALL, 2, 2)
-    for split in ("train", "test", "test"):
-        runs.evaluate(SMALL, data, backend, state, split, np.arange(20))
+    for iteration, split in enumerate(("train", "test", "test")):
+        runs.evaluate(SMALL, data, backend, state._replace(iteration=iteration), split, np.arange(20))
     (_, train_noise), (_, test_noise), (_, again) = seen
     assert np.array_equal(test_noise, again)
     assert not np.array_equal(train_noise, test_noise)

@@ -93,7 +93,11 @@ def test_file_for_a_directory(folder):
 
 
 def test_missing_files_are_listed(folder):
-    message = refused(folder, "missing train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz", split="train")
+    message = refused(
+        folder,
+        "train-labels-idx1-ubyte.gz; antisymrnn train TASK --data DIR --download",
+        split="train",
+    )
     assert str(folder) in message
     (folder / LABELS).unlink()
     assert f"missing {LABELS}" in refused(folder, str(folder))
@@ -564,7 +568,11 @@ def test_missing_cifar(tmp_path, batches):
     cifar_refused(tmp_path / "nowhere", "nowhere: expected a directory with the CIFAR-10 files, got nothing")
     for name in TRAIN[:3]:
         (tmp_path / name).write_bytes(batches[name])
-    cifar_refused(tmp_path, "missing data_batch_4.bin and data_batch_5.bin", split="train")
+    cifar_refused(
+        tmp_path,
+        "missing data_batch_4.bin and data_batch_5.bin; antisymrnn train TASK --data DIR --download",
+        split="train",
+    )
     with pytest.raises(ValueError, match="split: expected train or test, got 'valid'"):
         data.load_cifar(tmp_path, "valid")
 

@@ -88,7 +88,9 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Default: in runs/, named by the task and by what differs from its defaults."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in RUN.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in RUN, if there is one.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the state of every evaluation, for spectra.")] = False,
     profile: Annotated[
         int | None, typer.Option(metavar="N", help="No run: where N iterations spend their time, beside PyTorch.")
@@ -128,7 +130,8 @@ def train(
         print(line)
         write_results(json, line, code, start, {"command": "train", "configuration": configuration._asdict()} | results)
         return code
-    print(f"run {folder}", flush=True)
+    anew = resume and not os.path.exists(folder / "checkpoint.npz")
+    print(f"run {folder}" + (": no checkpoint there, from the first iteration on" if anew else ""), flush=True)
     summarised = _modified(folder / "summary.json")
     try:
         with _each(workers, configuration.shards) as each, _progress(configuration, content) as told:

@@ -57,6 +57,7 @@ _PACKED = ("", ".xz", ".gz")
 _IN_ARCHIVE = "cifar-10-batches-bin"
 _LARGEST_ARCHIVE = 2**28  # bytes, unpacked; the six batches have 184,380,000
 _XZ_MEMORY = 2**27  # what xz may ask for; its largest preset takes 65 MiB
+_DOWNLOAD = "antisymrnn train TASK --data DIR --download fetches them"
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 2**20
 
@@ -232,8 +233,8 @@ def _mnist_folder(directory: Path, names: tuple[str, str]) -> Path:
     folder = min(folders, key=lambda folder: len(missing[folder]))  # on a tie the directory itself
     if missing[folder]:
         unpacked = [name[: -len(".gz")] for name in missing[folder] if os.path.exists(folder / name[: -len(".gz")])]
-        hint = f"; {' and '.join(unpacked)} must stay compressed, as downloaded" if unpacked else ""
-        raise DataError(f"{folder}: expected {' and '.join(names)}, missing {' and '.join(missing[folder])}{hint}")
+        hint = f"{' and '.join(unpacked)} must stay compressed, as downloaded" if unpacked else _DOWNLOAD
+        raise DataError(f"{folder}: expected {' and '.join(names)}, missing {' and '.join(missing[folder])}; {hint}")
     return folder
 
 
@@ -308,7 +309,7 @@ def _cifar_files(directory: Path, names: tuple[str, ...]) -> Path | list[Path]:
             return parent / CIFAR_ARCHIVE
     raise DataError(
         f"{directory}: expected {CIFAR_ARCHIVE} or {' and '.join(names)}, plain or as .xz or .gz, here or in cifar10; "
-        f"missing {' and '.join(missing)}"
+        f"missing {' and '.join(missing)}; {_DOWNLOAD}"
     )
 
 

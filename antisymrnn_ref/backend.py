@@ -50,7 +50,7 @@ def load_backend(name: str) -> ModuleType:
     ValueError
         If nothing has that name; the message lists what is known and the closest match.
     TypeError
-        If ``name`` is not a string, its entry point does not name a module, or the module is not a backend.
+        If ``name`` is not a string, its entry point is not the path of a module, or the module is not a backend.
     """
     if not isinstance(name, str):
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")

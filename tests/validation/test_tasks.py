@@ -95,7 +95,8 @@ def test_file_for_a_directory(folder):
 def test_missing_files_are_listed(folder):
     message = refused(
         folder,
-        "train-labels-idx1-ubyte.gz; antisymrnn train TASK --data DIR --download",
+        "missing train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz; ",
+        "; antisymrnn train TASK --data DIR --download fetches them",
         split="train",
     )
     assert str(folder) in message

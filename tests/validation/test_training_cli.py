@@ -197,20 +197,27 @@ def test_the_command_that_goes_on_has_every_option_that_matters(run, tmp_path, m
 
 
 def test_to_go_on_without_a_checkpoint_is_to_begin_and_said(run, folder):
-    before = (folder / "best.npz").read_bytes()
+    before = (folder / "checkpoint.npz").read_bytes()
     _, out, _ = run("train", "digits", "--output", folder, "--resume")
     assert out.splitlines()[0] == f"run {folder}"
     (folder / "checkpoint.npz").unlink()
     code, out, _ = run("train", "digits", "--output", folder, "--resume")
     assert code == 0
     assert out.splitlines()[0] == f"run {folder}: no checkpoint there, from the first iteration on"
-    assert (folder / "best.npz").read_bytes() == before
+    assert (folder / "checkpoint.npz").read_bytes() == before
 
 
-def test_workers_give_the_bits_of_one_process(run, tmp_path):
-    for folder, options in ((tmp_path / "here", ()), (tmp_path / "there", ("--workers", "2"))):
+def test_workers_give_the_bits_of_one_process(run, tmp_path, monkeypatch):
+    def train(folder, *options):
         code, _, err = run("train", *TINY, "--shards", "3", *options, "--output", folder)
         assert (code, err) == (0, "")
+
+    def elsewhere(*_):
+        raise AssertionError("computed here")
+
+    train(tmp_path / "here")
+    monkeypatch.setattr(training, "gradient", elsewhere)
+    train(tmp_path / "there", "--workers", "2")
     for name in ("best.npz", "checkpoint.npz", "metrics.jsonl"):
         here, there = (tmp_path / each / name for each in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()

@@ -3,8 +3,8 @@
 Before each sample the threads that the last contender's library left spinning get ``REST_SECONDS`` to fall asleep. Then
 looks at the FMA loop of ``peak.py``, without a pause, wake the processors. As soon as ``STEADY`` of them in a row reach
 ``GATE`` of what the machine can hold, the contender runs untimed for ``SETTLE_SECONDS``, as it would in a loop: a
-virtual machine that wakes from a rest may have two threads on one processor, or two processors on one core, for the
-first 20 to 80 ms. Then it is timed once, and the sample counts if a look within ``AFTER_SECONDS`` of its end reaches
+virtual machine that wakes from a rest may have two threads on one processor, or two processors on one core, for some
+tens of milliseconds. Then it is timed once, and the sample counts if a look within ``AFTER_SECONDS`` of its end reaches
 the gate too: a library's threads may spin for a moment longer. Every other attempt is rejected, counted, and repeated
 up to ``ATTEMPTS`` times the samples that are wanted.
 """

@@ -42,7 +42,7 @@ def test_verdict_allows_three_standard_errors_of_the_published_test():
     assert published.verdict(98.0, [98.0 - allowance + 1e-6]) is Verdict.REPRODUCED
     assert published.verdict(98.0, [98.0 - allowance - 1e-6]) is Verdict.NOT_REPRODUCED
     assert published.verdict(98.0, [99.0, 96.0]) is Verdict.NOT_REPRODUCED  # the mean counts, not the best
-    assert published.verdict(98.0, [98.0, 97.3]) is Verdict.REPRODUCED  # nor the worst; of one test
+    assert published.verdict(98.0, [98.0, 97.3]) is Verdict.REPRODUCED  # nor the worst; seeds do not narrow it
 
 
 def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, tmp_path):

@@ -81,7 +81,7 @@ def test_a_file_of_several_gzip_members_is_read_whole(folder, images):
 
 
 def test_missing_directory(tmp_path):
-    refused(tmp_path / "nowhere", "nowhere: expected a directory with the MNIST files, got nothing")
+    refused(tmp_path / "nowhere", "nowhere: expected a directory with the MNIST files, got nothing; antisymrnn")
 
 
 def test_a_name_longer_than_the_file_system_takes(tmp_path):

@@ -223,11 +223,15 @@ def load_digits() -> Images:
     return Images(digits.images.astype(np.uint8), digits.target.astype(np.uint8), "digits", 16.0)
 
 
+def _check_directory(directory: Path, name: str) -> None:
+    if not os.path.isdir(directory):
+        came = "a file" if os.path.exists(directory) else f"nothing; {_DOWNLOAD}"
+        raise DataError(f"{directory}: expected a directory with the {name} files, got {came}")
+
+
 def _mnist_folder(directory: Path, names: tuple[str, str]) -> Path:
     """The directory or its folder ``mnist``, whichever has both files."""
-    if not os.path.isdir(directory):
-        came = "a file" if os.path.exists(directory) else "nothing"
-        raise DataError(f"{directory}: expected a directory with the MNIST files, got {came}")
+    _check_directory(directory, "MNIST")
     folders = [folder for folder in (directory, directory / "mnist") if os.path.isdir(folder)]
     missing = {folder: [name for name in names if not os.path.exists(folder / name)] for folder in folders}
     folder = min(folders, key=lambda folder: len(missing[folder]))  # on a tie the directory itself
@@ -293,9 +297,7 @@ def _check_official(path: Path, name: str, array: Array) -> None:
 
 def _cifar_files(directory: Path, names: tuple[str, ...]) -> Path | list[Path]:
     """The files of the batches, or the archive if there is a batch of which there is no file."""
-    if not os.path.isdir(directory):
-        came = "a file" if os.path.exists(directory) else "nothing"
-        raise DataError(f"{directory}: expected a directory with the CIFAR-10 files, got {came}")
+    _check_directory(directory, "CIFAR-10")
     parents = (directory, directory / "cifar10")
     folders = [folder for parent in parents for folder in (parent, parent / _IN_ARCHIVE)]
     missing = list(names)

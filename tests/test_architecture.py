@@ -12,9 +12,9 @@ from pathlib import Path
 
 import antisymrnn_ref
 import antisymrnn_validation
-from antisymrnn_validation.conformance.candidates import callable_candidate
-from antisymrnn_validation.conformance.cases import random_case
-from antisymrnn_validation.conformance.checks import certify
+from antisymrnn_validation.conformance.check import certify
+from antisymrnn_validation.conformance.targets.functions import callable_candidate
+from antisymrnn_validation.truth.cases import random_case
 
 PACKAGES = [Path(package.__file__).parent for package in (antisymrnn_ref, antisymrnn_validation)]
 README = Path(__file__).parents[1] / "README.md"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import antisymrnn_ref
 from antisymrnn_ref import GatedParameters, Parameters, antisymmetric, gated
 from antisymrnn_ref.contract import Array, kept_steps
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.theory.oracles import complex_step, inner_products, named_arrays
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.oracles import complex_step, inner_products, named_arrays
 
 TYPES = {"antisymmetric": Parameters, "gated": GatedParameters}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antisymrnn_ref import BackendUnavailable, GatedParameters, Parameters, antisymmetric, gated
-from antisymrnn_validation.conformance.cases import random_case
+from antisymrnn_validation.truth.cases import random_case
 
 CASE = random_case("antisymmetric", 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)
 

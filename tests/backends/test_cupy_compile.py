@@ -17,7 +17,7 @@ import antisymrnn_ref
 import compile_gate
 from antisymrnn_cupy import _instances
 from antisymrnn_cupy._instances import INSTANCES, ITEMSIZE, KERNELS, MODULES, OPTIONS, REAL, STRUCTS
-from antisymrnn_validation.conformance.cases import CELLS
+from antisymrnn_validation.truth.cases import CELLS
 from compile_gate import CompileError, Wanted
 
 HERE = importlib.resources.files("antisymrnn_cupy")  # as installed: the wheel must have the kernels

@@ -9,8 +9,8 @@ import pytest
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import BackendUnavailable, Parameters
-from antisymrnn_validation.conformance.cases import random_case
-from antisymrnn_validation.conformance.checks import iter_checks
+from antisymrnn_validation.conformance.check import iter_checks
+from antisymrnn_validation.truth.cases import random_case
 
 try:
     backend = load_backend("cupy")

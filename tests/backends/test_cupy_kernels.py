@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from antisymrnn_cupy._instances import INSTANCES
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.conformance.checks import measure, run
+from antisymrnn_validation.conformance.check import measure, run
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from cuda_on_cpu.driver import Card
 
 

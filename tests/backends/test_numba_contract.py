@@ -26,9 +26,9 @@ import antisymrnn_numba
 import antisymrnn_ref
 from antisymrnn_numba import _host, _kernels, _memory, _threads
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.conformance.checks import iter_checks, measure, run
-from antisymrnn_validation.theory.oracles import named_arrays
+from antisymrnn_validation.conformance.check import iter_checks, measure, run
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.oracles import named_arrays
 
 CHECKS = iter_checks("numba")
 

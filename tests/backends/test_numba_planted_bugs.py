@@ -19,8 +19,8 @@ JUDGE = """
 import sys, numpy as np, numba, antisymrnn_numba as backend
 from antisymrnn_numba import _host, _memory
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.cases import CELLS, random_case
-from antisymrnn_validation.conformance.checks import BrokenPromise, measure, run
+from antisymrnn_validation.truth.cases import CELLS, random_case
+from antisymrnn_validation.conformance.check import BrokenPromise, measure, run
 
 plain_empty, lent = _memory.empty, []
 def poisoned(shape, dtype):

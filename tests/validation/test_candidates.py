@@ -21,10 +21,8 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_validation import cli
-from antisymrnn_validation.cli import judging
-from antisymrnn_validation.conformance import candidates, programs
-from antisymrnn_validation.conformance.cases import Case, random_case
-from antisymrnn_validation.conformance.checks import (
+from antisymrnn_validation.cli import conform
+from antisymrnn_validation.conformance.check import (
     ALL,
     LEVELS,
     BrokenPromise,
@@ -34,7 +32,9 @@ from antisymrnn_validation.conformance.checks import (
     features_of,
     iter_checks,
 )
-from antisymrnn_validation.conformance.conventions import declared
+from antisymrnn_validation.conformance.targets import functions, programs
+from antisymrnn_validation.conformance.targets.conventions import declared
+from antisymrnn_validation.truth.cases import Case, random_case
 
 EXAMPLE = Path(__file__).parents[2] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
 
@@ -329,7 +329,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 def test_a_backend_has_every_feature_whatever_its_module_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antisymrnn_ref, "features", frozenset(), raising=False)
     assert features_of(antisymrnn_ref) == ALL
-    found = candidates.backend("numpy")
+    found = functions.backend("numpy")
     assert found.features == ALL
     assert certify("numpy", case()).run(found).status == "passed"
 
@@ -361,7 +361,7 @@ def test_what_a_candidate_lacks_does_not_apply() -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_an_honest_function_is_accepted() -> None:
-    candidate = candidates.callable_candidate("numpy_cells:states", "numpy_cells:gated")
+    candidate = functions.callable_candidate("numpy_cells:states", "numpy_cells:gated")
     assert candidate.features == {"arrays", "layouts", "gated", "ablation"}
     results = judged(candidate)
     ran = accepted(results)
@@ -372,7 +372,7 @@ def test_an_honest_function_is_accepted() -> None:
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("name", ["wider_inside", "without_M"])
 def test_another_form_of_the_cell_is_accepted(name: str) -> None:
-    ran = accepted(judged(candidates.callable_candidate(f"numpy_cells:{name}"), among="promises"))
+    ran = accepted(judged(functions.callable_candidate(f"numpy_cells:{name}"), among="promises"))
     assert ran >= {"infinite input", "non finite values", "blank inputs", "independent calls"}
 
 
@@ -389,14 +389,14 @@ def test_another_form_of_the_cell_is_accepted(name: str) -> None:
     ],
 )
 def test_a_function_that_is_right_when_it_is_called_once_is_rejected(name: str, check: str, words: str) -> None:
-    candidate = candidates.callable_candidate(f"numpy_cells:{name}")
+    candidate = functions.callable_candidate(f"numpy_cells:{name}")
     results = judged(candidate, among="antisymmetric promises T=11 B=4 n=7 m=3 float64")
     assert [result.detail[: len(words)] for result in results if result.check == check and result.detail] == [words]
 
 
 @pytest.mark.usefixtures("modules")
 def test_the_longest_case_is_as_long_as_any_of_the_paper() -> None:
-    candidate = candidates.callable_candidate("numpy_cells:no_longer")
+    candidate = functions.callable_candidate("numpy_cells:no_longer")
     (long,) = [check for check in iter_checks("x", features=candidate.features) if "T=1024" in check.case][:1]
     assert long.run(candidate).detail.startswith("h: relative error")
 
@@ -415,7 +415,7 @@ def test_the_longest_case_is_as_long_as_any_of_the_paper() -> None:
     ],
 )
 def test_a_wrong_function_is_rejected(name: str, check: str, words: str) -> None:
-    results = judged(candidates.callable_candidate(f"numpy_cells:{name}"), among="T=11 B=4 n=7 m=3 float64")
+    results = judged(functions.callable_candidate(f"numpy_cells:{name}"), among="T=11 B=4 n=7 m=3 float64")
     details = [result.detail for result in results if result.status == "failed" and result.check == check]
     assert details
     assert all(words in detail for detail in details)
@@ -423,7 +423,7 @@ def test_a_wrong_function_is_rejected(name: str, check: str, words: str) -> None
 
 @pytest.mark.usefixtures("modules")
 def test_states_of_another_dtype_than_the_inputs_are_rejected() -> None:
-    candidate = candidates.callable_candidate("numpy_cells:widened")
+    candidate = functions.callable_candidate("numpy_cells:widened")
     for dtype, status in ((np.float64, "passed"), (np.float32, "failed")):
         result = certify("callable", case(dtype=dtype), what="every state").run(candidate)
         assert result.status == status
@@ -432,7 +432,7 @@ def test_states_of_another_dtype_than_the_inputs_are_rejected() -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_the_ablation_is_asked_where_every_function_takes_it() -> None:
-    both, one = (candidates.callable_candidate("numpy_cells:states", f"numpy_cells:{g}") for g in ("gated", "writes"))
+    both, one = (functions.callable_candidate("numpy_cells:states", f"numpy_cells:{g}") for g in ("gated", "writes"))
     assert "ablation" in both.features
     assert "ablation" not in one.features
 
@@ -447,9 +447,9 @@ def test_a_module_that_fails_at_import_is_told_with_its_place(
 
 @pytest.mark.usefixtures("modules")
 def test_a_function_has_a_limit_of_time_under_a_convention_too() -> None:
-    candidate = candidates.callable_candidate("numpy_cells:states")
+    candidate = functions.callable_candidate("numpy_cells:states")
     under = declared(candidate, "row vectors")
-    assert candidate.seconds == under.seconds == candidates.CHECK_SECONDS < math.inf
+    assert candidate.seconds == under.seconds == functions.CHECK_SECONDS < math.inf
     assert under.features == {"ablation"}
 
 
@@ -458,11 +458,11 @@ def test_a_function_has_a_limit_of_time_under_a_convention_too() -> None:
 def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     if name == "states":
-        candidate = candidates.torch_candidate("torch_cells:states", "torch_cells:gated")
+        candidate = functions.torch_candidate("torch_cells:states", "torch_cells:gated")
         assert candidate.features == {"gradients", "layouts", "gated", "ablation"}
         results = judged(candidate, among="promises")
     else:
-        candidate = candidates.torch_candidate(f"torch_cells:{name}")
+        candidate = functions.torch_candidate(f"torch_cells:{name}")
         assert candidate.features == {"gradients", "layouts"}
         results = judged(candidate, among="promises T=11")
     assert accepted(results) >= {"antisymmetric gradient", "batch sum", "non finite values", "huge values"}
@@ -483,7 +483,7 @@ def test_an_honest_peer_of_pytorch_is_accepted(name: str) -> None:
 )
 def test_a_wrong_peer_of_pytorch_is_rejected(name: str, words: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    result = certify("torch", case()).run(candidates.torch_candidate(f"torch_cells:{name}"))
+    result = certify("torch", case()).run(functions.torch_candidate(f"torch_cells:{name}"))
     assert result.status == "failed"
     assert words in result.detail
 
@@ -491,7 +491,7 @@ def test_a_wrong_peer_of_pytorch_is_rejected(name: str, words: str) -> None:
 @pytest.mark.usefixtures("modules")
 def test_a_backward_pass_by_hand_is_accepted() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    results = judged(candidates.torch_candidate("torch_backward:states"), among="promises")
+    results = judged(functions.torch_candidate("torch_backward:states"), among="promises")
     assert accepted(results) >= {"independent calls", "non contiguous", "without input gradient", "infinite input"}
 
 
@@ -514,7 +514,7 @@ def test_a_backward_pass_that_is_wrong_in_other_hands_is_rejected(
 ) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     monkeypatch.setattr(importlib.import_module("torch_backward"), "fault", fault)
-    candidate = candidates.torch_candidate("torch_backward:states")
+    candidate = functions.torch_candidate("torch_backward:states")
     (result,) = [
         result
         for result in judged(candidate, among="antisymmetric promises T=11 B=4 n=7 m=3 float64")
@@ -527,7 +527,7 @@ def test_a_backward_pass_that_is_wrong_in_other_hands_is_rejected(
 @pytest.mark.usefixtures("modules")
 def test_a_peer_of_pytorch_is_judged_without_steps_and_in_the_ablation() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    candidate = candidates.torch_candidate("torch_cells:Ablated")
+    candidate = functions.torch_candidate("torch_cells:Ablated")
     assert candidate.features == {"gradients", "layouts", "ablation"}
     empty = random_case("antisymmetric", 0, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=7)
     for given in (empty, case(unconstrained=True)):
@@ -539,7 +539,7 @@ def test_a_peer_of_pytorch_is_judged_without_steps_and_in_the_ablation() -> None
 def test_a_module_is_not_changed_by_being_judged() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = importlib.import_module("torch_cells").made
-    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "passed"
+    assert certify("torch", case()).run(functions.torch_candidate(module)).status == "passed"
     assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
 
 
@@ -548,25 +548,25 @@ def test_a_module_that_was_changed_is_judged_anew() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     module = importlib.import_module("torch_cells").Cell(2, 3)
     honest = module.forward
-    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "passed"
+    assert certify("torch", case()).run(functions.torch_candidate(module)).status == "passed"
     module.forward = lambda x, h0: 2 * honest(x, h0)
-    assert certify("torch", case()).run(candidates.torch_candidate(module)).status == "failed"
+    assert certify("torch", case()).run(functions.torch_candidate(module)).status == "failed"
 
 
 @pytest.mark.usefixtures("modules")
 def test_a_function_of_jax_that_donates_what_it_is_given_is_rejected() -> None:
     pytest.importorskip("jax", reason="JAX is not installed")
-    result = certify("jax", case(), what="every state").run(candidates.jax_candidate("jax_cells:donated"))
+    result = certify("jax", case(), what="every state").run(functions.jax_candidate("jax_cells:donated"))
     assert result.detail == "h0: the call donates its memory, and the caller's array is gone"
 
 
 @pytest.mark.usefixtures("modules")
 def test_a_peer_of_jax_is_judged_in_the_ablation_and_has_one_set_of_states() -> None:
     pytest.importorskip("jax", reason="JAX is not installed")
-    candidate = candidates.jax_candidate("jax_cells:ablated")
+    candidate = functions.jax_candidate("jax_cells:ablated")
     assert candidate.features == {"gradients", "ablation"}
     assert certify("jax", case(unconstrained=True)).run(candidate).status == "passed"
-    result = certify("jax", case()).run(candidates.jax_candidate("jax_cells:other_states"))
+    result = certify("jax", case()).run(functions.jax_candidate("jax_cells:other_states"))
     assert result.detail == "h: the pass that is differentiated has other states than the pass that is not"
 
 
@@ -574,7 +574,7 @@ def test_a_peer_of_jax_is_judged_in_the_ablation_and_has_one_set_of_states() -> 
 def test_an_honest_peer_of_jax_is_accepted() -> None:
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     before = jax.config.jax_enable_x64
-    candidate = candidates.jax_candidate("jax_cells:states", "jax_cells:gated")
+    candidate = functions.jax_candidate("jax_cells:states", "jax_cells:gated")
     assert candidate.features == {"gradients", "gated"}
     some = ("antisymmetric gradient", "signed permutation", "denormal values", "huge values", "nan column to rounding")
     checks = iter_checks("jax", quick=True, features=candidate.features)  # each size is compiled anew: not all of them
@@ -584,7 +584,7 @@ def test_an_honest_peer_of_jax_is_accepted() -> None:
         result = certify("jax", case(cell, last_state_only=True)).run(candidate)
         assert result.status == "passed", result.detail
     assert jax.config.jax_enable_x64 == before
-    result = certify("jax", case()).run(candidates.jax_candidate("jax_cells:stopped"))
+    result = certify("jax", case()).run(functions.jax_candidate("jax_cells:stopped"))
     assert result.detail.startswith("V: relative error 1.0e+00")
 
 
@@ -615,7 +615,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
 
 
 def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None:
-    candidate = candidates.program_candidate(built())
+    candidate = functions.program_candidate(built())
     results = judged(candidate)
     assert accepted(results) >= {"accuracy", "checkpointing", "chunks", "denormal values", "non finite values"}
     lacking = {result.detail for result in results if result.status == "not applicable"}
@@ -636,7 +636,7 @@ def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None
 def test_a_wrong_edit_of_the_example_is_rejected(
     built: Callable[..., list[str]], honest: str, planted: str, cell: str, words: str
 ) -> None:
-    result = certify("cpp", case(cell)).run(candidates.program_candidate(built(honest, planted, "-O0")))
+    result = certify("cpp", case(cell)).run(functions.program_candidate(built(honest, planted, "-O0")))
     assert result.status == "failed"
     assert words in result.detail
 
@@ -704,7 +704,7 @@ HOSTILE = {
 def program(folder: Path, source: str, timeout: float = 20.0) -> Candidate:
     path = folder / "program.py"
     path.write_text(HEAD + source, encoding="utf-8")
-    return candidates.program_candidate([sys.executable, "-S", "-E", str(path)], timeout)
+    return functions.program_candidate([sys.executable, "-S", "-E", str(path)], timeout)
 
 
 @pytest.fixture
@@ -837,7 +837,7 @@ def test_conform_gives_a_program_the_time_that_is_asked(capsys: pytest.CaptureFi
     assert code == 1
     assert "no end within 0.1 s" in out
     arguments = shlex.split(command)
-    assert judging._target(None, **NOTHING | {"cmd": command, "timeout": 0.1}).source.endswith(
+    assert conform._target(None, **NOTHING | {"cmd": command, "timeout": 0.1}).source.endswith(
         f"program_candidate({arguments!r}, 0.1)"
     )
 

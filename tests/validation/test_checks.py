@@ -20,17 +20,8 @@ from hypothesis import strategies as st
 
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
-from antisymrnn_validation.conformance import checks
-from antisymrnn_validation.conformance.bad_calls import bad_calls
-from antisymrnn_validation.conformance.cases import (
-    CELLS,
-    Case,
-    drawn_cases,
-    generic_cases,
-    random_case,
-    swept_cases,
-)
-from antisymrnn_validation.conformance.checks import (
+from antisymrnn_validation.conformance import check
+from antisymrnn_validation.conformance.check import (
     BrokenPromise,
     Check,
     Promise,
@@ -50,7 +41,9 @@ from antisymrnn_validation.conformance.checks import (
     promises,
     run,
 )
-from antisymrnn_validation.theory.oracles import enclose
+from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
+from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
+from antisymrnn_validation.truth.oracles import enclose
 
 # bad calls need sizes that differ pairwise, which the checks give them; signatures do not depend on the case
 PROMISES = {
@@ -107,8 +100,8 @@ def test_the_specification_agrees_with_the_certified_truth(case: Case) -> None:
 
 
 def test_a_truth_that_contradicts_the_product_rule_certifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "tangent_identity", lambda *_: (arb(1), arb(2)))
-    monkeypatch.setattr(checks, "_reference", checks._reference.__wrapped__)  # no truth of an earlier call
+    monkeypatch.setattr(check, "tangent_identity", lambda *_: (arb(1), arb(2)))
+    monkeypatch.setattr(check, "_reference", check._reference.__wrapped__)  # no truth of an earlier call
     result = certify("mine", a_case()).run(antisymrnn_ref)
     assert result.status == "not applicable"
     assert "contradict the product rule" in result.detail
@@ -182,13 +175,13 @@ def test_the_tolerance_is_measured_and_small() -> None:
 
 
 def test_the_specification_is_measured_without_itself_and_others_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = checks._reference
+    right = check._reference
 
     def useless(pickled: bytes) -> object:
         truth, specification, perturbed = right(pickled)
         return truth, dict.fromkeys(specification, 1.0), perturbed
 
-    monkeypatch.setattr(checks, "_reference", useless)
+    monkeypatch.setattr(check, "_reference", useless)
     for what in ("last state", "every state", "accuracy"):
         own, other = (certify(name, a_case(), what=what).run(antisymrnn_ref).errors for name in ("numpy", "other"))
         assert own
@@ -597,7 +590,7 @@ def test_every_swept_case_is_judged_as_the_sweep_has_it(monkeypatch: pytest.Monk
         asked.append((case.name, options.get("what"), options.get("keep_every"), options.get("input_gradient")))
         return Check("accuracy", case.name, lambda _: Result("accuracy", case.name, "passed"))
 
-    monkeypatch.setattr(checks, "certify", noted)
+    monkeypatch.setattr(check, "certify", noted)
     iter_checks("a fast backend")
     wanted = {(case.name, "accuracy", keep_every, dx) for case, keep_every, dx in swept_cases()}
     assert wanted <= set(asked)

@@ -10,9 +10,9 @@ import pytest
 from flint import arb, ctx, fmpq
 
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
-from antisymrnn_validation.theory import certified, continuous, discrete, figures, gradients
-from antisymrnn_validation.theory.claims import CLAIMS, judge
-from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict, decide
+from antisymrnn_validation.claims import euler, evidence, figure_one, gradients, ode
+from antisymrnn_validation.claims.ledger import CLAIMS, judge
+from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict, decide
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 
@@ -56,7 +56,7 @@ def test_padded_counts_hold_if_they_round_to_the_printed_ones(monkeypatch):
     counted["lstm_count"] = lambda _n, _m, _c: 69_499
     for name, wrong in counted.items():
         assert verdict("published-counts-when-padded") is Verdict.REFUTED
-        monkeypatch.setattr(f"antisymrnn_validation.theory.counting.{name}", wrong)
+        monkeypatch.setattr(f"antisymrnn_validation.claims.counting.{name}", wrong)
     assert verdict("published-counts-when-padded") is Verdict.HOLDS
 
 
@@ -221,7 +221,7 @@ WRONG_SPECIFICATIONS = [
     ("test-equation", dynamics, "test_equation", scaled(dynamics.test_equation, 1 + 1e-12)),
     ("euler-first-order", dynamics, "forward_euler", with_offset_of_first_order),
     ("cells-as-written", antisymmetric, "forward", last_step_off),
-    ("antisymmetry-is-exact", continuous, "recurrent_matrix", off_in_float32),
+    ("antisymmetry-is-exact", ode, "recurrent_matrix", off_in_float32),
     ("jacobian-of-the-ode", stability, "jacobian", scaled(stability.jacobian, 1 + 1e-12)),
     ("jacobian-of-the-ode", stability, "jacobian", scaled(stability.jacobian, np.nan)),
     ("gated-sign-condition", stability, "gated_diagonal", nan_where_positive),
@@ -241,21 +241,21 @@ WRONG_SPECIFICATIONS = [
     ("cells-as-written", antisymmetric, "recurrent_matrix", diffusion_off_every_entry),
     ("cells-as-written", gated, "sigmoid", scaled(gated.sigmoid, 1 + 1e-12)),
     ("cells-as-written", dynamics, "feedback", lambda W, h0, _step_size, T: dynamics.vanilla(W, h0, T)),
-    ("antisymmetry-is-exact", continuous, "recurrent_matrix", lambda W, _: W - W.T * W.dtype.type(0.9999)),
-    ("antisymmetric-eigenvalues", continuous, "recurrent_matrix", lambda W, _: W - 0.999999999999 * W.T),
-    ("computed-eigenvalues", continuous, "recurrent_matrix", lambda W, _: W - 0.999999999999 * W.T),
+    ("antisymmetry-is-exact", ode, "recurrent_matrix", lambda W, _: W - W.T * W.dtype.type(0.9999)),
+    ("antisymmetric-eigenvalues", ode, "recurrent_matrix", lambda W, _: W - 0.999999999999 * W.T),
+    ("computed-eigenvalues", ode, "recurrent_matrix", lambda W, _: W - 0.999999999999 * W.T),
     ("jacobian-of-the-ode", stability, "diagonal", lambda a: 1 - a**2),
     ("eigenvalues-of-the-jacobian", stability, "jacobian", lambda D, M: D[:, None] * M + 1e-9 * np.eye(len(M))),
     ("eigenvalues-of-the-jacobian", stability, "meets_critical_criterion", lambda _J, _tolerance: False),
     ("real-parts-with-diffusion", stability, "real_part_interval", half_interval),
     (
         "real-parts-with-diffusion",
-        continuous,
+        ode,
         "recurrent_matrix",
         lambda W, diffusion: W - W.T + diffusion * np.eye(len(W)),
     ),
     ("sensitivity-equation", stability, "jacobian", lambda D, M: M * D),
-    ("constant-jacobian-is-stable", continuous, "recurrent_matrix", lambda W, _: W - 0.999 * W.T),
+    ("constant-jacobian-is-stable", ode, "recurrent_matrix", lambda W, _: W - 0.999 * W.T),
     ("energy-of-the-ode", dynamics, "energy", lambda M, h, u: ((h @ M.T + u) ** 2).sum(axis=-1) / 2),
     ("energy-under-euler", dynamics, "energy", scaled(dynamics.energy, 1 + 1e-12)),
     ("energy-under-euler", dynamics, "energy", nan_like(dynamics.energy)),
@@ -313,44 +313,44 @@ def test_both_bounds_are_checked_and_must_be_close(monkeypatch, lower, upper):
 ROOTS = [[0, 0, 0, -1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
 """Its eigenvalues are the fourth roots of −1."""
 
-LAST_DIGIT_OFF = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
+LAST_DIGIT_OFF = {**figure_one.END_STATES, "W₀": [(-0.620996, 0.487439), *figure_one.END_STATES["W₀"][1:]]}
 
 
 @pytest.mark.parametrize(
     ("name", "module", "constant", "value", "expected"),
     [
-        ("euler-first-order", continuous, "ORDER_TOLERANCE", 0.0, Verdict.UNDECIDED),
-        ("frozen-eigenvalues-suffice", continuous, "MARKUS_YAMABE", fmpq(1, 2), Verdict.UNDECIDED),
-        ("constant-jacobian-is-stable", continuous, "NILPOTENT", [[0, 0], [0, 0]], Verdict.UNDECIDED),
-        ("exponential-of-slow-jacobian", continuous, "ORDER_TOLERANCE", 0.0, Verdict.REFUTED),
-        ("exponential-of-slow-jacobian", continuous, "SLOW_RATES", [fmpq(1)], Verdict.UNDECIDED),
-        ("exponential-of-slow-jacobian", continuous, "QUARTER_TURN", [[0, 0], [0, 0]], Verdict.UNDECIDED),
+        ("euler-first-order", ode, "ORDER_TOLERANCE", 0.0, Verdict.UNDECIDED),
+        ("frozen-eigenvalues-suffice", ode, "MARKUS_YAMABE", fmpq(1, 2), Verdict.UNDECIDED),
+        ("constant-jacobian-is-stable", ode, "NILPOTENT", [[0, 0], [0, 0]], Verdict.UNDECIDED),
+        ("exponential-of-slow-jacobian", ode, "ORDER_TOLERANCE", 0.0, Verdict.REFUTED),
+        ("exponential-of-slow-jacobian", ode, "SLOW_RATES", [fmpq(1)], Verdict.UNDECIDED),
+        ("exponential-of-slow-jacobian", ode, "QUARTER_TURN", [[0, 0], [0, 0]], Verdict.UNDECIDED),
         (
             "exponential-of-slow-jacobian",
-            continuous,
+            ode,
             "slow_turn",
-            half_a_turn_off(continuous.slow_turn),
+            half_a_turn_off(ode.slow_turn),
             Verdict.UNDECIDED,
         ),
-        ("critical-criterion-keeps-gradients", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
-        ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
-        ("critical-criterion-keeps-gradients", continuous, "ROTATION", [[0, -1], [1, 0]], Verdict.UNDECIDED),
-        ("jacobian-varies-slowly", continuous, "SWING", fmpq(1), Verdict.UNDECIDED),
-        ("jacobian-varies-slowly", continuous, "SWING", fmpq(2), Verdict.UNDECIDED),
-        ("computed-eigenvalues", continuous, "SEARCHED", np.array([[0, 1], [-1, 2e-15]]), Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", ode, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", ode, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
+        ("critical-criterion-keeps-gradients", ode, "ROTATION", [[0, -1], [1, 0]], Verdict.UNDECIDED),
+        ("jacobian-varies-slowly", ode, "SWING", fmpq(1), Verdict.UNDECIDED),
+        ("jacobian-varies-slowly", ode, "SWING", fmpq(2), Verdict.UNDECIDED),
+        ("computed-eigenvalues", ode, "SEARCHED", np.array([[0, 1], [-1, 2e-15]]), Verdict.UNDECIDED),
         (
             "eigenvalues-of-the-jacobian",
-            continuous,
+            ode,
             "fractions",
-            lambda _: certified.fractions(ROOTS),
+            lambda _: evidence.fractions(ROOTS),
             Verdict.UNDECIDED,
         ),
-        ("ode-is-stable", continuous, "imaginary_pair", lambda _: False, Verdict.UNDECIDED),
-        ("ode-is-stable", continuous, "period", lambda _start, _M: arb.pi(), Verdict.UNDECIDED),
-        ("ode-is-stable", continuous, "period", scaled(continuous.period, 1 + 1e-6), Verdict.UNDECIDED),
-        ("network-inherits-stability", discrete, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
-        ("frozen-euler-suffices", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
-        ("frozen-euler-suffices", discrete, "inside_unit_circle", lambda J: abs(J.det()) < 0.98, Verdict.UNDECIDED),
+        ("ode-is-stable", ode, "imaginary_pair", lambda _: False, Verdict.UNDECIDED),
+        ("ode-is-stable", ode, "period", lambda _start, _M: arb.pi(), Verdict.UNDECIDED),
+        ("ode-is-stable", ode, "period", scaled(ode.period, 1 + 1e-6), Verdict.UNDECIDED),
+        ("network-inherits-stability", euler, "ROTATION", [[-1, -2], [2, -1]], Verdict.UNDECIDED),
+        ("frozen-euler-suffices", euler, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
+        ("frozen-euler-suffices", euler, "inside_unit_circle", lambda J: abs(J.det()) < 0.98, Verdict.UNDECIDED),
         (
             "gradient-norm-is-constant",
             gradients,
@@ -365,45 +365,45 @@ LAST_DIGIT_OFF = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures
             scaled(stability.amplification, 1.001),
             Verdict.UNDECIDED,
         ),
-        ("inputs-do-not-matter", discrete, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
-        ("w-diff-is-euler-stable", discrete, "W_DIFF", [["-0.21", "-2"], ["2", "-0.21"]], Verdict.HOLDS),
-        ("gated-criterion-remains", discrete, "gated_diagonal_in_balls", lambda _a, _a_z: arb(1), Verdict.UNDECIDED),
-        ("gated-criterion-remains", discrete, "random_matrix", scaled(discrete.random_matrix, 1e-6), Verdict.UNDECIDED),
+        ("inputs-do-not-matter", euler, "SWING", fmpq(99, 100), Verdict.UNDECIDED),
+        ("w-diff-is-euler-stable", euler, "W_DIFF", [["-0.21", "-2"], ["2", "-0.21"]], Verdict.HOLDS),
+        ("gated-criterion-remains", euler, "gated_diagonal_in_balls", lambda _a, _a_z: arb(1), Verdict.UNDECIDED),
+        ("gated-criterion-remains", euler, "random_matrix", scaled(euler.random_matrix, 1e-6), Verdict.UNDECIDED),
         (
             "gated-criterion-remains",
-            discrete,
+            euler,
             "gated_counter_example",
-            of_tiny_weights(discrete.gated_counter_example),
+            of_tiny_weights(euler.gated_counter_example),
             Verdict.UNDECIDED,
         ),
-        ("crossed-words", figures, "rotation", figures.reflection, Verdict.UNDECIDED),
+        ("crossed-words", figure_one, "rotation", figure_one.reflection, Verdict.UNDECIDED),
         (
             "figure-eigenvalues",
-            figures,
+            figure_one,
             "AMPLIFICATIONS",
-            {**figures.AMPLIFICATIONS, "W₀": 1.019805},
+            {**figure_one.AMPLIFICATIONS, "W₀": 1.019805},
             Verdict.UNDECIDED,
         ),
-        ("figure-end-states", figures, "END_STATES", LAST_DIGIT_OFF, Verdict.UNDECIDED),
+        ("figure-end-states", figure_one, "END_STATES", LAST_DIGIT_OFF, Verdict.UNDECIDED),
         (
             "figure-energies",
-            figures,
+            figure_one,
             "ENERGIES",
-            [(0.433780830483, 1.043738702220), *figures.ENERGIES[1:]],
+            [(0.433780830483, 1.043738702220), *figure_one.ENERGIES[1:]],
             Verdict.UNDECIDED,
         ),
-        ("orthogonal-vanilla-collapses", figures, "TURNS", [("1", "1")], Verdict.UNDECIDED),
-        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(1), Verdict.REFUTED),
-        ("orthogonal-gradient-vanishes", figures, "derivative_of_tanh", lambda _: arb(0.9), Verdict.UNDECIDED),
-        ("orthogonal-gradient-vanishes", figures, "STARTS", [["0.5", "-0.75"]], Verdict.UNDECIDED),
+        ("orthogonal-vanilla-collapses", figure_one, "TURNS", [("1", "1")], Verdict.UNDECIDED),
+        ("orthogonal-gradient-vanishes", figure_one, "derivative_of_tanh", lambda _: arb(1), Verdict.REFUTED),
+        ("orthogonal-gradient-vanishes", figure_one, "derivative_of_tanh", lambda _: arb(0.9), Verdict.UNDECIDED),
+        ("orthogonal-gradient-vanishes", figure_one, "STARTS", [["0.5", "-0.75"]], Verdict.UNDECIDED),
         (
             "imaginary-eigenvalues-are-unstable",
-            discrete,
+            euler,
             "saturating_inputs",
-            without_inputs(discrete.saturating_inputs),
+            without_inputs(euler.saturating_inputs),
             Verdict.UNDECIDED,
         ),
-        ("circular-field", figures, "STARTS", [["0", "0.5"], ["1", "0"], ["-2", "0"]], Verdict.HOLDS),
+        ("circular-field", figure_one, "STARTS", [["0", "0.5"], ["1", "0"], ["-2", "0"]], Verdict.HOLDS),
     ],
 )
 def test_other_numbers_give_another_verdict(monkeypatch, name, module, constant, value, expected):
@@ -427,7 +427,7 @@ def test_other_numbers_give_another_verdict(monkeypatch, name, module, constant,
     ],
 )
 def test_other_matrix_gives_another_verdict(monkeypatch, name, matrix, rows, expected):
-    monkeypatch.setitem(figures.MATRICES, matrix, rows)
+    monkeypatch.setitem(figure_one.MATRICES, matrix, rows)
     assert verdict(name) is expected
 
 
@@ -445,7 +445,7 @@ def test_other_matrix_gives_another_verdict(monkeypatch, name, matrix, rows, exp
     ],
 )
 def test_imaginary_eigenvalues_are_told_from_others(rows, imaginary):
-    assert continuous.is_imaginary(certified.fractions(rows)) is imaginary
+    assert ode.is_imaginary(evidence.fractions(rows)) is imaginary
 
 
 @pytest.mark.parametrize(
@@ -460,14 +460,14 @@ def test_imaginary_eigenvalues_are_told_from_others(rows, imaginary):
     ],
 )
 def test_eigenvalues_of_two_rows_are_told_by_trace_and_determinant(rows, pair, inside):
-    J = certified.fractions(rows)
-    assert continuous.imaginary_pair(J) is pair
-    assert discrete.inside_unit_circle(J) is inside
+    J = evidence.fractions(rows)
+    assert ode.imaginary_pair(J) is pair
+    assert euler.inside_unit_circle(J) is inside
 
 
 def test_identities_are_tried_at_more_points_than_their_degree(monkeypatch):
-    tried, point = [], continuous.on_the_circle
-    monkeypatch.setattr(continuous, "on_the_circle", lambda tau: tried.append(tau) or point(tau))
+    tried, point = [], ode.on_the_circle
+    monkeypatch.setattr(ode, "on_the_circle", lambda tau: tried.append(tau) or point(tau))
     for name, degree in (("frozen-eigenvalues-suffice", 8), ("critical-criterion-keeps-gradients", 10)):
         tried.clear()
         assert verdict(name) is Verdict.REFUTED
@@ -475,10 +475,8 @@ def test_identities_are_tried_at_more_points_than_their_degree(monkeypatch):
 
 
 def test_energy_that_falls_or_stays_does_not_rise():
-    h, nothing, rotation = certified.balls(np.array([0.3, -0.2])), certified.arb_mat(2, 1), np.array([[0, -2], [2, 0]])
-    rises = [
-        discrete.energy_rises(certified.balls(M), nothing, h, 0.1) for M in (rotation, -np.eye(2), np.zeros((2, 2)))
-    ]
+    h, nothing, rotation = evidence.balls(np.array([0.3, -0.2])), evidence.arb_mat(2, 1), np.array([[0, -2], [2, 0]])
+    rises = [euler.energy_rises(evidence.balls(M), nothing, h, 0.1) for M in (rotation, -np.eye(2), np.zeros((2, 2)))]
     assert rises == [True, False, False]
 
 
@@ -486,20 +484,20 @@ def test_energy_that_falls_or_stays_does_not_rise():
 def test_an_error_of_nan_is_the_largest(place):
     array = np.ones(2)
     array[place] = np.nan
-    assert np.isnan(certified.largest_error(array, certified.balls(np.ones((2, 1)))))
+    assert np.isnan(evidence.largest_error(array, evidence.balls(np.ones((2, 1)))))
     for errors, bounds in ((array, np.ones(2)), (np.ones(2), array), (np.zeros(2), array), (array, np.zeros(2))):
-        assert np.isnan(certified.largest_ratio(errors, bounds))
+        assert np.isnan(evidence.largest_ratio(errors, bounds))
 
 
 def test_an_error_where_none_may_be_is_infinitely_large():
     errors, bounds = np.array([0.0, 1.0, 3.0]), np.array([0.0, 4.0, 2.0])
-    assert certified.largest_ratio(errors, bounds) == 1.5
-    assert certified.largest_ratio(errors, np.array([0.0, 0.0, 2.0])) == np.inf
+    assert evidence.largest_ratio(errors, bounds) == 1.5
+    assert evidence.largest_ratio(errors, np.array([0.0, 0.0, 2.0])) == np.inf
 
 
 def test_a_solution_that_ends_too_early_is_an_error():
     with np.errstate(all="ignore"), pytest.raises(ArithmeticError, match="the ODE solver failed"):
-        continuous.integrate(lambda h: h**2, np.array([1.0]), 2.0)
+        ode.integrate(lambda h: h**2, np.array([1.0]), 2.0)
 
 
 def test_numbers_in_the_words_are_those_of_the_evidence():
@@ -510,9 +508,9 @@ def test_numbers_in_the_words_are_those_of_the_evidence():
     condition, found = BY_NAME["w-diff-is-euler-stable"].condition, judge(BY_NAME["w-diff-is-euler-stable"]).outcome
     assert within(re.search(r"γ ≥ (\d\.\d+)", condition)[1], *found.numbers["critical γ"])
     energies = re.findall(r"\d\.\d+", BY_NAME["figure-energies"].statement)
-    assert all(within(words, value) for words, value in zip(energies, sum(figures.ENERGIES, ()), strict=True))
+    assert all(within(words, value) for words, value in zip(energies, sum(figure_one.ENERGIES, ()), strict=True))
     printed = re.findall(r"\d\.\d{6}", BY_NAME["figure-eigenvalues"].statement)
-    assert [float(words) for words in printed] == [figures.AMPLIFICATIONS[name] for name in ("W₀", "W_diff")]
+    assert [float(words) for words in printed] == [figure_one.AMPLIFICATIONS[name] for name in ("W₀", "W_diff")]
 
 
 def test_the_step_size_that_no_diffusion_repairs_is_that_of_the_drawn_matrices():
@@ -526,7 +524,7 @@ def test_the_step_size_that_no_diffusion_repairs_is_that_of_the_drawn_matrices()
 
 
 def test_inputs_saturate_as_they_say():
-    parameters, x = discrete.saturating_inputs(9, 0.1)
+    parameters, x = euler.saturating_inputs(9, 0.1)
     h = antisymmetric.forward(parameters, x, np.zeros((1, 2)), step_size=0.1, diffusion=0.0).h
     a = h[:-1] @ (parameters.W - parameters.W.T).T + x
     np.testing.assert_allclose(a, np.arange(1.0, 10)[:, None, None] * np.ones((1, 2)), rtol=1e-14)
@@ -534,62 +532,62 @@ def test_inputs_saturate_as_they_say():
 
 def test_slow_turn_agrees_with_an_ode_solver():
     for rate in (fmpq(1, 20), fmpq(1, 100)):
-        assert continuous.slow_turn_off(rate) < 1
+        assert ode.slow_turn_off(rate) < 1
 
 
 def test_balls_along_a_trajectory_enclose_the_specification():
     generator = np.random.default_rng(1)
-    parameters = discrete.cell(generator, 4, 2, gate=False)
+    parameters = euler.cell(generator, 4, 2, gate=False)
     x, h0 = generator.standard_normal((6, 1, 2)), generator.standard_normal((1, 4))
     h = antisymmetric.forward(parameters, x, h0, step_size=0.1, diffusion=0.15).h
     steps = stability.step_jacobians(parameters, x, h, step_size=0.1, diffusion=0.15)[:, 0]
-    enclosed = discrete.jacobians_in_balls(parameters, x, h0, step_size=0.1, diffusion=0.15)
-    errors = [certified.largest_error(step, J) for step, J in zip(steps, enclosed, strict=True)]
+    enclosed = euler.jacobians_in_balls(parameters, x, h0, step_size=0.1, diffusion=0.15)
+    errors = [evidence.largest_error(step, J) for step, J in zip(steps, enclosed, strict=True)]
     assert max(errors) < 1e-14
-    other = discrete.jacobians_in_balls(parameters, x, h0, step_size=0.1, diffusion=0.15 + 1e-9)
-    assert certified.largest_error(steps[0], other[0]) > 1e-12
+    other = euler.jacobians_in_balls(parameters, x, h0, step_size=0.1, diffusion=0.15 + 1e-9)
+    assert evidence.largest_error(steps[0], other[0]) > 1e-12
 
 
 def test_fraction_takes_decimals_at_face_value():
-    assert certified.fraction("0.1") == fmpq(1, 10)
-    assert certified.fraction(0.1) != fmpq(1, 10)
-    assert certified.fractions([["-0.15", 2]]).entries() == [fmpq(-3, 20), fmpq(2)]
+    assert evidence.fraction("0.1") == fmpq(1, 10)
+    assert evidence.fraction(0.1) != fmpq(1, 10)
+    assert evidence.fractions([["-0.15", 2]]).entries() == [fmpq(-3, 20), fmpq(2)]
 
 
 @pytest.mark.parametrize("text", ["0.1 +/- 1e-3", "-1e-40 +/- 1e-45", "123456789.123 +/- 1e-9", "0 +/- 1e-30", "1e300"])
 def test_interval_is_rounded_outwards(text):
     ball = arb(text)
-    lower, upper = (arb(end) for end in certified.interval(ball, 4).strip("[]").split(", "))
+    lower, upper = (arb(end) for end in evidence.interval(ball, 4).strip("[]").split(", "))
     assert lower <= ball.lower()
     assert ball.upper() <= upper
-    low, high = certified.ends(ball)
+    low, high = evidence.ends(ball)
     assert arb(low) <= ball.lower()
     assert ball.upper() <= arb(high)
 
 
 def test_largest_does_not_pass_over_nan():
-    assert certified.largest([1.0, 3.0, 2.0]) == 3.0
-    assert math.isnan(certified.largest([1.0, math.nan, 2.0]))
+    assert evidence.largest([1.0, 3.0, 2.0]) == 3.0
+    assert math.isnan(evidence.largest([1.0, math.nan, 2.0]))
 
 
 def test_norm_of_a_ball_around_zero_is_a_number():
-    column = certified.balls(np.array([0.0, 0.0])) + certified.arb_mat(2, 1, [arb(0, 1e-20)] * 2)
-    assert certified.norm(column) < 1e-18
+    column = evidence.balls(np.array([0.0, 0.0])) + evidence.arb_mat(2, 1, [arb(0, 1e-20)] * 2)
+    assert evidence.norm(column) < 1e-18
 
 
 def test_balls_keep_the_layout_of_the_array():
     array = np.arange(6.0).reshape(2, 3)
-    assert [float(entry) for entry in certified.balls(array).entries()] == array.ravel().tolist()
-    column = certified.balls(np.array([1.0, 2.0]))
+    assert [float(entry) for entry in evidence.balls(array).entries()] == array.ravel().tolist()
+    column = evidence.balls(np.array([1.0, 2.0]))
     assert (column.nrows(), column.ncols()) == (2, 1)
 
 
 def test_run_encloses_the_specification():
     W = [["0", "-2"], ["2", "0"]]
-    states = certified.run(certified.fractions(W), ["0", "0.5"], "0.1", 20, 256)
+    states = evidence.run(evidence.fractions(W), ["0", "0.5"], "0.1", 20, 256)
     h = dynamics.feedback(np.array(W, float), np.array([0.0, 0.5]), 0.1, 20)
-    assert max(certified.largest_error(row, state) for row, state in zip(h, states, strict=True)) < 1e-15
-    assert certified.largest_error(h[20] + [1e-12, 0], states[20]) > 0.9e-12
-    vanilla = certified.run(certified.fractions(W), ["0", "0.5"], None, 5, 256)
+    assert max(evidence.largest_error(row, state) for row, state in zip(h, states, strict=True)) < 1e-15
+    assert evidence.largest_error(h[20] + [1e-12, 0], states[20]) > 0.9e-12
+    vanilla = evidence.run(evidence.fractions(W), ["0", "0.5"], None, 5, 256)
     exact = dynamics.vanilla(np.array(W, float), np.array([0.0, 0.5]), 5)
-    assert certified.largest_error(exact[-1], vanilla[-1]) < 1e-15
+    assert evidence.largest_error(exact[-1], vanilla[-1]) < 1e-15

@@ -14,15 +14,16 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-import antisymrnn_validation.theory
-from antisymrnn_validation import environment, report
-from antisymrnn_validation.cli import comparing as cli_comparing
-from antisymrnn_validation.cli import judging
+import antisymrnn_validation.claims
+from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict
+from antisymrnn_validation.cli import compare as cli_comparing
+from antisymrnn_validation.cli import conform
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
-from antisymrnn_validation.conformance import cases, checks
+from antisymrnn_validation.conformance import check
 from antisymrnn_validation.experiments import published
 from antisymrnn_validation.experiments.runs import RunError
-from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
+from antisymrnn_validation.output import environment, terminal
+from antisymrnn_validation.truth import cases
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
 ESCAPE = "\x1b"
@@ -68,11 +69,11 @@ def ledger(monkeypatch):
     monkeypatch.setattr(published, "decide", lambda: [accuracy])
 
     def replace(*claims):
-        module = types.ModuleType("antisymrnn_validation.theory.claims")
+        module = types.ModuleType("antisymrnn_validation.claims.ledger")
         module.CLAIMS = claims
         module.judge = lambda claim, quick=False: Judgement(claim, claim.check(quick))
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(antisymrnn_validation.theory, "claims", module, raising=False)
+        monkeypatch.setattr(antisymrnn_validation.claims, "ledger", module, raising=False)
 
     replace(
         claim("first"), claim("second", Verdict.REFUTED, source="equation (11)"), claim("third", Verdict.CONDITIONAL)
@@ -86,14 +87,12 @@ def certifying(monkeypatch):
 
     def replace(result):
         def certify(backend_name, case):
-            return checks.Check("accuracy", case.name, lambda _: result(backend_name, case))
+            return check.Check("accuracy", case.name, lambda _: result(backend_name, case))
 
-        monkeypatch.setattr(checks, "certify", certify)
+        monkeypatch.setattr(check, "certify", certify)
 
     replace(
-        lambda _, case: checks.Result(
-            "accuracy", case.name, "passed", "", {"h": checks.ArrayError(1e-16, 1e-15, 1e-16)}
-        )
+        lambda _, case: check.Result("accuracy", case.name, "passed", "", {"h": check.ArrayError(1e-16, 1e-15, 1e-16)})
     )
     return replace
 
@@ -118,7 +117,7 @@ def strictly(path):
 
 def test_verify_with_the_real_ledger(run, tmp_path):
     """The main job, with nothing replaced but the list of backends."""
-    from antisymrnn_validation.theory.claims import CLAIMS
+    from antisymrnn_validation.claims.ledger import CLAIMS
 
     code, out, err = run("verify", "--quick", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
@@ -151,7 +150,7 @@ def test_verify_certifies_the_specification_on_digits(run, tmp_path):
     assert all(float(row[3]) <= float(row[4]) and row[-1] == "passed" for row in rows)
 
     document = strictly(tmp_path / "report.json")
-    assert document["schema_version"] == report.SCHEMA_VERSION
+    assert document["schema_version"] == terminal.SCHEMA_VERSION
     assert document["command"] == "verify"
     assert document["data"] == "digits (T = 64, n = 32, B = 4)"
     assert document["summary"]["line"] == lines[-1]
@@ -228,7 +227,7 @@ def test_an_exception_in_a_certification_exits_1_and_the_run_goes_on(run, certif
     def broken(_, case):
         if case.cell == "antisymmetric":
             raise MemoryError
-        return checks.Result("accuracy", case.name, "passed")
+        return check.Result("accuracy", case.name, "passed")
 
     certifying(broken)
     code, out, _ = run("verify")
@@ -438,7 +437,7 @@ def test_corrupt_data_exits_2(run, small_mnist):
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("command", [["verify"], ["conform", "numpy"], ["compare", "numpy"], ["info"]])
 def test_an_unwritable_report_exits_2_before_the_work(run, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").write_text("kept")
     for path in ("missing/report.json", "file/report.json", ".", "", os.devnull):
         code, out, err = run(*command, "--json", tmp_path / path if path else path)
@@ -448,13 +447,13 @@ def test_an_unwritable_report_exits_2_before_the_work(run, command, tmp_path, mo
 
 
 def test_a_missing_package_exits_2(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "antisymrnn_validation.conformance.checks", None)
-    monkeypatch.delattr("antisymrnn_validation.conformance.checks")
+    monkeypatch.setitem(sys.modules, "antisymrnn_validation.conformance.check", None)
+    monkeypatch.delattr("antisymrnn_validation.conformance.check")
 
     def absent(*_):
         raise ModuleNotFoundError("No module named 'flint'", name="flint")
 
-    monkeypatch.setattr(judging, "load_backend_named", absent)
+    monkeypatch.setattr(conform, "load_backend_named", absent)
     code, _, err = run("conform", "numpy")
     assert code == 2
     expected = "antisymrnn conform: the package flint is missing: pip install 'antisymrnn-ref[validation]'"
@@ -479,12 +478,12 @@ def results(monkeypatch, *triples):
         def run(_):
             if isinstance(status, Exception):
                 raise status
-            return checks.Result(name, f"case {k}", status, detail)
+            return check.Result(name, f"case {k}", status, detail)
 
-        return checks.Check(name, f"case {k}", run)
+        return check.Check(name, f"case {k}", run)
 
     made = [check(*triple, k) for k, triple in enumerate(triples)]
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: made)
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: made)
 
 
 def test_conform_on_the_specification(run, tmp_path):
@@ -558,7 +557,7 @@ def test_junit_has_a_failure_for_what_broke_off_and_skips_what_did_not_apply(run
 
 @pytest.mark.usefixtures("ledger", "certifying")
 def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(judging, "_figures", lambda _: {})
+    monkeypatch.setattr(conform, "_figures", lambda _: {})
     checked = [("bits", "failed", "h: expected the same bits"), ("threads", "not applicable", "one thread only")]
     results(monkeypatch, *checked)
     options = ("--report", tmp_path / "page", "--json", tmp_path / "report.json")
@@ -583,7 +582,7 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     code, _, err = run("verify", *options, "--only", "no such check")
     assert code == 3
     assert "none of 3 claims, 10 accuracies and 2 certifications and 2 checks has 'no such check'" in one_line(err)
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
     assert run("verify", "--json", tmp_path / "report.json")[0] == 0
     assert strictly(tmp_path / "report.json")["conformance"] == []
 
@@ -591,13 +590,13 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
 @pytest.mark.usefixtures("ledger", "wrong_backend")
 @pytest.mark.parametrize("order", [("dummy_backend", "wrong_backend"), ("wrong_backend", "dummy_backend")])
 def test_each_backend_of_a_report_is_judged_itself_and_any_failure_exits_1(run, monkeypatch, tmp_path, order):
-    monkeypatch.setattr(judging, "_figures", lambda _: {})
+    monkeypatch.setattr(conform, "_figures", lambda _: {})
 
     def judged(module):
         status = "failed" if module.__name__ == "wrong_backend" else "passed"
-        return checks.Result("planted bits", "a case", status)
+        return check.Result("planted bits", "a case", status)
 
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: [checks.Check("planted bits", "a case", judged)])
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: [check.Check("planted bits", "a case", judged)])
     asked = [word for name in order for word in ("--backend", name)]
     options = ("--only", "planted bits", "--report", tmp_path / "page", "--json", tmp_path / "report.json")
     code, out, _ = run("verify", "--quick", *asked, *options)
@@ -635,7 +634,7 @@ def comparing(monkeypatch):
     monkeypatch.setattr(peak, "measured_peak", measured_peak)
     monkeypatch.setattr(cli_comparing, "import_package", lambda *_: None)
     chosen = [case for case in cases.generic_cases(quick=True) if " generic " in case.name and case.dtype == np.float64]
-    monkeypatch.setattr(checks, "iter_checks", lambda name, **_: [checks.certify(name, case) for case in chosen])
+    monkeypatch.setattr(check, "iter_checks", lambda name, **_: [check.certify(name, case) for case in chosen])
     monkeypatch.setattr(processes, "peak_memory", lambda *_: {"bytes": 2e6, "imported": 3e7})
     monkeypatch.setattr(
         processes, "first_calls", lambda *_: {"cold": dict.fromkeys(("import", "forward", "backward"), 2)}
@@ -846,7 +845,7 @@ def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
 )
 def test_compare_without_a_library(run, monkeypatch, missing, arguments, words):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
     code, out, err = run("compare", "numpy", *arguments)
     assert (code, out) == (2, "")
     assert words in one_line(err)
@@ -945,8 +944,8 @@ def test_memory_of_the_machine(monkeypatch):
 
 STAND_IN = """
 import signal, sys, time, types
-import antisymrnn_validation.theory as theory
-from antisymrnn_validation.theory.verdicts import Claim, Judgement, Outcome, Verdict
+import antisymrnn_validation.claims as house
+from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent that runs in the background ignores it
 
@@ -955,10 +954,10 @@ def slow(_):
     time.sleep({seconds})
     return Outcome(Verdict.HOLDS, "Evidence for γ ≥ 0 in [brackets].", {{}})
 
-claims = types.ModuleType("antisymrnn_validation.theory.claims")
+claims = types.ModuleType("antisymrnn_validation.claims.ledger")
 claims.CLAIMS = (Claim("slow", "equation (1)", "Statement.", "", Verdict.HOLDS, slow),) * {copies}
 claims.judge = lambda claim, quick=False: Judgement(claim, claim.check(quick))
-sys.modules[claims.__name__] = theory.claims = claims
+sys.modules[claims.__name__] = house.ledger = claims
 from antisymrnn_validation import cli
 cli.main(sys.argv[1:])
 """

@@ -15,8 +15,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref.antisymmetric import recurrent_matrix
-from antisymrnn_validation.comparison import agreement, arithmetic, contest, peers, processes, targets, timing
-from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison import agreement, contest, peers, processes, targets, timing, workload
 from antisymrnn_validation.comparison.contenders import (
     Contender,
     backend_contender,
@@ -26,9 +25,10 @@ from antisymrnn_validation.comparison.contenders import (
 )
 from antisymrnn_validation.comparison.peak import Peak, Registers
 from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
-from antisymrnn_validation.conformance.cases import CELLS
-from antisymrnn_validation.conformance.checks import run
-from antisymrnn_validation.environment import usable_processors
+from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.output.environment import usable_processors
+from antisymrnn_validation.truth.cases import CELLS
 
 DTYPES = ("float32", "float64")
 TINY = Shape(9, 5, 2, 6)
@@ -197,23 +197,23 @@ def test_operations_against_a_count_one_by_one(cell, recurrent, inputs, sizes):
             forward += product(B, n, m)  # V x
             backward += product(n, m, B)  # dV
             dx += product(B, m, n)  # Vᵀ δ
-    assert arithmetic.forward_operations(cell, shape) == forward
-    assert arithmetic.backward_operations(cell, shape) == backward
-    assert arithmetic.backward_operations(cell, shape, input_gradient=True) == backward + dx
+    assert workload.forward_operations(cell, shape) == forward
+    assert workload.backward_operations(cell, shape) == backward
+    assert workload.backward_operations(cell, shape, input_gradient=True) == backward + dx
 
 
 def test_the_first_shape_has_the_known_count():
     """3.29 and 9.87 GFLOP, less what m = 1 adds."""
     shape = contest.SHAPES[0]
-    forward = arithmetic.forward_operations("antisymmetric", shape)
-    both = forward + arithmetic.backward_operations("antisymmetric", shape)
+    forward = workload.forward_operations("antisymmetric", shape)
+    both = forward + workload.backward_operations("antisymmetric", shape)
     assert (forward, both) == (2 * 784 * 128 * 128 * 129, 2 * 784 * 128 * 128 * (3 * 128 + 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extra_bytes_are_those_of_the_arrays(dtype):
     case = everything_case(timed_case("gated", TINY, dtype))
-    assert arithmetic.extra_bytes(TINY, dtype) == case.h0.nbytes + case.g[:-1].nbytes + case.x.nbytes
+    assert workload.extra_bytes(TINY, dtype) == case.h0.nbytes + case.g[:-1].nbytes + case.x.nbytes
 
 
 # timing

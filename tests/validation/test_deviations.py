@@ -17,11 +17,18 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_ref import BackendUnavailable, load_backend
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.conformance.checks import certify, iter_checks, measure, run
-from antisymrnn_validation.conformance.deviations import CATALOGUE, Deviation, by_name, identify, outputs, planted
-from antisymrnn_validation.conformance.recurrence import Activation, Slopes, Update
-from antisymrnn_validation.theory.oracles import complex_step, named_arrays
+from antisymrnn_validation.conformance.check import certify, iter_checks, measure, run
+from antisymrnn_validation.conformance.mistakes.deviations import (
+    CATALOGUE,
+    Deviation,
+    by_name,
+    identify,
+    outputs,
+    planted,
+)
+from antisymrnn_validation.conformance.mistakes.recurrence import Activation, Slopes, Update
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.oracles import complex_step, named_arrays
 
 FAR = 1000
 """A deviation moves some array of a generic case by more than this many times what that array may be wrong by.

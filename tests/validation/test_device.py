@@ -16,24 +16,14 @@ import numpy as np
 import pytest
 
 import antisymrnn_ref
-from antisymrnn_validation import environment
-from antisymrnn_validation.comparison import (
-    agreement,
-    ceilings,
-    device,
-    device_contest,
-    device_report,
-    peers,
-    sanitizer,
-    targets,
-)
-from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison import agreement, device, device_report, gpu, gpu_tools, peers, sanitizer, targets
 from antisymrnn_validation.comparison.contenders import Contender, timed_case
 from antisymrnn_validation.comparison.contest import Plan
-from antisymrnn_validation.comparison.device_contest import Budget, Entrant, host_clock, line_up
-from antisymrnn_validation.conformance import checks
-from antisymrnn_validation.conformance.cases import CELLS
-from antisymrnn_validation.conformance.checks import Check, Result
+from antisymrnn_validation.comparison.gpu import Budget, Entrant, host_clock, line_up
+from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.conformance.check import Check, Result, make_check
+from antisymrnn_validation.output import environment
+from antisymrnn_validation.truth.cases import CELLS
 
 TINY = Shape(9, 5, 1, 6)
 PLANS = [Plan("antisymmetric", TINY, "float32"), Plan("gated", TINY, "float64")]
@@ -249,7 +239,7 @@ def test_contenders_take_turns_and_a_fast_one_settles_first():
         return Entrant(Contender(name, "peer", prepare, "antisymmetric"), host_clock(clock), small=False)
 
     entrants = [entrant("fast", 0.4e-3), entrant("slow", 20e-3)]
-    record, interrupted = device_contest.hold(PLANS[0], entrants, 1.0, Budget(clock, 100.0), samples=2)
+    record, interrupted = gpu.hold(PLANS[0], entrants, 1.0, Budget(clock, 100.0), samples=2)
     turn = ["fast f"] * 4 + ["fast b"] * 4 + ["slow f", "slow b"]  # once untimed, three calls timed; the slow one once
     assert order[-2 * len(turn) :] == turn * 2
     assert not interrupted
@@ -341,7 +331,7 @@ def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
 def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
-    endless = checks.make_check(lambda *_: time.sleep(5), timed_case(*PLANS[0]))
+    endless = make_check(lambda *_: time.sleep(5), timed_case(*PLANS[0]))
     told = []
     begun = time.monotonic()
     device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), told)
@@ -468,13 +458,13 @@ def test_the_file_is_written_after_every_contest(tmp_path):
 
 
 def test_plans():
-    chosen = device_contest.plans()
+    chosen = gpu.plans()
     assert len(chosen) == len(set(chosen)) == 5 * 4 * 2 + 5 * 2
     assert {plan.shape.B for plan in chosen if plan.cell == "gated"} == {128}
     assert {(plan.shape.T, plan.shape.m) for plan in chosen} == {(784, 1)}
     asked = {Plan(target.cell, target.shape, target.dtype) for target in targets.DEVICE_TARGETS}
     assert set(chosen[:4]) == asked
-    assert len(device_contest.plans(quick=True)) == 4
+    assert len(gpu.plans(quick=True)) == 4
 
 
 def test_line_up():
@@ -505,16 +495,16 @@ def test_libraries_that_cannot_be_used_are_named(monkeypatch):
         "torch": SimpleNamespace(__version__="9", cuda=SimpleNamespace(is_available=lambda: False)),
         "jax": SimpleNamespace(__version__="8", devices=lambda: [SimpleNamespace(platform="cpu")]),
     }
-    monkeypatch.setattr(device_contest.importlib, "import_module", lambda name: modules[name])
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: modules[name])
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    told = device_contest.usable_libraries()
+    told = gpu.usable_libraries()
     assert told["torch"] == "PyTorch 9 sees no GPU"
     assert told["jax"] == "JAX 8 sees no GPU, only cpu"
     assert told["flashrnn"].startswith("KeyError")
     modules["torch"].cuda.is_available = lambda: True
     modules["jax"].devices = lambda: [SimpleNamespace(platform="gpu")]
     modules["flashrnn"] = SimpleNamespace()
-    assert device_contest.usable_libraries() == dict.fromkeys(told, "")
+    assert gpu.usable_libraries() == dict.fromkeys(told, "")
 
 
 @needs_torch
@@ -534,7 +524,7 @@ def test_the_peers_of_a_device_are_right(cell):
         entrant._replace(contender=entrant.contender._replace(prepare=compiled)) if not entrant.small else entrant
         for entrant in entrants
     ]
-    record, _ = device_contest.hold(plan, entrants, 1.0, Budget(time.monotonic, time.monotonic() + 600), samples=1)
+    record, _ = gpu.hold(plan, entrants, 1.0, Budget(time.monotonic, time.monotonic() + 600), samples=1)
     told = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
     assert set(told.values()) == {("timed", "")}
     if cell == "antisymmetric":
@@ -595,8 +585,8 @@ class Cuda:
                 out, factor, term, steps = arguments
                 assert len(out) == grid[0] * block[0]
                 assert factor.dtype == term.dtype == out.dtype
-                begun = sum(range(ceilings.ACCUMULATORS))
-                out[...] = begun + counted * ceilings.ACCUMULATORS * steps
+                begun = sum(range(gpu_tools.ACCUMULATORS))
+                out[...] = begun + counted * gpu_tools.ACCUMULATORS * steps
 
             return launch
 
@@ -606,7 +596,7 @@ class Cuda:
 def test_events_enclose_the_calls():
     clock = Clock(0.0)
     cupy = Cuda(clock)
-    elapsed = device_contest.cuda_events(cupy)
+    elapsed = gpu.cuda_events(cupy)
 
     def call():
         clock.now += 0.25
@@ -618,14 +608,14 @@ def test_events_enclose_the_calls():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fma_loop_is_counted_and_checked(dtype):
-    assert ceilings.TOTAL < 2**24
+    assert gpu_tools.TOTAL < 2**24
     clock = Clock()
-    timer = device_contest.cuda_events(Cuda(clock))
-    operations = 2 * ceilings.ACCUMULATORS * ceilings.STEPS * ceilings.BLOCKS * 3 * ceilings.THREADS
-    gflops = ceilings.fma_gflops(Cuda(clock), timer, dtype, 3)
+    timer = gpu.cuda_events(Cuda(clock))
+    operations = 2 * gpu_tools.ACCUMULATORS * gpu_tools.STEPS * gpu_tools.BLOCKS * 3 * gpu_tools.THREADS
+    gflops = gpu_tools.fma_gflops(Cuda(clock), timer, dtype, 3)
     assert gflops == pytest.approx(1e-9 * operations / clock.tick)
-    with pytest.raises(ceilings.CeilingError, match="expected 262264 from every thread, got 524408"):
-        ceilings.fma_gflops(Cuda(clock, counted=2), timer, dtype, 3)
+    with pytest.raises(gpu_tools.CeilingError, match="expected 262264 from every thread, got 524408"):
+        gpu_tools.fma_gflops(Cuda(clock, counted=2), timer, dtype, 3)
 
 
 def test_wide_checks_judge_what_only_other_kernels_reach():
@@ -654,21 +644,21 @@ def slightly_wrong(backend):
 
 
 def test_the_copy_is_counted_and_checked(monkeypatch):
-    monkeypatch.setattr(ceilings, "COPIED_BYTES", 8000)
+    monkeypatch.setattr(gpu_tools, "COPIED_BYTES", 8000)
     clock = Clock()
     cupy = Cuda(clock)
-    timer = device_contest.cuda_events(cupy)
-    assert ceilings.copy_gigabytes(cupy, timer) == pytest.approx(2e-9 * 8000 / clock.tick)
+    timer = gpu.cuda_events(cupy)
+    assert gpu_tools.copy_gigabytes(cupy, timer) == pytest.approx(2e-9 * 8000 / clock.tick)
     cupy.copyto = lambda *_: None
-    with pytest.raises(ceilings.CeilingError):
-        ceilings.copy_gigabytes(cupy, timer)
+    with pytest.raises(gpu_tools.CeilingError):
+        gpu_tools.copy_gigabytes(cupy, timer)
 
 
 def test_without_ceilings_there_are_times_without_fractions():
     clock = Clock()
 
     def broken():
-        raise ceilings.CeilingError("no")
+        raise gpu_tools.CeilingError("no")
 
     document = device_report.new_document("numpy", {"name": "x"}, quick=True)
     device.session(
@@ -871,7 +861,7 @@ def test_the_card_is_described(monkeypatch):
     found = device.gpu(cupy)
     assert found.card["name"] == "NVIDIA H200"
     assert found.card["nvidia-smi"] == "none: no nvidia-smi on the path"
-    monkeypatch.setattr(ceilings, "COPIED_BYTES", 8000)
+    monkeypatch.setattr(gpu_tools, "COPIED_BYTES", 8000)
     monkeypatch.setattr(device, "devices", lambda fields: [", ".join("1" for _ in fields.split(","))])
     assert device.gpu(cupy).card["driver_version"] == "1"
     monkeypatch.setitem(

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
-from antisymrnn_validation.cli import judging
-from antisymrnn_validation.conformance import checks, deviations, diagnosis, explanations
-from antisymrnn_validation.conformance.cases import CELLS, drawn_cases, random_case
-from antisymrnn_validation.conformance.checks import BrokenPromise, certify, iter_checks, measure, run
-from antisymrnn_validation.conformance.conventions import CONVENTIONS, declared
-from antisymrnn_validation.conformance.diagnosis import diagnose
+from antisymrnn_validation.cli import conform
+from antisymrnn_validation.conformance import check, explanations
+from antisymrnn_validation.conformance.check import BrokenPromise, certify, iter_checks, measure, run
 from antisymrnn_validation.conformance.judge import check_backend, checks_of, judged, parametrize_with_checks, problems
+from antisymrnn_validation.conformance.mistakes import deviations, diagnosis
+from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.conformance.targets.conventions import CONVENTIONS, declared
+from antisymrnn_validation.truth.cases import CELLS, drawn_cases, random_case
 
 GENERIC = "generic T=11"
 HONEST = deviations.planted(None)
@@ -203,11 +204,13 @@ def a_case():
 
 
 def test_a_script_imports_what_it_calls_and_no_word_of_a_text():
-    target = "antisymrnn_validation.conformance.candidates.program_candidate(['julia', '-e', 'Foo.run(ARGS)'], 20.0)"
+    target = (
+        "antisymrnn_validation.conformance.targets.functions.program_candidate(['julia', '-e', 'Foo.run(ARGS)'], 20.0)"
+    )
     arrays = run(planted("dγ missing"), a_case())
     script = found_of(arrays, a_case(), target=target)[0].reproduce
     imports = [line for line in script.splitlines() if line.startswith("import ")]
-    assert imports == ["import antisymrnn_validation.conformance.candidates"]
+    assert imports == ["import antisymrnn_validation.conformance.targets.functions"]
 
 
 def test_an_error_where_rounding_makes_none_is_not_called_infinite():
@@ -414,7 +417,7 @@ def test_conform_tells_the_mistake_writes_junit_and_takes_expected_failures(tmp_
     code, out, _ = command(capsys, *asked, "--expect", tmp_path / "expect.json")
     assert code == 0
     assert "2 failed as expected" in out
-    monkeypatch.setattr(judging, "run_check", lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.setattr(conform, "run_check", lambda *_, **__: pytest.fail("it began"))
     (tmp_path / "expect.json").write_text(json.dumps({"accuracy: gated": "known", "acuracy": "a typo"}))
     code, _, err = command(capsys, *asked, "--expect", tmp_path / "expect.json")
     assert code == 2
@@ -435,7 +438,7 @@ def test_conform_takes_a_declared_convention_and_drawn_cases(capsys, monkeypatch
 
 
 def test_drawn_cases_stand_in_place_of_the_checks(capsys, monkeypatch):
-    monkeypatch.setattr(checks, "iter_checks", lambda *_, **__: pytest.fail("the checks were made"))
+    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the checks were made"))
     code, out, _ = command(capsys, "conform", "numpy", "--drawn", "3")
     assert (code, out.splitlines()[-1].partition(": ")[2].startswith("3 checks: ")) == (0, True)
 
@@ -498,7 +501,7 @@ def test_gradients_are_judged_from_a_zero_state_too():
 
 
 def test_a_callable_gets_strided_arrays_and_weights_changed_in_place():
-    from antisymrnn_validation.conformance.candidates import callable_candidate
+    from antisymrnn_validation.conformance.targets.functions import callable_candidate
 
     held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -520,13 +523,13 @@ def test_a_callable_gets_strided_arrays_and_weights_changed_in_place():
         held.clear()
         return stale({name: raw(leaf) for name, leaf in parameters.items()}, raw(x), raw(h0), step_size, diffusion)
 
-    for function, check in ((stale, "independent calls"), (no_strides, "non contiguous")):
-        report = check_backend(callable_candidate(function), quick=True, only=f"{check}: antisymmetric promises T=11")
-        assert report.counts["failed"] == 2, check
+    for function, name in ((stale, "independent calls"), (no_strides, "non contiguous")):
+        report = check_backend(callable_candidate(function), quick=True, only=f"{name}: antisymmetric promises T=11")
+        assert report.counts["failed"] == 2, name
 
 
 def test_a_target_without_an_end_is_a_failure_and_is_given_up():
-    from antisymrnn_validation.conformance.candidates import callable_candidate
+    from antisymrnn_validation.conformance.targets.functions import callable_candidate
 
     calls = []
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antisymrnn_ref import GatedParameters, Parameters
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.theory.oracles import (
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.oracles import (
     Enclosure,
     OracleError,
     complex_step,

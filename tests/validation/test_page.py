@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from antisymrnn_validation import cli, drawing, page, report
-from antisymrnn_validation.cli import judging
-from antisymrnn_validation.theory import portraits, spectra
+from antisymrnn_validation import cli
+from antisymrnn_validation.cli import conform
+from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.pictures import portraits, spectra
+from antisymrnn_validation.reports import page
 
 HOSTILE = "<script>alert('&\"')</script>"
 VOID = {"meta", "link", "input", "img", "mspace", "br"}
@@ -346,14 +348,14 @@ def test_the_figures_are_small_under_quick_and_each_begins_under_a_bar(monkeypat
 
     monkeypatch.setattr(spectra, "digit_figures", digit_figures)
     monkeypatch.setattr(portraits, "figures", lambda: {"figure-1": ("caption", lambda: "drawn")})
-    monkeypatch.setattr(report, "progress", progress)
-    assert judging._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
+    monkeypatch.setattr(terminal, "progress", progress)
+    assert conform._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
     assert [(units, lengths[-1]) for units, lengths in asked] == [(n, longest)]
     assert begun == ["figure-1", "spectra"]
 
 
 def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(judging, "_figures", lambda _: FIGURES)
+    monkeypatch.setattr(conform, "_figures", lambda _: FIGURES)
     (tmp_path / "file").write_text("")
     for folder, code in ((tmp_path / "file" / "x", 2), (tmp_path / "page", 0), (tmp_path / "again", 0)):
         with pytest.raises(SystemExit) as error:

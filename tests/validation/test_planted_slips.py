@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import antisymrnn_ref
-from antisymrnn_validation.conformance.checks import Result, iter_checks
+from antisymrnn_validation.conformance.check import Result, iter_checks
 
 SOURCES = {
     cell: (Path(antisymrnn_ref.__file__).parent / f"{cell}.py").read_text(encoding="utf-8")

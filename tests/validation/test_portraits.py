@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
 from antisymrnn_ref import antisymmetric, dynamics, initialization, stability
+from antisymrnn_validation.claims import figure_one
 from antisymrnn_validation.experiments import data, tasks
-from antisymrnn_validation.theory import figures, portraits
+from antisymrnn_validation.pictures import portraits
 
 W0 = np.array([[0.0, -2.0], [2.0, 0.0]])
 OWN = ("portraits", "--matrix", "0 -2; 2 0")
@@ -36,7 +37,7 @@ def test_end_states_agree_with_the_known_ones_and_a_wrong_one_does_not(monkeypat
     records = portraits.end_states()
     assert [record["agrees"] for record in records].count(True) == 15
     assert [record["agrees"] for record in records].count(None) == 9
-    moved = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
+    moved = {**figure_one.END_STATES, "W₀": [(-0.620996, 0.487439), *figure_one.END_STATES["W₀"][1:]]}
     monkeypatch.setattr(portraits, "END_STATES", moved)
     (wrong,) = [record for record in portraits.end_states() if record["agrees"] is False]
     assert wrong["system"] == "(g) feedback, W₀"
@@ -182,7 +183,7 @@ def test_an_own_system_is_drawn_beside_the_flow_over_the_time_of_its_steps(monke
 
 
 def test_a_wrong_end_state_is_a_contradiction(run, monkeypatch):
-    moved = {**figures.END_STATES, "W₀": [(-0.620996, 0.487439), *figures.END_STATES["W₀"][1:]]}
+    moved = {**figure_one.END_STATES, "W₀": [(-0.620996, 0.487439), *figure_one.END_STATES["W₀"][1:]]}
     monkeypatch.setattr(portraits, "END_STATES", moved)
     monkeypatch.setattr(portraits, "figures", dict)
     code, out, _ = run("portraits", "--output", "a")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import report
 from antisymrnn_validation.experiments import published, runs, training
 from antisymrnn_validation.experiments.published import Verdict
+from antisymrnn_validation.output import terminal
 
 README = Path(__file__).parents[2] / "validation/README.md"
 
@@ -170,13 +170,13 @@ def test_the_table_has_mean_and_deviation_over_the_seeds():
     record = published.decide()[0]
     (run, *_) = record["runs"]
     told = [{**run, "accuracy": accuracy, "seed": seed} for seed, accuracy in enumerate((94.0, 96.0))]
-    (row,) = report.published_table([{**record, "runs": told}]).rows
+    (row,) = terminal.published_table([{**record, "runs": told}]).rows
     assert row[5] == "95.00 ± 1.41"
 
 
 def test_readme_has_the_row_of_every_cell():
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| Table ")]
-    assert rows == [f"| {' | '.join(row)} |" for row in report.published_table(published.decide()).rows]
+    assert rows == [f"| {' | '.join(row)} |" for row in terminal.published_table(published.decide()).rows]
 
 
 def test_readme_has_the_command_of_every_recorded_run():

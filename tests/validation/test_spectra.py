@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from antisymrnn_ref import initialization
 from antisymrnn_ref.backend import load_backend
 from antisymrnn_ref.contract import Parameters
-from antisymrnn_validation import cli, drawing, report
-from antisymrnn_validation.cli import spectral
+from antisymrnn_validation import cli
+from antisymrnn_validation.cli import spectra as command
 from antisymrnn_validation.experiments import runs, tasks, training
 from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.theory import recurrences, singular_values, spectra
+from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.pictures import recurrences, singular_values, spectra
 
 
 def noise(T, m, seed=0):
@@ -182,7 +183,7 @@ def test_each_recurrence_and_each_point_of_the_grid_begins_under_a_bar(monkeypat
     def progress(_):
         yield begun.append
 
-    monkeypatch.setattr(report, "progress", progress)
+    monkeypatch.setattr(terminal, "progress", progress)
     pictures = spectra.digit_figures(3, [2, 9])
     assert list(pictures) == ["spectra", "singular-values", "gradient-norms", "spectra-grid"]
     assert begun[:6] == [made.name for made in recurrences.drawn(3, 8)]
@@ -202,7 +203,7 @@ def along(made, x):
 def test_the_grid_and_the_table_have_each_step_size_with_its_diffusion_and_each_seed(capsys):
     x = noise(5, 96)
     drawn = [initialization.parameters(np.random.default_rng(k), 4, 96, sigma_w=1.0, triangular=True) for k in (0, 1)]
-    table = {(row["step_size"], row["diffusion"]): row for row in spectral._table(4, 2, 5)}
+    table = {(row["step_size"], row["diffusion"]): row for row in command._table(4, 2, 5)}
     out = capsys.readouterr().out
     for (eps, gamma), found in spectra.grid(4, x, [5]).items():
         expected = [along(recurrences.cell("", p, step_size=eps, diffusion=gamma), x) for p in drawn]
@@ -288,7 +289,7 @@ TINY = ("--units", 3, "--seeds", 1, "--lengths", "4,40")
 
 def test_what_is_asked_for_is_what_is_measured(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(spectral, "_untrained", lambda _, *given: asked.append(given) or ({}, {}))
+    monkeypatch.setattr(command, "_untrained", lambda _, *given: asked.append(given) or ({}, {}))
     own = ["--lengths", "40,4,40", "--units", 9, "--seeds", 2]
     for options in ([], ["--quick"], own, [*own, "--quick"]):
         assert run(capsys, *options, "--output", tmp_path)[0] == 0
@@ -300,10 +301,10 @@ def test_the_json_file_has_each_number_under_its_name(monkeypatch):
     monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
     moments, tables = spectra.Moments([5], [0.5], [-0.25]), []
     values = singular_values.SingularValues([5], [[3.0, 2.0, 1.0]], [(0.0, 4.0)])
-    monkeypatch.setattr(spectral, "_table", lambda *sizes: tables.append(sizes))
+    monkeypatch.setattr(spectra, "_table", lambda *sizes: tables.append(sizes))
     monkeypatch.setattr(spectra, "spectra", lambda *_: [spectra.Spectrum("a", moments, values, [-1.0, 0.0])])
     monkeypatch.setattr(spectra, "grid", lambda *_: {(0.1, 1.0): moments})
-    content, _ = spectral._untrained(None, 3, 2, [9, 900])
+    content, _ = command._untrained(None, 3, 2, [9, 900])
     assert tables == [(3, 2, 800)]  # the length of the known table, where there is one as long
     curve = {"T": [5], "mean": [0.5], "deviation": [-0.25]}
     assert content["grid"] == [{"step_size": 0.1, "diffusion": 1.0, **curve}]
@@ -357,7 +358,7 @@ def test_data_without_cifar_is_an_error_if_named_and_told_if_of_the_environment(
     assert "--data" in said
     assert "missing test_batch.bin" in said
     monkeypatch.setenv("ANTISYMRNN_DATA", str(tmp_path))
-    monkeypatch.setattr(spectral, "_untrained", lambda data, *_: ({"input": spectral._image(data, 40)[1]}, {}))
+    monkeypatch.setattr(command, "_untrained", lambda data, *_: ({"input": command._image(data, 40)[1]}, {}))
     code, _, said = run(capsys, *TINY, "--output", tmp_path / "figures", "--json", tmp_path / "json")
     assert code == 0
     assert "a bundled digit is taken" in said
@@ -367,8 +368,8 @@ def test_data_without_cifar_is_an_error_if_named_and_told_if_of_the_environment(
 @pytest.mark.skipif("ANTISYMRNN_DATA" not in os.environ, reason="ANTISYMRNN_DATA is not set: no real data")
 def test_the_input_is_real():
     try:
-        x, told = spectral._image(Path(os.environ["ANTISYMRNN_DATA"]), 40)
-    except spectral.UsageError as error:
+        x, told = command._image(Path(os.environ["ANTISYMRNN_DATA"]), 40)
+    except command.UsageError as error:
         pytest.skip(str(error))
     assert told.startswith("Input: the first test image of CIFAR-10 by rows, m = 96")
     assert 0 <= x[:32].min() < x[:32].max() <= 1
@@ -430,15 +431,15 @@ def test_what_a_run_has_is_not_asked_for(option, trained, tmp_path, capsys):
 
 
 def test_one_unit_deviates_by_nothing(capsys):
-    records = spectral._table(1, 2, 3)
+    records = command._table(1, 2, 3)
     assert {deviation for record in records for _, deviation in record["log10_mean_and_deviation"]} == {-np.inf}
     assert "nan" not in capsys.readouterr().out
 
 
 def test_huge_numbers_are_told():
-    assert spectral._power_of_ten(-2000.5) == "3.16e-2001"
-    assert spectral._power_of_ten(-2000.0001) == "1.00e-2000"
-    assert spectral._power_of_ten(np.log10(0.967)) == "0.967"
+    assert command._power_of_ten(-2000.5) == "3.16e-2001"
+    assert command._power_of_ten(-2000.0001) == "1.00e-2000"
+    assert command._power_of_ten(np.log10(0.967)) == "0.967"
 
 
 def test_a_size_beyond_the_memory_is_refused_and_nothing_is_made(tmp_path, capsys):

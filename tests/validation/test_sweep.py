@@ -24,12 +24,13 @@ from distributed.comm.core import CommClosedError
 from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation import cli, drawing, report
-from antisymrnn_validation.cli import sweeping
-from antisymrnn_validation.environment import usable_processors
+from antisymrnn_validation import cli
+from antisymrnn_validation.cli import sweep as command
 from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
 from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.output.environment import usable_processors
 
 SHORT = Configuration(
     "digits", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=10,
@@ -162,7 +163,7 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
 def test_a_result_whose_folder_cannot_be_written_has_no_row(tmp_path):
     (tmp_path / "file").touch()
     with results.open_store(tmp_path / results.FILE, create=True) as store:
-        with pytest.raises(report.ReportError, match="cannot be"):
+        with pytest.raises(terminal.ReportError, match="cannot be"):
             results.keep(store, tmp_path / "file", SHORT, Result("diverged", files={"config.json": b"{}"}))
         assert results.missing(store, [SHORT]) == [SHORT]
 
@@ -395,7 +396,7 @@ def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypa
     unfinished = output / ".unfinished" / runs.fingerprint(point)
 
     def full(*_):
-        raise report.ReportError("no space left on the device")
+        raise terminal.ReportError("no space left on the device")
 
     with monkeypatch.context() as patched:
         patched.setattr(results, "keep", full)
@@ -598,7 +599,7 @@ def test_a_bar_that_finds_no_scheduler_says_so(monkeypatch, error):
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     client = SimpleNamespace(nthreads=nthreads)
-    with pytest.raises(cluster.ClusterError, match="the scheduler is lost"), sweeping._progress(1, ["seed"], client):
+    with pytest.raises(cluster.ClusterError, match="the scheduler is lost"), command._progress(1, ["seed"], client):
         pass
 
 

@@ -23,10 +23,11 @@ import threadpoolctl
 from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend, readout
-from antisymrnn_validation import cli, drawing, environment, report
+from antisymrnn_validation import cli
 from antisymrnn_validation.experiments import downloading, optimizers, runs, tasks, training
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.output import drawing, environment, terminal
 
 SMALL = Configuration(
     "tiny", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=60,
@@ -469,7 +470,7 @@ def test_a_run_killed_behind_any_of_its_files_ends_with_all_of_them(tmp_path, mo
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     for after in range(1, 8):
         killed = tmp_path / str(after)
-        with killed_behind(report, "write_bytes", after):
+        with killed_behind(terminal, "write_bytes", after):
             train(killed, short)
         train(killed, short, resume=(killed / "config.json").exists())
         assert {path.name for path in killed.iterdir()} == names
@@ -626,8 +627,8 @@ def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, 
 
 
 def test_the_session_before_is_that_of_the_last_iteration(tmp_path):
-    report.write_json(tmp_path / "environment-999500.json", {"versions": {}, "machine": {}})
-    report.write_json(tmp_path / "environment-1000000.json", environment.environment())
+    terminal.write_json(tmp_path / "environment-999500.json", {"versions": {}, "machine": {}})
+    terminal.write_json(tmp_path / "environment-1000000.json", environment.environment())
     runs._write_other_environment(tmp_path, 2_000_000)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -651,7 +652,7 @@ def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch)
 
     monkeypatch.setattr(sqlite3, "connect", kept)
     (tmp_path / ".lock").write_text("garbage " * 100)
-    with pytest.raises(report.ReportError, match=".lock: cannot be locked: file is not a database"):
+    with pytest.raises(terminal.ReportError, match=".lock: cannot be locked: file is not a database"):
         train(tmp_path)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
@@ -660,7 +661,7 @@ def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".lock-journal").mkdir()  # where SQLite wants a file
-    with pytest.raises(report.ReportError, match=".lock: cannot be locked: unable to open"):
+    with pytest.raises(terminal.ReportError, match=".lock: cannot be locked: unable to open"):
         train(tmp_path)
 
 
@@ -735,12 +736,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(report.ReportError, match="cannot be written: No space left on device"):
+        with pytest.raises(terminal.ReportError, match="cannot be written: No space left on device"):
             train(short_of_space, progress=lambda k, _: at.__setitem__(0, k))
         with open(short_of_space / "metrics.jsonl", "a") as file:  # as if killed within a record
             file.write('{"itera')
         before = (short_of_space / "metrics.jsonl").read_bytes()
-        with pytest.raises(report.ReportError, match="metrics.jsonl: cannot be written"):
+        with pytest.raises(terminal.ReportError, match="metrics.jsonl: cannot be written"):
             train(short_of_space, resume=True)
         assert (short_of_space / "metrics.jsonl").read_bytes() == before
     assert runs.load(short_of_space / "checkpoint.npz", SMALL).iteration == 5
@@ -802,7 +803,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_p
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    report.write_bytes(tmp_path / "file", b"content")
+    terminal.write_bytes(tmp_path / "file", b"content")
     assert done == ["file", "name", "folder"]
 
 
@@ -1116,7 +1117,7 @@ def test_what_another_process_removes_meanwhile_is_no_loss(tmp_path, monkeypatch
             yield path
 
     monkeypatch.setattr(Path, "rglob", gone)
-    (tmp_path / report.TEMPORARY.replace("*", "0123456789abcdef")).touch()
+    (tmp_path / terminal.TEMPORARY.replace("*", "0123456789abcdef")).touch()
     assert train(tmp_path, SMALL._replace(iterations=5))["iterations"] == 5
 
 
@@ -1124,7 +1125,7 @@ def test_what_another_process_removes_meanwhile_is_no_loss(tmp_path, monkeypatch
 def test_a_finished_run_whose_summary_lacks_something_is_refused(tmp_path, name):
     short = SMALL._replace(iterations=5)
     summary = train(tmp_path, short)
-    report.write_json(tmp_path / "summary.json", {key: value for key, value in summary.items() if key != name})
+    terminal.write_json(tmp_path / "summary.json", {key: value for key, value in summary.items() if key != name})
     with pytest.raises(runs.RunError, match=f"summary of a run, got something else .*without {name}"):
         train(tmp_path, short, resume=True)
 
@@ -1136,7 +1137,7 @@ def test_a_zero_with_a_sign_is_zero():
 def test_what_a_kill_left_among_the_kept_states_is_gone(tmp_path):
     short = SMALL._replace(iterations=5)
     train(tmp_path, short, keep=True)
-    left = tmp_path / "checkpoints" / report.TEMPORARY.replace("*", "0123456789abcdef")
+    left = tmp_path / "checkpoints" / terminal.TEMPORARY.replace("*", "0123456789abcdef")
     left.touch()
     train(tmp_path, short, resume=True)
     assert not left.exists()

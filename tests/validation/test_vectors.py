@@ -24,16 +24,16 @@ from flint import arb
 
 import antisymrnn_ref
 from antisymrnn_validation import cli
-from antisymrnn_validation.conformance import vector_generation, vectors
-from antisymrnn_validation.report import ReportError
-from antisymrnn_validation.theory.oracles import OracleError, named_arrays
+from antisymrnn_validation.output.terminal import ReportError
+from antisymrnn_validation.truth.oracles import OracleError, named_arrays
+from antisymrnn_validation.vectors import release, rounding
 
 RELEASED = "fedff7f38889b8605541c1e7da6111a7d2f80f50b03047d3e7eea1e97fc5fcaa"
 """SHA-256 of the manifest of v1, and thereby of every file: it never changes."""
 
 FLOAT64, FLOAT32 = np.dtype("float64"), np.dtype("float32")
-FOLDER = vectors.released()
-BY_ID = {vector.id: vector for vector in vectors.load()}
+FOLDER = release.released()
+BY_ID = {vector.id: vector for vector in release.load()}
 
 
 def by_path(name):
@@ -77,7 +77,7 @@ def copy(tmp_path):
 
 
 def entry(folder, name):
-    return vectors.read_manifest(folder)[name]
+    return release.read_manifest(folder)[name]
 
 
 # the released set
@@ -86,7 +86,7 @@ def entry(folder, name):
 def test_the_released_set_never_changes():
     """If this fails, make another version: v1 is in the hands of others."""
     assert hashlib.sha256((FOLDER / "manifest.json").read_bytes()).hexdigest() == RELEASED
-    for name, (sha256, size) in vectors.read_manifest(FOLDER).items():
+    for name, (sha256, size) in release.read_manifest(FOLDER).items():
         content = (FOLDER / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, size)
 
@@ -94,24 +94,24 @@ def test_the_released_set_never_changes():
 def test_the_set_is_whole():
     names = {path.name for path in FOLDER.iterdir()}
     jsons = {f"{cell}-{dtype}.json" for cell in ("antisymmetric", "gated") for dtype in ("float64", "float32")}
-    assert names == {"manifest.json", *vector_generation.files()}
+    assert names == {"manifest.json", *rounding.files()}
     assert names > {"schema.json", *jsons}
     for name in jsons:
-        found = [vector for vector in vectors.load() if vector.file == name]
-        assert len(found) == len(vector_generation.PLANS) >= 25
+        found = [vector for vector in release.load() if vector.file == name]
+        assert len(found) == len(rounding.PLANS) >= 25
         assert {f"{vector.cell}-{vector.dtype}.json" for vector in found} == {name}
         assert max(vector.sizes["T"] for vector in found) == 6
         assert sorted({vector.sizes["n"] for vector in found}) == [1, 2, 3, 4, 5, 8, 11]
-    long = [vector for vector in vectors.load() if vector.file.endswith(".npz")]
+    long = [vector for vector in release.load() if vector.file.endswith(".npz")]
     assert [vector.sizes for vector in long] == 3 * [{"T": 64, "B": 4, "n": 32, "m": 3}]
     assert all((FOLDER / vector.file).stat().st_size < 10**6 for vector in long)
-    assert len(BY_ID) == len(vectors.load())
+    assert len(BY_ID) == len(release.load())
 
 
 def test_every_flag_is_explained_and_used():
-    notes = vectors.load_notes()
-    assert notes == vector_generation.NOTES
-    assert set(notes) == {flag for vector in vectors.load() for flag in vector.flags} == set(FLAGS)
+    notes = release.load_notes()
+    assert notes == rounding.NOTES
+    assert set(notes) == {flag for vector in release.load() for flag in vector.flags} == set(FLAGS)
     for note in notes.values():
         assert note.description.endswith(".")
         assert note.catches.endswith(".")
@@ -123,7 +123,7 @@ def test_the_links_lead_somewhere():
     derivation = (Path(antisymrnn_ref.__file__).parent / "DERIVATION.md").read_text(encoding="utf-8")
     titles = [line.lstrip("#").strip().lower() for line in derivation.splitlines() if line.startswith("#")]
     anchors = {"".join(c for c in title if c.isalnum() or c in " -").replace(" ", "-") for title in titles}
-    for note in vectors.load_notes().values():
+    for note in release.load_notes().values():
         for link in note.links:
             if link.startswith("antisymrnn_ref/"):
                 path, _, anchor = link.partition("#")
@@ -132,7 +132,7 @@ def test_the_links_lead_somewhere():
 
 
 def test_arrays_are_read_only():
-    for vector in (*vectors.load()[:3], BY_ID["gated-float64-long"]):
+    for vector in (*release.load()[:3], BY_ID["gated-float64-long"]):
         for array in (*vector.inputs.values(), *vector.expected.values()):
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 0
@@ -140,7 +140,7 @@ def test_arrays_are_read_only():
 
 @pytest.mark.parametrize("name", ["gated-float64.json", "antisymmetric-float32-long.npz"])
 def test_a_file_is_made_again_to_the_byte(name):
-    assert vector_generation.files()[name]() == (FOLDER / name).read_bytes()
+    assert rounding.files()[name]() == (FOLDER / name).read_bytes()
 
 
 def test_the_generator_of_the_inputs_is_fixed():
@@ -153,7 +153,7 @@ def test_the_generator_of_the_inputs_is_fixed():
 def test_denormal_numbers_and_signed_zeros_are_there():
     for cell in ("antisymmetric", "gated"):
         for dtype in (FLOAT64, FLOAT32):
-            found = [vector for vector in vectors.load() if (vector.cell, vector.dtype) == (cell, dtype)]
+            found = [vector for vector in release.load() if (vector.cell, vector.dtype) == (cell, dtype)]
             entries = np.concatenate([a.ravel() for vector in found for k, a in vector.expected.items() if k != "h"])
             least = np.finfo(dtype).smallest_normal
             assert ((entries != 0) & (abs(entries) < least)).sum() > 100
@@ -218,7 +218,7 @@ def by_fractions(value, dtype):
 def test_gradients_agree_with_the_specification_in_a_wider_type():
     """float32 vectors beside the specification in float64, rounded: the same but where tanh of float64 is 1 already."""
     count, different = 0, []
-    for vector in vectors.load():
+    for vector in release.load():
         if vector.dtype == FLOAT64:
             continue
         cell = getattr(antisymrnn_ref, vector.cell)
@@ -260,24 +260,24 @@ def test_gradients_agree_with_the_specification_in_a_wider_type():
     ],
 )
 def test_nearest(man, exp, dtype, value):
-    assert vector_generation.nearest(man, exp, dtype).hex() == value.hex()
+    assert rounding.nearest(man, exp, dtype).hex() == value.hex()
 
 
 def test_nearest_agrees_with_python_and_numpy():
     generator = np.random.default_rng(0)
     for _ in range(3000):
         man, exp = int(generator.integers(-(2**62), 2**62)), int(generator.integers(-1150, 900))
-        assert vector_generation.nearest(man, exp, FLOAT64) == float(Fraction(man) * Fraction(2) ** exp)
+        assert rounding.nearest(man, exp, FLOAT64) == float(Fraction(man) * Fraction(2) ** exp)
         man, exp = int(generator.integers(-(2**53), 2**53)), int(generator.integers(-210, 70))
-        assert vector_generation.nearest(man, exp, FLOAT32) == float(np.float32(math.ldexp(man, exp)))
+        assert rounding.nearest(man, exp, FLOAT32) == float(np.float32(math.ldexp(man, exp)))
 
 
 def test_nearest_refuses_what_overflows():
     for dtype, exp in ((FLOAT32, 128), (FLOAT64, 1024)):
         with pytest.raises(OverflowError, match="expected at most"):
-            vector_generation.nearest(1, exp, dtype)
+            rounding.nearest(1, exp, dtype)
         with pytest.raises(OverflowError, match="expected at most"):
-            vector_generation.nearest(2**60 - 1, exp - 60, dtype)
+            rounding.nearest(2**60 - 1, exp - 60, dtype)
 
 
 @pytest.mark.parametrize(
@@ -297,39 +297,39 @@ def test_nearest_refuses_what_overflows():
     ],
 )
 def test_rounded(ball, value):
-    found = vector_generation.rounded(ball, FLOAT64)
+    found = rounding.rounded(ball, FLOAT64)
     assert found is value if value is None else found.hex() == value.hex()
 
 
 def test_what_cannot_be_proved_is_an_error(monkeypatch):
-    monkeypatch.setattr(vector_generation, "LARGEST_PRECISION", 128)
-    problem = vector_generation.case(vector_generation.PLANS[26], 26, "gated", "float64")
+    monkeypatch.setattr(rounding, "LARGEST_PRECISION", 128)
+    problem = rounding.case(rounding.PLANS[26], 26, "gated", "float64")
     assert problem.name == "gated-float64-exp-overflow"
     with pytest.raises(OracleError, match=r"gated-float64-exp-overflow: .*has no proved rounding at 128 bits"):
-        vector_generation.correctly_rounded(problem)
+        rounding.correctly_rounded(problem)
 
 
 def test_gradients_that_contradict_the_product_rule_are_an_error(monkeypatch):
-    monkeypatch.setattr(vector_generation, "tangent_identity", lambda *_: (arb(1), arb(2)))
+    monkeypatch.setattr(rounding, "tangent_identity", lambda *_: (arb(1), arb(2)))
     with pytest.raises(OracleError, match="contradict the product rule"):
-        vector_generation.correctly_rounded(vector_generation.case(vector_generation.PLANS[0], 0, "gated", "float64"))
+        rounding.correctly_rounded(rounding.case(rounding.PLANS[0], 0, "gated", "float64"))
 
 
 def test_a_changed_bit_is_told():
     vector = BY_ID["antisymmetric-float32-generic-1"]
     W = vector.expected["W"].copy()
     W[1, 2] = np.nextafter(W[1, 2], np.float32(9), dtype=np.float32)
-    (wrong,) = vector_generation.certify(vector._replace(expected={**vector.expected, "W": W}))
+    (wrong,) = rounding.certify(vector._replace(expected={**vector.expected, "W": W}))
     assert wrong.startswith("expected.W[1, 2]: expected ")
     assert float(W[1, 2]).hex() in wrong
-    assert vector_generation.certify(vector) == []
+    assert rounding.certify(vector) == []
 
 
 def test_the_sign_of_a_zero_is_certified_too():
     vector = BY_ID["antisymmetric-float32-signed-zeros"]
     h = vector.expected["h"].copy()
     h[0] = abs(h[0])
-    wrong = vector_generation.certify(vector._replace(expected={**vector.expected, "h": h}))
+    wrong = rounding.certify(vector._replace(expected={**vector.expected, "h": h}))
     assert len(wrong) == np.signbit(vector.h0).sum() > 0
     assert all(told.endswith(": expected -0x0.0p+0, got 0x0.0p+0") for told in wrong)
 
@@ -338,7 +338,7 @@ def test_the_sign_of_a_zero_is_certified_too():
 
 
 def test_tolerances_are_small():
-    for vector in vectors.load():
+    for vector in release.load():
         assert list(vector.noise) == list(vector.expected)
         limit = 1e-2 if vector.dtype == FLOAT32 else 1e-3 if "denormal" in vector.id else 5e-11
         for name, array in vector.expected.items():
@@ -348,16 +348,16 @@ def test_tolerances_are_small():
 
 
 def test_the_specification_passes_every_vector():
-    results = [check.run(antisymrnn_ref) for check in vectors.vector_checks()]
+    results = [check.run(antisymrnn_ref) for check in release.vector_checks()]
     assert {(result.check, result.status, result.detail) for result in results} == {("golden vector", "passed", "")}
-    assert len(results) == len(vectors.load())
+    assert len(results) == len(release.load())
     shares = [e.error / e.tolerance for result in results for e in result.errors.values() if e.tolerance]
     assert 0.1 < max(shares) < 0.6
 
 
 def only_the_first(backend):
     """The first vector that sees wrong numbers, not just a crash."""
-    results = (check.run(backend) for check in vectors.vector_checks())
+    results = (check.run(backend) for check in release.vector_checks())
     return next((r.case for r in results if r.status == "failed" and not r.detail.startswith("raised")), None)
 
 
@@ -374,7 +374,7 @@ def test_every_slip_in_the_numbers_is_caught(name):
 
 def test_a_crash_is_a_failure():
     backend = slips.planted("last step left out", slips.SLIPS["last step left out"])
-    results = [check.run(backend) for check in vectors.vector_checks()]
+    results = [check.run(backend) for check in release.vector_checks()]
     assert {result.status for result in results if "antisymmetric" in result.case} >= {"failed"}
 
 
@@ -428,7 +428,7 @@ ALONE = {
 def test_every_flag_catches_what_it_is_for(flag):
     edits = FLAGS[flag]
     backend, caught = slips.planted(flag, edits), []
-    for vector, check in zip(vectors.load(), vectors.vector_checks(), strict=True):
+    for vector, check in zip(release.load(), release.vector_checks(), strict=True):
         if vector.cell == "gated" and all(cell == "antisymmetric" for cell, *_ in edits):
             continue
         result = check.run(backend)
@@ -449,12 +449,12 @@ def honest(vector):
 def test_check_measures_errors():
     vector = BY_ID["gated-float64-generic-1"]
     arrays = honest(vector)
-    assert all(error.error == 0 for error in vectors.check(vector, arrays).values())
+    assert all(error.error == 0 for error in release.check(vector, arrays).values())
     for name, array in arrays.items():
         size = np.abs(array).max() * vector.noise[name].tolerance
         for factor, right in ((0.9, True), (1.1, False)):
             moved = array + factor * size * (np.arange(array.size) == array.size // 2).reshape(array.shape)
-            error = vectors.check(vector, {**arrays, name: moved})[name]
+            error = release.check(vector, {**arrays, name: moved})[name]
             assert (error.error <= error.tolerance) is right, name
             assert error.reference == vector.noise[name].reference
 
@@ -469,29 +469,29 @@ def test_check_refuses(wrong):
         arrays["V"] = arrays["V"].astype(np.float32)
     else:
         arrays["V"][0, 0] = wrong
-    assert vectors.check(vector, arrays)["V"].error == math.inf
+    assert release.check(vector, arrays)["V"].error == math.inf
 
 
 def test_check_asks_for_zeros():
     vector = BY_ID["antisymmetric-float64-one-unit"]
     arrays = honest(vector) | {"W": np.array([[-0.0]])}
-    assert vectors.check(vector, arrays)["W"] == (0.0, 0.0, 0.0)
-    assert vectors.check(vector, arrays | {"W": np.array([[5e-324]])})["W"].error == math.inf
+    assert release.check(vector, arrays)["W"] == (0.0, 0.0, 0.0)
+    assert release.check(vector, arrays | {"W": np.array([[5e-324]])})["W"].error == math.inf
 
 
 def test_check_asks_for_every_gradient_and_no_other_name():
     vector = BY_ID["antisymmetric-float64-generic-1"]
     some = {name: array for name, array in honest(vector).items() if name not in ("x", "a", "s")}
-    assert list(vectors.check(vector, some)) == ["h", "W", "V", "b", "h0", "step_size", "diffusion"]
+    assert list(release.check(vector, some)) == ["h", "W", "V", "b", "h0", "step_size", "diffusion"]
     with pytest.raises(ValueError, match="W: expected an array for antisymmetric-float64-generic-1, got none"):
-        vectors.check(vector, {name: array for name, array in some.items() if name != "W"})
+        release.check(vector, {name: array for name, array in some.items() if name != "W"})
     with pytest.raises(ValueError, match="dW: expected one of h, a, s, W"):
-        vectors.check(vector, some | {"dW": some["W"]})
+        release.check(vector, some | {"dW": some["W"]})
 
 
 def test_load_refuses_another_version():
-    with pytest.raises(vectors.VectorError, match="version: expected v1, got 'v9'"):
-        vectors.load("v9")
+    with pytest.raises(release.VectorError, match="version: expected v1, got 'v9'"):
+        release.load("v9")
 
 
 # the form of the files
@@ -504,9 +504,9 @@ def documents():
 def test_files_are_as_the_schema_says():
     found = documents()
     schema = found.pop("schema.json")
-    assert not list(vectors.schema_errors(found.pop("manifest.json"), schema["$defs"]["manifest"], schema))
+    assert not list(release.schema_errors(found.pop("manifest.json"), schema["$defs"]["manifest"], schema))
     for document in found.values():
-        assert not list(vectors.schema_errors(document, schema, schema))
+        assert not list(release.schema_errors(document, schema, schema))
 
 
 def test_the_schema_uses_what_the_validator_knows():
@@ -589,8 +589,8 @@ def test_a_broken_file_is_told_with_its_field(name):
     change, message = BREAKS[name]
     document = json.loads((FOLDER / "antisymmetric-float32.json").read_text(encoding="utf-8"))
     change(document)
-    with pytest.raises(vectors.VectorError, match=rf"^broken.json: .*{message}"):
-        vectors.read_json(json.dumps(document).encode(), "broken.json")
+    with pytest.raises(release.VectorError, match=rf"^broken.json: .*{message}"):
+        release.read_json(json.dumps(document).encode(), "broken.json")
 
 
 @pytest.mark.parametrize(
@@ -607,8 +607,8 @@ def test_a_broken_file_is_told_with_its_field(name):
     ],
 )
 def test_what_is_no_json_is_told(content, message):
-    with pytest.raises(vectors.VectorError, match=f"^broken.json: {message}"):
-        vectors.read_json(content, "broken.json")
+    with pytest.raises(release.VectorError, match=f"^broken.json: {message}"):
+        release.read_json(content, "broken.json")
 
 
 def members(**changes):
@@ -643,8 +643,8 @@ class Trap:
     ],
 )
 def test_a_broken_npz_is_told_with_its_member(changes, message):
-    with pytest.raises(vectors.VectorError, match=f"^long.npz: {message}"):
-        vectors.read_npz(members(**changes), "long.npz")
+    with pytest.raises(release.VectorError, match=f"^long.npz: {message}"):
+        release.read_npz(members(**changes), "long.npz")
 
 
 def test_what_is_no_npz_is_told():
@@ -652,20 +652,20 @@ def test_what_is_no_npz_is_told():
     crooked = bytearray(whole)
     crooked[len(whole) // 2] ^= 1  # the archive's own sum does not fit
     for content in (b"", b"PK", pickle.dumps(Trap()), whole[:-100], whole[: len(whole) // 2], bytes(crooked)):
-        with pytest.raises(vectors.VectorError, match="^long.npz: "):
-            vectors.read_npz(content, "long.npz")
+        with pytest.raises(release.VectorError, match="^long.npz: "):
+            release.read_npz(content, "long.npz")
     with zipfile.ZipFile(written := io.BytesIO(), "w") as archive:
         archive.writestr("notes.txt", "not an array")
-    with pytest.raises(vectors.VectorError, match="^long.npz: metadata: expected one text"):
-        vectors.read_npz(written.getvalue(), "long.npz")
+    with pytest.raises(release.VectorError, match="^long.npz: metadata: expected one text"):
+        release.read_npz(written.getvalue(), "long.npz")
 
 
 def test_files_read_back_as_they_were_written():
     for name in ("gated-float64.json", "gated-float64-long.npz"):
-        found = vectors.read_file(FOLDER, name, entry(FOLDER, name))
+        found = release.read_file(FOLDER, name, entry(FOLDER, name))
         description = json.loads((FOLDER / "gated-float64.json").read_text(encoding="utf-8"))["description"]
-        write = vectors.to_json if name.endswith("json") else lambda vs, *rest: vectors.to_npz(vs[0], *rest)
-        assert write(found.vectors, vector_generation.NOTES, description) == (FOLDER / name).read_bytes()
+        write = release.to_json if name.endswith("json") else lambda vs, *rest: release.to_npz(vs[0], *rest)
+        assert write(found.vectors, rounding.NOTES, description) == (FOLDER / name).read_bytes()
 
 
 # the commands
@@ -682,7 +682,7 @@ def test_verify_passes_the_released_set(run, tmp_path):
 
 def test_verify_certifies(run, monkeypatch):
     asked = []
-    monkeypatch.setattr(vector_generation, "certify", lambda vector: asked.append(vector.id) or [])
+    monkeypatch.setattr(rounding, "certify", lambda vector: asked.append(vector.id) or [])
     code, out, _ = run("verify", "--certify")
     assert code == 0
     assert out.splitlines()[-1] == f"vectors verify --certify: {len(BY_ID)} vectors in 9 files, all as released"
@@ -696,19 +696,19 @@ def test_certify_finds_a_value_in_a_folder_that_agrees_with_itself(copy):
     before = float(vector.expected["diffusion"]).hex()
     after = math.nextafter(float(vector.expected["diffusion"]), 9).hex()
     replace(vector.file, content.replace(f'"diffusion": "{before}"', f'"diffusion": "{after}"').encode())
-    assert vectors.verify_file(folder, vector.file, entry(folder, vector.file)) == len(vector_generation.PLANS)
+    assert release.verify_file(folder, vector.file, entry(folder, vector.file)) == len(rounding.PLANS)
     message = rf"{vector.file}: {vector.id}: expected.diffusion\[\]: expected {before}, got {after}"
-    with pytest.raises(vectors.VectorError, match=message.replace("+", r"\+")):
-        vectors.verify_file(folder, vector.file, entry(folder, vector.file), certify=True)
+    with pytest.raises(release.VectorError, match=message.replace("+", r"\+")):
+        release.verify_file(folder, vector.file, entry(folder, vector.file), certify=True)
 
 
 def test_certify_tells_what_cannot_be_proved(monkeypatch):
     def fails(vector):
         raise OracleError(f"{vector.id}: no proof")
 
-    monkeypatch.setattr(vector_generation, "certify", fails)
-    with pytest.raises(vectors.VectorError, match="long.npz: gated-float64-long: cannot be proved: .* no proof"):
-        vectors.verify_file(FOLDER, "gated-float64-long.npz", entry(FOLDER, "gated-float64-long.npz"), certify=True)
+    monkeypatch.setattr(rounding, "certify", fails)
+    with pytest.raises(release.VectorError, match="long.npz: gated-float64-long: cannot be proved: .* no proof"):
+        release.verify_file(FOLDER, "gated-float64-long.npz", entry(FOLDER, "gated-float64-long.npz"), certify=True)
 
 
 def changed_byte(folder):
@@ -783,13 +783,13 @@ def test_verify_finds_what_was_damaged(run, copy, damage):
 
 def test_a_schema_that_was_changed_is_not_as_released(copy):
     folder, _ = copy
-    path, released = folder / vectors.SCHEMA, entry(folder, vectors.SCHEMA)
-    assert vectors.verify_file(folder, vectors.SCHEMA, released) == 0
+    path, released = folder / release.SCHEMA, entry(folder, release.SCHEMA)
+    assert release.verify_file(folder, release.SCHEMA, released) == 0
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"required"', b'"requ1red"', 1))
     assert path.read_bytes() != content
-    with pytest.raises(vectors.VectorError, match="schema.json: sha256: expected"):
-        vectors.verify_file(folder, vectors.SCHEMA, released)
+    with pytest.raises(release.VectorError, match="schema.json: sha256: expected"):
+        release.verify_file(folder, release.SCHEMA, released)
 
 
 def test_what_verify_finds_stands_in_its_json(run, copy, tmp_path):
@@ -801,7 +801,7 @@ def test_what_verify_finds_stands_in_its_json(run, copy, tmp_path):
     assert (document["folder"], document["certify"]) == (str(folder), False)
     told = {record["file"]: (record["status"], record["vectors"]) for record in document["files"]}
     assert told["gated-float32.json"] == ("failed", 0)
-    assert told["gated-float64.json"] == ("passed", len(vector_generation.PLANS))
+    assert told["gated-float64.json"] == ("passed", len(rounding.PLANS))
 
 
 def test_verify_of_no_folder_is_usage(run, tmp_path):
@@ -839,14 +839,14 @@ def test_export_fails_whole(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vectors.os, "rename", full)
+    monkeypatch.setattr(release.os, "rename", full)
     with pytest.raises(ReportError, match="copy: cannot be written: No space left on device"):
-        vectors.export(tmp_path / "copy")
+        release.export(tmp_path / "copy")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_to_a_write_protected_folder(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(vectors.os, "access", lambda *_: False)
+    monkeypatch.setattr(release.os, "access", lambda *_: False)
     code, _, err = run("export", tmp_path / "copy")
     assert code == 2
     assert f"cannot be written: {tmp_path} is write-protected" in err
@@ -877,7 +877,7 @@ def test_list_and_describe_tell_sizes_and_constants(run):
     _, out, _ = run("describe", vector.id)
     for name, value in (("step_size", np.float32(0.5)), ("diffusion", np.float32(0.35))):
         assert re.search(rf"^problem +{name} +{float(value)!r}$", out, re.MULTILINE)
-    told = {(record["part"], record["name"]): record for record in vectors.arrays(vector)}
+    told = {(record["part"], record["name"]): record for record in release.arrays(vector)}
     for part, arrays in (("input", vector.inputs), ("expected", vector.expected)):
         for name, array in arrays.items():
             record = told.pop((part, name))
@@ -918,20 +918,20 @@ def test_usage(run):
 def test_a_broken_installation_is_no_usage_error(run, copy, monkeypatch):
     folder, _ = copy
     (folder / "gated-float32.json").unlink()
-    monkeypatch.setattr(vectors, "released", lambda *_: folder)
-    vectors._load.cache_clear()
+    monkeypatch.setattr(release, "released", lambda *_: folder)
+    release._load.cache_clear()
     try:
         for arguments in (("list",), ("describe", "gated-float64-generic-1"), ("export", folder.parent / "copy")):
             code, _, err = run(*arguments)
             assert code == 1
             assert "gated-float32.json: expected a file in " in err
     finally:
-        vectors._load.cache_clear()
+        release._load.cache_clear()
 
 
 def test_generate(run, tmp_path, monkeypatch):
-    whole = {name: functools.partial((FOLDER / name).read_bytes) for name in vector_generation.files()}
-    monkeypatch.setattr(vector_generation, "files", lambda: whole)
+    whole = {name: functools.partial((FOLDER / name).read_bytes) for name in rounding.files()}
+    monkeypatch.setattr(rounding, "files", lambda: whole)
     code, out, _ = run("generate", tmp_path / "made")
     assert (code, out) == (0, f"vectors generate: 9 files in {tmp_path / 'made'}, the bytes of the released v1\n")
     assert run("verify", tmp_path / "made")[0] == 0

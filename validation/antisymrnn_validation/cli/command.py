@@ -19,8 +19,8 @@ except ImportError:
     print("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
     sys.exit(2)
 
-from antisymrnn_validation import report
-from antisymrnn_validation.report import Record
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.terminal import Record
 
 AS_EXPECTED, CONTRADICTED, USAGE, NOTHING_RAN = range(4)
 INTERRUPTED, READER_GONE = 130, 141
@@ -76,7 +76,7 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
         try:
             code = function(**options)
             sys.stdout.flush()
-        except (UsageError, report.ReportError) as error:
+        except (UsageError, terminal.ReportError) as error:
             code = _complain(name, str(error), USAGE)
         except Contradicted as error:
             code = _complain(name, str(error), CONTRADICTED)
@@ -123,18 +123,18 @@ def title(name: str, quick: bool) -> str:
 def check_writable(json: Path | None) -> None:
     """Refuse a file for --json before any work is done."""
     if json is not None:
-        report.check_writable(json)
+        terminal.check_writable(json)
 
 
 def write_results(json: Path | None, line: str, code: int, start: float, content: Record) -> None:
     """Write the results to the file of --json, if there is one."""
     if json is None:
         return
-    from antisymrnn_validation.environment import environment
+    from antisymrnn_validation.output.environment import environment
 
     summary = {"line": line, "exit_code": code, "seconds": time.perf_counter() - start}
-    head = {"schema_version": report.SCHEMA_VERSION, "summary": summary, "environment": environment()}
-    report.write_json(json, head | content)
+    head = {"schema_version": terminal.SCHEMA_VERSION, "summary": summary, "environment": environment()}
+    terminal.write_json(json, head | content)
 
 
 def load_backend_named(name: str) -> ModuleType:
@@ -146,7 +146,7 @@ def load_backend_named(name: str) -> ModuleType:
 
 def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:
     """What a function makes of a third party's code."""
-    from antisymrnn_validation.environment import placed, reason
+    from antisymrnn_validation.output.environment import placed, reason
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
@@ -160,7 +160,7 @@ def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:
 
 def backends_by_name(names: Sequence[str] | None) -> dict[str, ModuleType | str]:
     """Modules by name, or the reason one cannot run, which is an error if it was named."""
-    from antisymrnn_validation.environment import installed_backends
+    from antisymrnn_validation.output.environment import installed_backends
 
     return {name: load_backend_named(name) for name in names} if names else installed_backends()
 
@@ -185,7 +185,7 @@ def import_package(package: str, extra: str) -> None:
 def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record]) -> list[Record]:
     """Run one item after the other under a progress bar."""
     records = []
-    with report.progress(len(items)) as begin:
+    with terminal.progress(len(items)) as begin:
         for item in items:
             begin(name(item))
             records.append(run(item))
@@ -203,7 +203,7 @@ def run_check(
     try:
         result = judged(check, module, expected or {}, source=source)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
-        record |= {"status": report.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
+        record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
         record |= {"diagnosis": "", "deviations": []}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
@@ -214,7 +214,7 @@ def run_check(
 
 def broke_off(key: str, error: BaseException) -> Record:
     """The exception in one line with its place, and its traceback."""
-    from antisymrnn_validation.environment import placed
+    from antisymrnn_validation.output.environment import placed
 
     return {key: placed(error), "traceback": "".join(traceback.format_exception(error))}
 
@@ -230,5 +230,5 @@ def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[
 
 def print_failures(records: Sequence[Record]) -> None:
     """Print what failed."""
-    for paragraph in report.failures(records):
+    for paragraph in terminal.failures(records):
         print(paragraph, end="\n\n")

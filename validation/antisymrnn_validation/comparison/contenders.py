@@ -10,8 +10,8 @@ import numpy as np
 
 from antisymrnn_ref import initialization
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison.arithmetic import Shape
-from antisymrnn_validation.conformance.cases import Case
+from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.truth.cases import Case
 
 
 class Prepared(NamedTuple):

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from antisymrnn_validation.comparison import agreement, arithmetic, timing
-from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison import agreement, timing, workload
 from antisymrnn_validation.comparison.contenders import (
     Contender,
     backend_contender,
@@ -20,8 +19,9 @@ from antisymrnn_validation.comparison.contenders import (
 from antisymrnn_validation.comparison.peak import Peak
 from antisymrnn_validation.comparison.peers import peers
 from antisymrnn_validation.comparison.timing import Sample, Timed
-from antisymrnn_validation.conformance.cases import Case
-from antisymrnn_validation.environment import one_line
+from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.output.environment import one_line
+from antisymrnn_validation.truth.cases import Case
 
 SHAPES = tuple(
     Shape(*sizes)
@@ -168,7 +168,7 @@ def record(plan: Plan, entries: Sequence[Entry], peak_gflops: float, steady_gflo
         "dtype": plan.dtype,
         "peak_gflops": peak_gflops,
         "steady_gflops": steady_gflops,
-        "extra_bytes": arithmetic.extra_bytes(plan.shape, plan.dtype),
+        "extra_bytes": workload.extra_bytes(plan.shape, plan.dtype),
         "contenders": [_contender_record(plan, entry, peak_gflops, steady_gflops) for entry in entries],
     }
 
@@ -180,10 +180,9 @@ def counted(contest: Mapping[str, Any]) -> list[int]:
 
 def _contender_record(plan: Plan, entry: Entry, peak_gflops: float, steady_gflops: float) -> dict[str, Any]:
     contender = entry.contender
-    forward = arithmetic.forward_operations(contender.counted_as, plan.shape)
+    forward = workload.forward_operations(contender.counted_as, plan.shape)
     backward, all_of_backward = (
-        arithmetic.backward_operations(contender.counted_as, plan.shape, input_gradient=asked)
-        for asked in (False, True)
+        workload.backward_operations(contender.counted_as, plan.shape, input_gradient=asked) for asked in (False, True)
     )
     operations = {"forward": forward, "both": forward + backward, "everything": forward + all_of_backward}
     times = {}

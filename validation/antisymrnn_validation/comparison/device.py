@@ -28,23 +28,9 @@ from typing import Any, NamedTuple
 from antisymrnn_ref import load_backend
 
 try:
-    from antisymrnn_validation import report
-    from antisymrnn_validation.comparison import agreement, ceilings
-    from antisymrnn_validation.comparison.arithmetic import Shape
-    from antisymrnn_validation.comparison.ceilings import Timer
+    from antisymrnn_validation.comparison import agreement, gpu_tools
     from antisymrnn_validation.comparison.contenders import prepare_backend, timed_case
     from antisymrnn_validation.comparison.contest import Plan
-    from antisymrnn_validation.comparison.device_contest import (
-        SAMPLES,
-        Budget,
-        Entrant,
-        TooLong,
-        cuda_events,
-        hold,
-        line_up,
-        plans,
-        usable_libraries,
-    )
     from antisymrnn_validation.comparison.device_report import (
         NOTHING_RAN,
         USAGE,
@@ -55,12 +41,26 @@ try:
         times_table,
         write,
     )
+    from antisymrnn_validation.comparison.gpu import (
+        SAMPLES,
+        Budget,
+        Entrant,
+        TooLong,
+        cuda_events,
+        hold,
+        line_up,
+        plans,
+        usable_libraries,
+    )
+    from antisymrnn_validation.comparison.gpu_tools import Timer
     from antisymrnn_validation.comparison.sanitizer import sanitizers
-    from antisymrnn_validation.conformance import checks
-    from antisymrnn_validation.conformance.cases import CELLS
-    from antisymrnn_validation.conformance.checks import Check, Result
-    from antisymrnn_validation.environment import devices, reason
-    from antisymrnn_validation.report import Record
+    from antisymrnn_validation.comparison.workload import Shape
+    from antisymrnn_validation.conformance import check
+    from antisymrnn_validation.conformance.check import Check, Result
+    from antisymrnn_validation.output import terminal
+    from antisymrnn_validation.output.environment import devices, reason
+    from antisymrnn_validation.output.terminal import Record
+    from antisymrnn_validation.truth.cases import CELLS
 except ModuleNotFoundError as missing:
     if (missing.name or "antisymrnn").startswith("antisymrnn"):
         raise
@@ -98,7 +98,7 @@ class Machine(NamedTuple):
 
     card: dict[str, Any]
     elapsed: Timer
-    ceilings: Callable[[], dict[str, float]]
+    gpu_tools: Callable[[], dict[str, float]]
     release: Callable[[], Any] = lambda: None
 
 
@@ -124,7 +124,7 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
     """Add the records of the conformance checks to ``told``, of as many as fit the budget."""
     with contextlib.suppress(TooLong):
         for check in every:
-            with checks.limited(budget.left(), TooLong):
+            with check.limited(budget.left(), TooLong):
                 result = check.run(backend)
             if budget.left() <= 0:
                 break  # a failure may be the alarm
@@ -134,12 +134,12 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
 
 def conformance_record(told: Sequence[Record], total: int) -> Record:
     """Counts and failures of the conformance checks that ran."""
-    counts = report.status_counts(told)
+    counts = terminal.status_counts(told)
     return {
-        "line": report.conform_line(told, total),
+        "line": terminal.conform_line(told, total),
         "total": total,
         **{status: counts[status] for status in ("passed", "failed", "not applicable")},
-        "failures": [record for record in told if report.contradicts(record)],
+        "failures": [record for record in told if terminal.contradicts(record)],
     }
 
 
@@ -186,7 +186,7 @@ def session(
         told = document["conformance"] = conformance_record(records, len(every))
     print(f"{name}: {told['line']}", flush=True)
     for failed in told["failures"]:
-        print(report.failure(failed))
+        print(terminal.failure(failed))
     save()
     right = backend if told["passed"] and not told["failed"] else None
     begin("sanitizers")
@@ -208,7 +208,7 @@ def session(
         peak = document["ceilings"].get(plan.dtype, math.nan)
         record, interrupted = hold(plan, entered, peak, budget, samples=samples, begin=begin)
         document["contests"].append(record)
-        report.show(times_table(record))
+        terminal.show(times_table(record))
         sys.stdout.flush()
         if interrupted:
             raise KeyboardInterrupt
@@ -238,11 +238,11 @@ def gpu(cupy: Any) -> Machine:
     elapsed = cuda_events(cupy)
 
     def measured() -> dict[str, float]:
-        told = {dtype: ceilings.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"]) for dtype in DTYPES}
+        told = {dtype: gpu_tools.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"]) for dtype in DTYPES}
         busy = devices("clocks.sm")[0]
         if not busy.startswith("none"):
             card["clocks.sm after the FMA loop"] = busy
-        return told | {"copy": ceilings.copy_gigabytes(cupy, elapsed)}
+        return told | {"copy": gpu_tools.copy_gigabytes(cupy, elapsed)}
 
     def release() -> None:
         gc.collect()
@@ -272,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         if asked.json:
-            report.check_writable(asked.json)
-    except report.ReportError as error:
+            terminal.check_writable(asked.json)
+    except terminal.ReportError as error:
         print(f"device: {error}", file=sys.stderr)
         return USAGE
     cupy, why_not = found_gpu()
@@ -319,7 +319,7 @@ def measured(
             document["missing_peers"] = {library: why for library, why in found.items() if why}
             for library, why in document["missing_peers"].items():
                 print(f"peer missing, {library}: {why}")
-            checked = [*checks.iter_checks(name, quick=quick), *wide_checks()] if every is None else every
+            checked = [*check.iter_checks(name, quick=quick), *wide_checks()] if every is None else every
             lined = entrants or functools.partial(_lined_up, name, machine.elapsed, found)
             with sanitizers(name, budget.clock) as watched:
                 session(
@@ -330,7 +330,7 @@ def measured(
             document["interrupted"] = True
     document["card"] = dict(machine.card)
     line, code = finished(document, chosen)
-    report.show(targets_table(document["targets"]))
+    terminal.show(targets_table(document["targets"]))
     print(markdown(document), end="\n\n")
     print(f"device: {line}", flush=True)
     write(path, document, line, code, budget.clock() - start)

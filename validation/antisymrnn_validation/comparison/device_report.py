@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from antisymrnn_validation import report
 from antisymrnn_validation.comparison import targets
 from antisymrnn_validation.comparison.contest import Plan
-from antisymrnn_validation.comparison.device_contest import WHAT
-from antisymrnn_validation.environment import environment
-from antisymrnn_validation.report import Record, Table
+from antisymrnn_validation.comparison.gpu import WHAT
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.environment import environment
+from antisymrnn_validation.output.terminal import Record, Table
 
 AS_EXPECTED, CONTRADICTED, USAGE, NOTHING_RAN = range(4)
 INTERRUPTED = 130
@@ -62,8 +62,8 @@ def write(path: Path | None, document: Record, line: str, code: int, seconds: fl
     """Write the JSON document, if a path is given."""
     if path is not None:
         summary = {"line": line, "exit_code": code, "seconds": seconds}
-        head = {"schema_version": report.SCHEMA_VERSION, "summary": summary, "environment": environment()}
-        report.write_json(path, head | document)
+        head = {"schema_version": terminal.SCHEMA_VERSION, "summary": summary, "environment": environment()}
+        terminal.write_json(path, head | document)
 
 
 def times_table(contest: Record) -> Table:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.environment import usable_processors
+from antisymrnn_validation.output.environment import usable_processors
 
 PROBE_SECONDS = 4e-4
 """What one look takes at the peak."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.comparison.contenders import Contender, Prepared
-from antisymrnn_validation.conformance.cases import Case
+from antisymrnn_validation.truth.cases import Case
 
 LIBRARIES = ("torch", "jax")
 """What ``--peers`` takes."""

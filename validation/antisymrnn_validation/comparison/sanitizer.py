@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.conformance import checks
-from antisymrnn_validation.conformance.cases import CELLS, random_case
-from antisymrnn_validation.environment import one_line
-from antisymrnn_validation.report import Record
+from antisymrnn_validation.conformance import check
+from antisymrnn_validation.output.environment import one_line
+from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.truth.cases import CELLS, random_case
 
 PATIENCE_SECONDS = 120.0
 TOOLS = ("memcheck", "racecheck")
@@ -44,7 +44,7 @@ def small_run(name: str) -> None:
                     cell, 3, 9, n, m, step_size=0.1, diffusion=0.1, seed=n, name="small run", dtype=dtype
                 )
                 for keep_every in (1, 2):
-                    checks.run(backend, case, keep_every=keep_every)
+                    check.run(backend, case, keep_every=keep_every)
                     calls += 1
     print(f"{DONE} {calls} calls")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from antisymrnn_validation.comparison.arithmetic import Shape
+from antisymrnn_validation.comparison.workload import Shape
 
 PEAK: tuple[str, ...] = ()
 """In the place of peers: the fraction of the FMA peak is meant."""

@@ -21,10 +21,10 @@ import antisymrnn_ref.readout
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.comparison import agreement, peers, timing
 from antisymrnn_validation.comparison.timing import Sample, Timed
-from antisymrnn_validation.conformance.cases import Case
 from antisymrnn_validation.experiments import optimizers, runs, training
 from antisymrnn_validation.experiments.runs import Data
 from antisymrnn_validation.experiments.training import Configuration, State
+from antisymrnn_validation.truth.cases import Case
 
 WARM = 5
 """So many iterations are run before the profile begins."""

@@ -1,1 +1,1 @@
-"""Whether a backend agrees with the specification: cases and checks."""
+"""Whether a backend, or a candidate in any language, keeps the promises of the contract."""

@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.conformance import checks
-from antisymrnn_validation.conformance.cases import CELLS, Case, random_case
-from antisymrnn_validation.conformance.checks import DTYPES, Check, Result
-from antisymrnn_validation.conformance.diagnosis import diagnose
+from antisymrnn_validation.conformance import check
+from antisymrnn_validation.conformance.check import DTYPES, Check, Result
+from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -79,11 +79,11 @@ def checks_of(
         In place of the checks, accuracy on so many cases drawn at random.
     """
     name, module = load(target)
-    features = checks.features_of(module)
+    features = check.features_of(module)
     if drawn is None:
-        every = checks.iter_checks(name, quick=quick, features=features, dtypes=dtypes)
+        every = check.iter_checks(name, quick=quick, features=features, dtypes=dtypes)
     else:
-        every = checks.drawn_checks(name, drawn, features=features, dtypes=dtypes)
+        every = check.drawn_checks(name, drawn, features=features, dtypes=dtypes)
     return selected(every, level=level, only=only)
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from antisymrnn_validation import report
 from antisymrnn_validation.experiments import tasks
 from antisymrnn_validation.experiments.data import CIFAR_ARCHIVE, DataError
+from antisymrnn_validation.output import terminal
 
 
 class Remote(NamedTuple):
@@ -157,7 +157,7 @@ def _transfer(url: str, part: Path, size: int) -> None:
             response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         ):
             have = 0  # the server sent all of it
-        with open(part, "ab" if have else "wb") as file, report.progress_of_bytes(part.stem, have, size) as advance:
+        with open(part, "ab" if have else "wb") as file, terminal.progress_of_bytes(part.stem, have, size) as advance:
             for piece in response.raw.stream(_CHUNK, decode_content=False):
                 have += len(piece)
                 if have > size:

@@ -12,10 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from antisymrnn_validation import report
 from antisymrnn_validation.experiments.runs import RunError, command, configuration_of, summary_of
 from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.report import Record
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.terminal import Record
 
 RECORDED = Path(__file__).parent / "recorded"
 FILES = ("config.json", "environment.json", "metrics.jsonl", "best.npz")
@@ -153,8 +153,8 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
         files = {name: (run / name).read_bytes() for name in names}
     except OSError as error:
         raise RunError(f"{run}: expected a finished run: {error}") from None
-    files["summary.json"] = report.json_text({**summary, "date": date}).encode()
-    report.write_folder(kept, files)
+    files["summary.json"] = terminal.json_text({**summary, "date": date}).encode()
+    terminal.write_folder(kept, files)
     return kept
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from antisymrnn_validation import report
 from antisymrnn_validation.experiments import runs
 from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.report import Record, Table
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.terminal import Record, Table
 
 VERSION = 1
 """Of the layout of the file."""
@@ -157,7 +157,7 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
     fingerprint = runs.fingerprint(configuration)
     target = folder / f"{configuration.task}-{fingerprint[:16]}"
     if outcome.files and not target.exists():
-        report.write_folder(target, outcome.files)
+        terminal.write_folder(target, outcome.files)
     elif outcome.files:
         try:
             held = digest(target, configuration)
@@ -171,7 +171,7 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
         "fingerprint": fingerprint,
         "fields": json.dumps(configuration._asdict()),
         "status": outcome.status,
-        "summary": json.dumps(report.strict(outcome.summary)),
+        "summary": json.dumps(terminal.strict(outcome.summary)),
         "error": outcome.error,
         "digest": outcome.digest,
         "worker": outcome.worker,
@@ -280,7 +280,7 @@ def write_figure(folder: Path, title: str, groups: Sequence[Record]) -> list[Pat
     The axis is the numeric field with the most values, points that differ in other fields are other series; where no
     field is numeric, each point has a place of its own.
     """
-    from antisymrnn_validation import drawing
+    from antisymrnn_validation.output import drawing
 
     values = {name: list(dict.fromkeys(group["fields"][name] for group in groups)) for name in groups[0]["fields"]}
     numeric = [name for name in values if all(type(value) in (int, float) for value in values[name])]

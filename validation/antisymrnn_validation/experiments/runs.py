@@ -28,10 +28,10 @@ import numpy as np
 
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
-from antisymrnn_validation import report
-from antisymrnn_validation.environment import environment
 from antisymrnn_validation.experiments import optimizers, tasks, training
 from antisymrnn_validation.experiments.training import Configuration, Gradient, State
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.environment import environment
 
 VERSION = 1
 """Of the layout of a checkpoint."""
@@ -130,15 +130,15 @@ def train(
     """
     training.check(configuration)
     state = training.initial(configuration, data.m, data.classes)  # before anything is written: it may not fit
-    report.output_folder(folder)
+    terminal.output_folder(folder)
     _check_folder(folder, configuration, resume)
     with _alone(folder):
         _check_folder(folder, configuration, resume)  # another process may have been faster
         new = not (folder / "config.json").exists()
         if new:
-            report.write_json(folder / "environment.json", environment())
-            report.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
-        for left in folder.rglob(report.TEMPORARY):  # by a killed process
+            terminal.write_json(folder / "environment.json", environment())
+            terminal.write_json(folder / "config.json", configuration._asdict())  # last: with it the folder is a run
+        for left in folder.rglob(terminal.TEMPORARY):  # by a killed process
             left.unlink(missing_ok=True)  # one that another process just tries may be gone already
         checkpoint, metrics = folder / "checkpoint.npz", folder / "metrics.jsonl"
         count = training.parameter_count(configuration, state)
@@ -176,7 +176,7 @@ def train(
                         state = state._replace(best=accuracy, best_iteration=state.iteration)
                         save(folder / "best.npz", configuration, state)
                     if keep:
-                        kept = report.output_folder(folder / "checkpoints")
+                        kept = terminal.output_folder(folder / "checkpoints")
                         save(kept / f"{state.iteration:06}.npz", configuration, state)
                     _append(metrics, record)
                     save(checkpoint, configuration, state)  # last: what is written twice after a kill is the same
@@ -198,7 +198,7 @@ def train(
             "iterations_timed": state.iteration - first,
         }
         write_curves(folder, [folder])
-        report.write_json(folder / "summary.json", summary)  # last: with it the run is finished
+        terminal.write_json(folder / "summary.json", summary)  # last: with it the run is finished
         return summary
 
 
@@ -219,7 +219,7 @@ def lock(path: Path) -> sqlite3.Connection:
                 found.close()
                 raise
     except sqlite3.Error as error:
-        raise report.ReportError(f"{path}: cannot be locked: {error}") from None
+        raise terminal.ReportError(f"{path}: cannot be locked: {error}") from None
     return found
 
 
@@ -306,7 +306,7 @@ def save(path: Path, configuration: Configuration, state: State) -> None:
     numbers: dict[str, Any] = {name: getattr(state, name) for name in ("iteration", "best", "best_iteration")}
     stream = io.BytesIO()
     np.savez(stream, version=VERSION, configuration=fingerprint(configuration), **numbers, **arrays)
-    report.write_bytes(path, stream.getvalue())
+    terminal.write_bytes(path, stream.getvalue())
 
 
 def load(path: Path, configuration: Configuration, data: Data | None = None) -> State:
@@ -462,7 +462,7 @@ def summary_of(folder: Path, **others: type) -> dict[str, Any]:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """What tells runs apart in a figure: the names of their folders, or their paths where two have one name."""
-    from antisymrnn_validation import drawing
+    from antisymrnn_validation.output import drawing
 
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
@@ -473,7 +473,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
 def write_curves(target: Path, folders: list[Path]) -> list[Path]:
     """Draw loss and accuracy of runs, of validation and of training batches, into ``curves.png`` and ``curves.svg``."""
-    from antisymrnn_validation import drawing
+    from antisymrnn_validation.output import drawing
 
     found = [(label, metrics_of(folder)) for label, folder in zip(labels(folders), folders, strict=True)]
 
@@ -506,7 +506,7 @@ def _write_other_environment(folder: Path, iteration: int) -> None:
             return
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no such file any more, or damaged
         pass
-    report.write_json(folder / f"environment-{iteration:06}.json", found)
+    terminal.write_json(folder / f"environment-{iteration:06}.json", found)
 
 
 @contextlib.contextmanager
@@ -556,11 +556,11 @@ def _ended(configuration: Configuration, state: State) -> bool:
 def _append(path: Path, record: dict[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(report.strict(record)) + "\n")
+            file.write(json.dumps(terminal.strict(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise report.ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise terminal.ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _truncate(path: Path, iteration: int) -> None:
@@ -574,4 +574,4 @@ def _truncate(path: Path, iteration: int) -> None:
             "put the file back, or train anew in another folder"
         )
     if path.exists():
-        report.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        terminal.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())

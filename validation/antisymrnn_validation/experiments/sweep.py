@@ -25,10 +25,10 @@ from typing import Any
 from dask.distributed import Client, as_completed, fire_and_forget, get_worker, wait
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.environment import reason
 from antisymrnn_validation.experiments import cluster, results, runs, tasks, training
 from antisymrnn_validation.experiments.results import Result
 from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.output.environment import reason
 
 LARGEST = 10_000
 """Points that a grid may have."""

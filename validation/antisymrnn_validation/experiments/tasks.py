@@ -17,7 +17,6 @@ import numpy as np
 import antisymrnn_ref
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.conformance.cases import Case
 from antisymrnn_validation.experiments.data import (
     DataError,
     Images,
@@ -25,6 +24,7 @@ from antisymrnn_validation.experiments.data import (
     load_digits,
     load_mnist,
 )
+from antisymrnn_validation.truth.cases import Case
 
 TASKS = ("digits", "mnist", "pmnist", "cifar", "noise-padded")
 

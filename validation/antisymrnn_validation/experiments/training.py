@@ -20,8 +20,8 @@ import threadpoolctl
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_ref.readout import ReadoutParameters
-from antisymrnn_validation.conformance.cases import CELLS
 from antisymrnn_validation.experiments import optimizers
+from antisymrnn_validation.truth.cases import CELLS
 
 CHOICES = {
     "cell": CELLS,

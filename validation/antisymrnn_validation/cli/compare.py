@@ -1,0 +1,303 @@
+"""compare: conformance, then times or accuracies beside peers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from antisymrnn_validation.cli.command import (
+    AS_EXPECTED,
+    CONTRADICTED,
+    NOTHING_RAN,
+    Json,
+    Quick,
+    UsageError,
+    among,
+    backends_by_name,
+    check_writable,
+    command,
+    each,
+    import_package,
+    run_checks,
+    title,
+    write_results,
+)
+from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output.terminal import Record
+
+
+@command
+def compare(
+    backends: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="BACKENDS", help="Names or module paths. Default: every backend that can run."),
+    ] = None,
+    peers: Annotated[str, typer.Option(metavar="LIST", help="Peers beside NumPy's: torch, jax, or torch,jax.")] = "",
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="T,B,m,n", help="Sizes to time. May be repeated. Default: the paper's.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(metavar="DTYPE", help="float32 or float64. May be repeated.")
+    ] = None,
+    cell: Annotated[
+        list[str] | None, typer.Option(metavar="CELL", help="antisymmetric or gated. May be repeated. Default: both.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Samples of a fast contender; a slow one has fewer. Default: 25.")
+    ] = None,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Errors against certified truth, in place of times.")
+    ] = False,
+    quick: Quick = False,
+    json: Json = None,
+) -> int:
+    """Time backends beside the specification and peers.
+
+    Conformance first: a backend that fails a check is named and not timed. Then forward, and forward and backward, of
+    every contender in turns, beside the peak of the machine. A slow backend contradicts nothing: the exit code says
+    whether all that is compared is right and was timed.
+    """
+    check_writable(json)
+    asked = _asked(peers, shape, dtype, cell, samples, quick)
+    modules, not_run = _compared(backends)
+    start = time.perf_counter()
+    head: Record = {"command": "compare", "quick": quick, "accuracy": accuracy, "not_run": not_run}
+    if not_run:
+        print("\n".join(f"backend {name} not run: {reason}" for name, reason in not_run.items()), end="\n\n")
+    if accuracy:
+        line, code, results = _accuracies(modules, asked, quick)
+    else:
+        line, code, results = _times(modules, asked, quick)
+    line = f"{title('compare', quick)}: {line}"
+    print(line)
+    write_results(json, line, code, start, head | results)
+    return code
+
+
+class Asked(NamedTuple):
+    """What the options of compare say, checked."""
+
+    libraries: list[str]
+    shapes: list[Any]
+    dtypes: list[str]
+    cells: list[str]
+    samples: int
+
+
+def _asked(
+    peers: str,
+    shapes: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    cells: Sequence[str] | None,
+    samples: int | None,
+    quick: bool,
+) -> Asked:
+    from antisymrnn_validation.comparison import contest
+    from antisymrnn_validation.comparison.peers import LIBRARIES
+    from antisymrnn_validation.truth.cases import CELLS
+
+    libraries = among("--peers", LIBRARIES, peers.split(",") if peers else [])
+    for library in libraries:
+        import_package(library, "peers")
+    if samples is not None and samples < 1:
+        raise UsageError(f"--samples: expected at least 1, got {samples}")
+    return Asked(
+        libraries,
+        list(dict.fromkeys(map(_shape, shapes or []))),
+        among("--dtype", ("float32", "float64"), dtypes or []),
+        among("--cell", CELLS, cells or CELLS),
+        samples or (contest.QUICK_SAMPLES if quick else contest.SAMPLES),
+    )
+
+
+def _shape(text: str) -> Any:
+    """T, B, m, n of ``--shape``: four whole numbers from 1, whose states fit the memory of the machine."""
+    from antisymrnn_validation.comparison.workload import Shape
+    from antisymrnn_validation.output.environment import memory_bytes
+
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() and part.strip().isascii() for part in parts):
+        raise UsageError(f"--shape: expected four whole numbers T,B,m,n such as 784,128,1,128, got {text!r}")
+    if any(len(part.strip()) > 10 for part in parts) or not all(sizes := Shape(*map(int, parts))):
+        raise UsageError(f"--shape: expected T, B, m and n of at least 1 and at most 10 digits, got {text[:40]!r}")
+    needed = 8 * (sizes.T * sizes.B * (sizes.m + 4 * sizes.n) + sizes.n * (sizes.n + sizes.m))
+    if needed > (there := memory_bytes()):
+        raise UsageError(f"--shape: {text} needs {needed / 1e9:.3g} GB of memory, this machine has {there / 1e9:.3g}")
+    return sizes
+
+
+def _compared(names: Sequence[str] | None) -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """The backends to compare by name, each module once, and why others cannot run."""
+    found = backends_by_name(list(dict.fromkeys(names)) if names else None)
+    modules: dict[str, ModuleType] = {}
+    for name, module in found.items():
+        if isinstance(module, ModuleType) and all(module is not other for other in modules.values()):
+            modules["numpy" if module.__name__ == "antisymrnn_ref" else name] = module
+    return modules, {name: reason for name, reason in found.items() if isinstance(reason, str)}
+
+
+def _conformance(modules: Mapping[str, ModuleType]) -> tuple[list[str], Record]:
+    """The names of the backends that are red, and what each one's checks came to."""
+    from antisymrnn_validation.conformance import judge
+
+    red, told = [], {}
+    for name, module in modules.items():
+        every = judge.checks_of(module, quick=True)
+        records = run_checks(name, module, every)
+        counts = terminal.status_counts(records)
+        failed = [record for record in records if terminal.contradicts(record)]
+        line = terminal.conform_line(records, len(every))
+        if failed or not counts["passed"]:
+            red.append(name)
+            line += "; NOT CONFORMANT, not timed"
+        print(f"{name}: {line}", end="\n\n", flush=True)
+        told[name] = {
+            **{status: counts[status] for status in ("passed", "failed", "not applicable")},
+            "failures": failed,
+        }
+    return red, told
+
+
+def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tuple[str, int, Record]:
+    """The last line, the exit code and the results of compare."""
+    import_package("llvmlite.binding", "numba")
+    import antisymrnn_ref
+    from antisymrnn_validation.comparison import contest, peak, targets
+
+    red, conformance = _conformance(modules)
+    right = {name: module for name, module in modules.items() if name not in red}
+    if not right:
+        line = f"nothing was timed; NOT CONFORMANT: {', '.join(red)}"
+        return line, CONTRADICTED, {"conformance": conformance, "contests": []}
+    beside = [name for name in right if name != "numpy"] or ["numpy"]
+    entered = right if "numpy" in red else {**right, "numpy": antisymrnn_ref}
+    plans = contest.plans(asked.cells, asked.shapes, asked.dtypes, quick=quick)
+    held, peaks = [], {}
+    with contextlib.ExitStack() as stack:
+        for name in dict.fromkeys(plan.dtype for plan in plans):
+            found = peaks[name] = stack.enter_context(peak.measured_peak(name))
+            apart = f"{found.threads} threads, one alone {found.alone:.1f}"
+            print(f"FMA peak, {name}: {found.best():.1f} GFLOP/s with {apart}")
+        print(flush=True)
+        for plan in plans:
+            contenders = contest.line_up(plan.cell, entered, asked.libraries)
+            with terminal.progress(len(contenders) + 1 + asked.samples) as begin:
+                entries = contest.hold(plan, contenders, entered, peaks[plan.dtype], samples=asked.samples, begin=begin)
+            held.append((plan, entries, _record(plan, entries, peaks)))
+            terminal.show(terminal.times_table(held[-1][2], beside))
+            sys.stdout.flush()
+    contests = []
+    for plan, entries, shown in held:  # again, by the peak of the whole run
+        last = _record(plan, entries, peaks)
+        contests.append(last)
+        if contest.counted(last) != contest.counted(shown):
+            print(f"The machine was faster later than {shown['steady_gflops']:.1f} GFLOP/s; what still counts:")
+            terminal.show(terminal.times_table(last, beside))
+    memory, first_calls = _processes(plans, contests, right)
+    reached = {name: targets.records(name, contests) for name in right if name != "numpy"}
+    for name, records in reached.items():
+        terminal.show(terminal.targets_table(name, records))
+    found_peaks = {
+        name: {
+            "gflops": p.best(),
+            "steady": p.steady(),
+            "alone": p.alone,
+            "threads": p.threads,
+            **p.registers._asdict(),
+        }
+        for name, p in peaks.items()
+    }
+    results = {
+        "peak": found_peaks, "conformance": conformance, "contests": contests, "memory": memory,
+        "first_calls": first_calls, "targets": reached,
+    }  # fmt: skip
+    statuses = {entry["status"] for record in contests for entry in record["contenders"]}
+    code = CONTRADICTED if red or statuses != {"timed"} else AS_EXPECTED
+    if "timed" not in statuses and "wrong" not in statuses and not red:
+        code = NOTHING_RAN
+    return terminal.compare_line(contests, len(plans), red), code, results
+
+
+def _record(plan: Any, entries: Sequence[Any], peaks: Mapping[str, Any]) -> Record:
+    from antisymrnn_validation.comparison import contest
+
+    peak = peaks[plan.dtype]
+    return contest.record(plan, entries, peak.best(), peak.steady())
+
+
+def _processes(
+    plans: Sequence[Any], contests: Sequence[Record], backends: Mapping[str, ModuleType]
+) -> tuple[list[Record], list[Record]]:
+    """Peak memory at the first shape of each cell, and the first calls of each backend."""
+    from antisymrnn_validation.comparison import processes
+
+    first: dict[str, tuple[Any, Record]] = {}
+    for plan, contest in zip(plans, contests, strict=True):
+        first.setdefault(plan.cell, (plan, contest))
+    memory = [
+        (entry["name"], plan)
+        for plan, contest in first.values()
+        for entry in contest["contenders"]
+        if entry["status"] != "wrong"
+    ]
+    calls = list(dict.fromkeys((name, plan.cell, plan.dtype) for plan in plans for name in backends if name != "numpy"))
+
+    def answered(head: Record, ask: Callable[[], Record]) -> Record:
+        try:
+            return {**head, "detail": "", **ask()}
+        except processes.ProcessError as error:
+            return {**head, "detail": str(error)}
+
+    used = each(
+        memory,
+        lambda item: f"memory of {item[0]}",
+        lambda item: answered(
+            {"name": item[0], "case": f"{item[1].cell} {item[1].shape} {item[1].dtype}"},
+            lambda: processes.peak_memory(item[0], *item[1]),
+        ),
+    )
+    terminal.show(terminal.memory_table(used))
+    began = each(
+        calls,
+        lambda item: f"first calls of {item[0]}",
+        lambda item: answered(
+            dict(zip(("name", "cell", "dtype"), item, strict=True)), lambda: processes.first_calls(*item)
+        ),
+    )
+    if began:
+        terminal.show(terminal.first_calls_table(began))
+    return used, began
+
+
+def _accuracies(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tuple[str, int, Record]:
+    """The last line, the exit code and the results of compare --accuracy."""
+    import antisymrnn_ref
+    from antisymrnn_validation.comparison import agreement, contest
+
+    cases = agreement.accuracy_cases(asked.cells, asked.dtypes or ["float64", "float32"], quick=quick)
+    entered = {**modules, "numpy": antisymrnn_ref}
+    pairs = [
+        (contender, case)
+        for case in cases
+        for contender in contest.line_up(case.cell, entered, asked.libraries)
+        if not contender.layer
+    ]
+    records = each(
+        pairs,
+        lambda pair: f"{pair[0].name}: {pair[1].name}",
+        lambda pair: agreement.accuracy_record(pair[0], entered.get(pair[0].name), pair[1]),
+    )
+    terminal.show(terminal.units_table(records))
+    wrong = list(dict.fromkeys(record["name"] for record in records if record["status"] != "passed"))
+    for record in records:
+        if record["status"] != "passed":
+            print(f"FAILED {record['name']} on {record['case']}\n  {record['detail']}", end="\n\n")
+    line = f"accuracy of {len({record['name'] for record in records})} contenders on {len(cases)} cases"
+    line += f"; WRONG: {', '.join(wrong)}" if wrong else "; all within their tolerances"
+    return line, CONTRADICTED if wrong else AS_EXPECTED, {"accuracies": records}

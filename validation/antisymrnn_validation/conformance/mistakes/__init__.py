@@ -1,0 +1,1 @@
+"""Known mistakes: the catalogue, and the diagnosis of results that failed."""

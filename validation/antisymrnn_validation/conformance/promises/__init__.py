@@ -1,0 +1,1 @@
+"""The promises of the contract, each declared where it is checked."""

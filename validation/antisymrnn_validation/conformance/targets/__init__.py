@@ -1,0 +1,1 @@
+"""What can be judged: functions, programs, and their declared conventions."""

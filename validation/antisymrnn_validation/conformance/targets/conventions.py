@@ -1,0 +1,122 @@
+"""Declared conventions: a candidate that keeps one is judged as if it kept the paper's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from antisymrnn_ref.contract import Array, Gradients
+from antisymrnn_validation.conformance.check import Candidate, features_of
+from antisymrnn_validation.truth.cases import CELLS
+
+Leaves = dict[str, Array]
+
+_ACROSS = {"V": "V_z", "b": "b_z", "V_z": "V", "b_z": "b"}
+
+
+def _exchanged(leaves: Leaves) -> Leaves:
+    return {name: leaves[_ACROSS.get(name, name)] for name in leaves} if "V_z" in leaves else leaves
+
+
+def _transposed(leaves: Leaves) -> Leaves:
+    return leaves | {"W": np.ascontiguousarray(leaves["W"].T)}
+
+
+def _same(leaves: Leaves) -> Leaves:
+    return leaves
+
+
+def _halved(leaves: Leaves) -> Leaves:
+    return leaves | {name: leaves[name] / 2 for name in ("b", "b_z") if name in leaves}
+
+
+def _expanded(leaves: Leaves) -> Leaves:
+    return leaves | {"W": leaves["W"] - leaves["W"].T}
+
+
+CONVENTIONS: dict[str, tuple[Callable[[Leaves], Leaves], Callable[[Leaves], Leaves]]] = {
+    "row vectors": (_transposed, _transposed),
+    "W stored transposed": (_same, _transposed),
+    "gate and candidate exchanged": (_exchanged, _exchanged),
+    "bias split in two": (_same, _halved),
+    "dW of the strict upper triangle": (_same, _expanded),
+    "gradients of the mean loss": (_same, _same),
+}
+"""By the names of the catalogue: what a candidate gets in place of the parameters, and what its gradients stand for.
+
+A convention that changes a shape (batch first, V transposed, states without h_0) is a line in one's own wrapper.
+"""
+
+
+def declared(candidate: ModuleType, name: str) -> Candidate:
+    """A candidate under a convention.
+
+    Parameters
+    ----------
+    candidate : module
+    name : str
+        One of :data:`CONVENTIONS`; hyphens count as blanks.
+
+    Returns
+    -------
+    Candidate
+        Judged by numbers: the promises about bits and errors are the candidate's own affair.
+
+    Raises
+    ------
+    ValueError
+        If there is no such convention; the message has the closest.
+    """
+    known = {each.casefold().replace("-", " "): each for each in CONVENTIONS}
+    asked = name.casefold().replace("-", " ")
+    asked = {"row vector": "row vectors"}.get(asked, asked)
+    if asked not in known:
+        close = difflib.get_close_matches(asked, known, n=1)
+        hint = f"; did you mean {known[close[0]]!r}?" if close else ""
+        raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {name!r}{hint}")
+    given, returned = CONVENTIONS[known[asked]]
+    mean = known[asked] == "gradients of the mean loss"
+    found = Candidate(f"{candidate.__name__}, {known[asked]}")
+    found.features = features_of(candidate) - {"contract", "arrays", "layouts"}
+    found.seconds = candidate.seconds if isinstance(candidate, Candidate) else found.seconds
+    found.__dict__.update(asarray=candidate.asarray, to_numpy=candidate.to_numpy)
+    for cell in CELLS:
+        found.__dict__[cell] = _cell(candidate, cell, given, returned, mean)
+    return found
+
+
+def _cell(
+    candidate: ModuleType,
+    cell: str,
+    given: Callable[[Leaves], Leaves],
+    returned: Callable[[Leaves], Leaves],
+    mean: bool,
+) -> SimpleNamespace:
+    module, host, device = getattr(candidate, cell), candidate.to_numpy, candidate.asarray
+
+    def changed(leaves: Any, change: Callable[[Leaves], Leaves]) -> Any:
+        arrays = {name: host(leaf) for name, leaf in leaves._asdict().items()}
+        return type(leaves)(**{name: device(array, array.dtype) for name, array in change(arrays).items()})
+
+    def times(array: Array, B: int) -> Array:
+        held = host(array)
+        return device(held * held.dtype.type(B), held.dtype)
+
+    def forward(parameters: Any, x: Array, h0: Array, **options: Any) -> Any:
+        return module.forward(changed(parameters, given), x, h0, **options)
+
+    def backward(parameters: Any, x: Array, trajectory: Any, g: Array, **options: Any) -> Gradients:
+        found = module.backward(changed(parameters, given), x, trajectory, g, **options)
+        if mean:
+            leaves = type(found.parameters)(*(times(leaf, x.shape[1]) for leaf in found.parameters))
+            others = (times(array, x.shape[1]) for array in (found.h0, found.step_size, found.diffusion))
+            return Gradients(leaves, None if found.x is None else times(found.x, x.shape[1]), *others)
+        whole = returned is _expanded and options.get("unconstrained", False)  # there dW is G itself
+        leaves = found.parameters if whole else changed(found.parameters, returned)
+        return Gradients(leaves, found.x, found.h0, found.step_size, found.diffusion)
+
+    return SimpleNamespace(forward=forward, backward=backward)

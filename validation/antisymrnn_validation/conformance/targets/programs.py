@@ -1,0 +1,283 @@
+"""A program in any language as a candidate: one call for each pass of each case, through files.
+
+``PROGRAM INPUT_DIR OUTPUT_DIR`` is called with two folders:
+
+- INPUT_DIR holds ``manifest.json`` (see :func:`manifest`) and ``W V b x h0`` (``V_z b_z`` for the gated cell, ``g`` for
+  the backward pass), each as ``NAME.npy`` of version 1.0, C order, little-endian. There is no trajectory: the backward
+  pass computes its states again.
+- OUTPUT_DIR, empty, must get ``h.npy``, the kept states, and in the backward pass also ``dW dV db`` (``dV_z db_z``)
+  ``dx dh0 dstep_size ddiffusion``, in the dtype and with the shapes that the manifest has under ``results``. Fortran
+  order and the other byte order are read too. Both passes must give the same states to the bit.
+
+Exit code 0: done. 77: not supported; the last line on stderr says why, and the check does not apply. Anything else, a
+signal, or more time than allowed: the case failed. What the program prints is kept for the message, the end of it.
+Nothing that a program writes is executed or unpickled, and no memory is taken on its word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from antisymrnn_ref.contract import Array, kept_steps
+from antisymrnn_validation.conformance.check import BrokenPromise, NotSupported
+from antisymrnn_validation.truth.cases import Case
+
+PROTOCOL = 1
+"""Version of the manifest and of the files."""
+
+NOT_SUPPORTED = 77
+"""Exit code of a program that cannot do what it is asked."""
+
+MOST_TIMEOUTS = 3
+"""After so many calls that ran out of time a program is not called again."""
+
+TAIL = 4096
+"""Bytes of each output stream that are kept, and of a file that may be its header."""
+
+
+class Ended(NamedTuple):
+    """How a program ended: exit code, negative for a signal, None for no end in time; the last that it printed."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def manifest(case: Case, pass_: str, keep_every: int) -> dict[str, Any]:
+    """What ``manifest.json`` says of a call.
+
+    Parameters
+    ----------
+    case : Case
+        Its constants are written in the precision of its arrays.
+    pass_ : str
+        ``forward`` or ``backward``.
+    keep_every : int
+        At most T here, so that it fits any integer.
+
+    Returns
+    -------
+    dict
+        protocol, pass, cell, dtype, T, B, n, m, step_size, diffusion, step_size_hex, diffusion_hex (the same numbers as
+        C99 writes them in hexadecimal), unconstrained, keep_every, in the backward pass g_on_every_state (else g is of
+        the last state alone); ``arrays`` and ``results``, shapes by name.
+    """
+    T, B, m = case.x.shape
+    n = len(case.parameters.b)
+    leaves = {name: list(array.shape) for name, array in case.parameters._asdict().items()}
+    arrays: dict[str, list[int]] = {**leaves, "x": [T, B, m], "h0": [B, n]}
+    results: dict[str, list[int]] = {"h": [len(kept_steps(T, keep_every)), B, n]}
+    if pass_ == "backward":
+        results |= {f"d{name}": shape for name, shape in arrays.items()} | {"dstep_size": [], "ddiffusion": []}
+        arrays["g"] = list(case.g.shape)
+    every = {"g_on_every_state": case.g.ndim == 3} if pass_ == "backward" else {}
+    constants = {name: float(case.dtype.type(getattr(case, name))) for name in ("step_size", "diffusion")}
+    return {
+        "protocol": PROTOCOL,
+        "pass": pass_,
+        "cell": case.cell,
+        "dtype": case.dtype.name,
+        "T": T,
+        "B": B,
+        "n": n,
+        "m": m,
+        **constants,
+        **{f"{name}_hex": value.hex() for name, value in constants.items()},
+        "unconstrained": case.unconstrained,
+        "keep_every": keep_every,
+        **every,
+        "arrays": arrays,
+        "results": results,
+    }
+
+
+def call(command: Sequence[str], timeout: float, case: Case, pass_: str, keep_every: int) -> dict[str, Array]:
+    """Results of one call of a program, by the names of their files.
+
+    Raises
+    ------
+    NotSupported
+        If it says so.
+    BrokenPromise
+        If it fails, or if a result is not what it should be.
+    TimeoutError
+        If it does not end within ``timeout`` seconds.
+    """
+    told = manifest(case, pass_, keep_every)
+    arrays = {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}
+    with tempfile.TemporaryDirectory(prefix="antisymrnn-", dir=_fast_folder(), ignore_cleanup_errors=True) as folder:
+        given, returned = Path(folder) / "input", Path(folder) / "output"
+        given.mkdir()
+        returned.mkdir()
+        (given / "manifest.json").write_text(json.dumps(told, indent=1), encoding="ascii")
+        for name in told["arrays"]:
+            little = np.ascontiguousarray(arrays[name]).astype(case.dtype.newbyteorder("<"), copy=False)
+            np.save(given / f"{name}.npy", little, allow_pickle=False)
+        ended = execute([*command, str(given), str(returned)], timeout)
+        if ended.code is None:
+            raise TimeoutError(f"{pass_}: no end within {timeout:g} s; it was killed{_said(ended)}")
+        if ended.code == NOT_SUPPORTED:
+            raise NotSupported(_last_line(ended.err) or f"exit code {NOT_SUPPORTED}, without a reason on stderr")
+        if ended.code:
+            raise BrokenPromise(f"{pass_}: {_end(ended.code)}{_said(ended)}")
+        try:
+            if not stat.S_ISDIR(os.lstat(returned).st_mode):
+                raise BrokenPromise("OUTPUT_DIR: is no folder any more")
+            return {
+                name: read_array(returned / f"{name}.npy", tuple(shape), case.dtype)
+                for name, shape in told["results"].items()
+            }
+        except OSError as error:
+            raise BrokenPromise(f"{pass_}: OUTPUT_DIR cannot be read: {error.strerror}{_said(ended)}") from error
+        except BrokenPromise as broken:
+            raise BrokenPromise(f"{pass_}: {broken}{_said(ended)}") from None
+
+
+def execute(command: Sequence[str], timeout: float) -> Ended:
+    """Run a command in a process group of its own, which is killed when the command ends or its time is over."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        raise BrokenPromise(f"{command[0]}: cannot be run: {error.strerror or error}") from error
+    deadline = time.monotonic() + timeout
+    streams = (process.stdout, process.stderr)
+    tails = [bytearray(), bytearray()]
+    drains = [
+        threading.Thread(target=_drain, args=(stream, tail), daemon=True)
+        for stream, tail in zip(streams, tails, strict=True)
+    ]
+    for drain in drains:
+        drain.start()
+    try:
+        pause = 0.0005
+        while not (ended := _has_ended(process)) and time.monotonic() < deadline:
+            if (printing := next(filter(threading.Thread.is_alive, drains), None)) is not None:
+                printing.join(0.05)  # ends when the output is closed: mostly with the program
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+    finally:
+        _kill_group(process)
+        code = process.wait()
+        for drain in drains:
+            drain.join(1.0)  # a process that left the group may hold the pipe for ever
+    out, err = (bytes(tail).decode(errors="replace") for tail in tails)
+    return Ended(code if ended else None, out, err)
+
+
+def read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """The array of a ``.npy`` file that nobody vouches for, in C order and native byte order.
+
+    Raises
+    ------
+    BrokenPromise
+        If it is not a regular file of exactly this shape and dtype; nothing is allocated before that is known.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise BrokenPromise(f"{path.name}: expected a regular file, no link, folder or pipe")
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise BrokenPromise(f"{path.name}: was not written") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenPromise(f"{path.name}: expected a regular file")
+        try:
+            found_shape, fortran, found, begin = _header(file.read(TAIL))
+        except Exception as error:  # noqa: BLE001 (a header may hold anything)
+            raise BrokenPromise(f"{path.name}: expected a .npy file: {type(error).__name__}: {error}") from None
+        if found.hasobject:
+            raise BrokenPromise(f"{path.name}: expected numbers, got pickled objects, which are not loaded")
+        if found.newbyteorder("=") != dtype or found_shape != shape:
+            raise BrokenPromise(f"{path.name}: expected {dtype} {shape}, got {_cut(f'{found} {found_shape}')}")
+        needed, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, status.st_size - begin
+        if needed != there:
+            raise BrokenPromise(f"{path.name}: expected {needed} bytes of numbers, the file has {there}")
+        file.seek(begin)
+        data = file.read(needed)
+    if len(data) != needed:
+        raise BrokenPromise(f"{path.name}: changed while it was read")
+    array = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
+    return np.array(array, dtype=dtype, order="C")
+
+
+def _header(begin: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, dtype, and where the numbers begin."""
+    file = io.BytesIO(begin)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = read(file)
+    return tuple(shape), fortran, dtype, file.tell()
+
+
+def _fast_folder() -> str | None:
+    """A folder in memory, ten times faster than a disk, if there is one and nobody asks for another."""
+    shared = "/dev/shm"
+    return shared if "TMPDIR" not in os.environ and os.access(shared, os.W_OK) else None
+
+
+def _drain(stream: BinaryIO, tail: bytearray) -> None:
+    """Read a stream to its end and keep the last bytes."""
+    with stream, contextlib.suppress(OSError, ValueError):
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            tail += chunk
+            del tail[:-TAIL]
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    # not reaped yet: until then no other process group can have its number
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(code: int) -> str:
+    if code > 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _said(ended: Ended) -> str:
+    line = _last_line(ended.err) or _last_line(ended.out)
+    return f"; it said: {line}" if line else ""
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return _cut(lines[-1].strip()) if lines else ""
+
+
+def _cut(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text)
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"

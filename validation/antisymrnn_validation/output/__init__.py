@@ -1,0 +1,1 @@
+"""Files, terminal, figures, and what a result was made with."""

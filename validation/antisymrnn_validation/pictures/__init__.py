@@ -1,0 +1,1 @@
+"""What the paper's simulations and Jacobians look like: portraits and spectra."""

@@ -1,0 +1,1 @@
+"""What is true, independent of the code: cases, calls, oracles and the measured tolerance."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import antisymrnn_ref
 import antisymrnn_validation
-from antisymrnn_validation.conformance.check import certify
+from antisymrnn_validation.conformance.plan import certify
 from antisymrnn_validation.conformance.targets.functions import callable_candidate
 from antisymrnn_validation.truth.cases import random_case
 

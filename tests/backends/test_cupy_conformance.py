@@ -6,7 +6,7 @@ import collections
 
 import pytest
 
-from antisymrnn_validation.conformance.check import iter_checks
+from antisymrnn_validation.conformance.plan import iter_checks
 
 CHECKS = iter_checks("cupy")
 WAYS = ["a block for some samples", "a grid for all samples"]

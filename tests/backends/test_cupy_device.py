@@ -9,7 +9,7 @@ import pytest
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import BackendUnavailable, Parameters
-from antisymrnn_validation.conformance.check import iter_checks
+from antisymrnn_validation.conformance.plan import iter_checks
 from antisymrnn_validation.truth.cases import random_case
 
 try:

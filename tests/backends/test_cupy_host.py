@@ -13,7 +13,7 @@ from antisymrnn_cupy import describe
 from antisymrnn_cupy._instances import INSTANCES, KERNELS, source
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import BackendUnavailable
-from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import Case, random_case
 from cuda_on_cpu import driver as stand_in
 from cuda_on_cpu.driver import Card

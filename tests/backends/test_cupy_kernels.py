@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from antisymrnn_cupy._instances import INSTANCES
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.check import measure, run
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.tolerance import measure
 from cuda_on_cpu.driver import Card
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref.contract import Array, kept_steps
-from antisymrnn_validation.conformance.check import BrokenPromise, measure, run
+from antisymrnn_validation.truth.calls import BrokenPromise, run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.tolerance import measure
 from cuda_on_cpu import driver, emulator
 
 GUARD = np.arange(0xFFF80000, 0xFFF80000 + 1024, dtype=np.uint32)

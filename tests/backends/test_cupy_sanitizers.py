@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from antisymrnn_cupy import _instances
-from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS
 from cuda_on_cpu import driver, emulator
 from test_cupy_planted_bugs import CARD, KERNELS, Bug, Way, cases, plant, prepare

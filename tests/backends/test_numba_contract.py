@@ -26,9 +26,11 @@ import antisymrnn_numba
 import antisymrnn_ref
 from antisymrnn_numba import _host, _kernels, _memory, _threads
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.check import iter_checks, measure, run
+from antisymrnn_validation.conformance.plan import iter_checks
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from antisymrnn_validation.truth.oracles import named_arrays
+from antisymrnn_validation.truth.tolerance import measure
 
 CHECKS = iter_checks("numba")
 

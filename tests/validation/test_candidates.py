@@ -22,18 +22,11 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import conform
-from antisymrnn_validation.conformance.check import (
-    ALL,
-    LEVELS,
-    BrokenPromise,
-    Candidate,
-    Result,
-    certify,
-    features_of,
-    iter_checks,
-)
+from antisymrnn_validation.conformance.check import LEVELS, Result
+from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.targets import functions, programs
 from antisymrnn_validation.conformance.targets.conventions import declared
+from antisymrnn_validation.truth.calls import ALL, BrokenPromise, Candidate, features_of
 from antisymrnn_validation.truth.cases import Case, random_case
 
 EXAMPLE = Path(__file__).parents[2] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
@@ -615,7 +608,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
 
 
 def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None:
-    candidate = functions.program_candidate(built())
+    candidate = programs.program_candidate(built())
     results = judged(candidate)
     assert accepted(results) >= {"accuracy", "checkpointing", "chunks", "denormal values", "non finite values"}
     lacking = {result.detail for result in results if result.status == "not applicable"}
@@ -636,7 +629,7 @@ def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None
 def test_a_wrong_edit_of_the_example_is_rejected(
     built: Callable[..., list[str]], honest: str, planted: str, cell: str, words: str
 ) -> None:
-    result = certify("cpp", case(cell)).run(functions.program_candidate(built(honest, planted, "-O0")))
+    result = certify("cpp", case(cell)).run(programs.program_candidate(built(honest, planted, "-O0")))
     assert result.status == "failed"
     assert words in result.detail
 
@@ -704,7 +697,7 @@ HOSTILE = {
 def program(folder: Path, source: str, timeout: float = 20.0) -> Candidate:
     path = folder / "program.py"
     path.write_text(HEAD + source, encoding="utf-8")
-    return functions.program_candidate([sys.executable, "-S", "-E", str(path)], timeout)
+    return programs.program_candidate([sys.executable, "-S", "-E", str(path)], timeout)
 
 
 @pytest.fixture

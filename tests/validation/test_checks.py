@@ -20,30 +20,24 @@ from hypothesis import strategies as st
 
 import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
-from antisymrnn_validation.conformance import check
-from antisymrnn_validation.conformance.check import (
-    BrokenPromise,
-    Check,
-    Promise,
-    Result,
-    _concurrent_calls,
-    _errors,
-    _inputs_untouched,
-    _memory,
-    _neighbours_to_rounding,
-    _require_same_bits,
-    _thread_counts,
-    _written_outputs,
-    certify,
-    iter_checks,
-    make_check,
-    measure,
-    promises,
-    run,
-)
+from antisymrnn_validation.conformance import check, plan
+from antisymrnn_validation.conformance.check import Check, Promise, Result, make_check
+from antisymrnn_validation.conformance.plan import certify, iter_checks, promises
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
+from antisymrnn_validation.conformance.promises.conduct import (
+    concurrent_calls,
+    errors,
+    inputs_untouched,
+    memory,
+    thread_counts,
+    written_outputs,
+)
+from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to_rounding
+from antisymrnn_validation.truth import tolerance
+from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
 from antisymrnn_validation.truth.oracles import enclose
+from antisymrnn_validation.truth.tolerance import measure, truth_and_errors
 
 # bad calls need sizes that differ pairwise, which the checks give them; signatures do not depend on the case
 PROMISES = {
@@ -101,7 +95,7 @@ def test_the_specification_agrees_with_the_certified_truth(case: Case) -> None:
 
 def test_a_truth_that_contradicts_the_product_rule_certifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "tangent_identity", lambda *_: (arb(1), arb(2)))
-    monkeypatch.setattr(check, "_reference", check._reference.__wrapped__)  # no truth of an earlier call
+    monkeypatch.setattr(tolerance, "truth_and_errors", truth_and_errors.__wrapped__)  # no truth of an earlier call
     result = certify("mine", a_case()).run(antisymrnn_ref)
     assert result.status == "not applicable"
     assert "contradict the product rule" in result.detail
@@ -128,7 +122,7 @@ def test_the_bits_are_compared_across_thread_counts(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     for name, source, status in (("honest_threads", honest, "passed"), ("moved_threads", moved, "failed")):
         (tmp_path / f"{name}.py").write_text(source)
-        result = make_check(_thread_counts, case).run(importlib.import_module(name))
+        result = make_check(thread_counts, case).run(importlib.import_module(name))
         assert result.status == status, result.detail
     assert result.detail == "other bits with 3 threads than with 1"
 
@@ -144,8 +138,8 @@ def test_memory_that_grows_with_the_length_is_seen() -> None:
 
     hoarder.antisymmetric = SimpleNamespace(forward=forward, backward=antisymrnn_ref.antisymmetric.backward)
     case = random_case("antisymmetric", 4, 2, 3, 1, step_size=0.3, diffusion=0.2, seed=101)
-    assert make_check(_memory, case).run(antisymrnn_ref).status == "passed"
-    assert make_check(_memory, case).run(hoarder).detail.startswith("keep_every=32: 1")
+    assert make_check(memory, case).run(antisymrnn_ref).status == "passed"
+    assert make_check(memory, case).run(hoarder).detail.startswith("keep_every=32: 1")
 
 
 def test_half_of_plain_storage_is_too_much_memory() -> None:
@@ -155,7 +149,7 @@ def test_half_of_plain_storage_is_too_much_memory() -> None:
         hoard.append(np.ones((len(x) // 2, *h0.shape)))
         return antisymrnn_ref.antisymmetric.forward(parameters, x, h0, **options)
 
-    result = make_check(_memory, a_case()).run(copied(forward=forward))
+    result = make_check(memory, a_case()).run(copied(forward=forward))
     assert result.status == "failed"
     assert result.detail.startswith("keep_every=32: ")
 
@@ -175,13 +169,13 @@ def test_the_tolerance_is_measured_and_small() -> None:
 
 
 def test_the_specification_is_measured_without_itself_and_others_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = check._reference
+    right = truth_and_errors
 
     def useless(pickled: bytes) -> object:
         truth, specification, perturbed = right(pickled)
         return truth, dict.fromkeys(specification, 1.0), perturbed
 
-    monkeypatch.setattr(check, "_reference", useless)
+    monkeypatch.setattr(tolerance, "truth_and_errors", useless)
     for what in ("last state", "every state", "accuracy"):
         own, other = (certify(name, a_case(), what=what).run(antisymrnn_ref).errors for name in ("numpy", "other"))
         assert own
@@ -248,9 +242,9 @@ def test_fast_backends_are_held_to_bits() -> None:
     ],
 )
 def test_the_same_bits_are_the_same_bits(got: np.ndarray, expected: np.ndarray) -> None:
-    _require_same_bits("h", expected, expected.copy())
+    require_same_bits("h", expected, expected.copy())
     with pytest.raises(BrokenPromise, match="h: expected the same bits"):
-        _require_same_bits("h", got, expected)
+        require_same_bits("h", got, expected)
 
 
 def test_whatever_a_backend_raises_is_its_failure() -> None:
@@ -283,7 +277,7 @@ def test_the_type_and_the_words_of_an_error_are_both_asked_for(change: object, s
 
     right = antisymrnn_ref.antisymmetric
     backend = copied(forward=told(right.forward), backward=told(right.backward))
-    assert make_check(_errors, a_case()).run(backend).status == status
+    assert make_check(errors, a_case()).run(backend).status == status
 
 
 def test_a_backend_that_warns_fails_and_other_code_may_warn() -> None:
@@ -393,7 +387,7 @@ def test_a_column_may_be_moved_by_rounding_alone() -> None:
             h = trajectory.h
             return trajectory._replace(h=h * (1 + factor * tolerance)) if h.shape[1] == 1 else trajectory
 
-        result = make_check(_neighbours_to_rounding, a_case()).run(wrapped(copied(), "forward", change))
+        result = make_check(neighbours_to_rounding, a_case()).run(wrapped(copied(), "forward", change))
         assert result.status == status, result.detail
 
 
@@ -474,8 +468,8 @@ def test_outputs_that_are_not_fully_written_are_seen() -> None:
         return gradients._replace(x=unwritten)
 
     case = a_case()
-    assert make_check(_written_outputs, case).run(honest_backend()).status == "passed"
-    result = make_check(_written_outputs, case).run(wrapped(honest_backend(), "backward", change))
+    assert make_check(written_outputs, case).run(honest_backend()).status == "passed"
+    result = make_check(written_outputs, case).run(wrapped(honest_backend(), "backward", change))
     assert "after memory full of NaN was freed" in result.detail
 
 
@@ -488,7 +482,7 @@ def test_an_input_of_backward_that_is_written_is_seen(name: str) -> None:
             written *= 2
         return found
 
-    result = make_check(_inputs_untouched, a_case()).run(copied(backward=backward))
+    result = make_check(inputs_untouched, a_case()).run(copied(backward=backward))
     assert result.status == "failed"
     assert result.detail.startswith(f"{name}: expected the same bits")
 
@@ -504,9 +498,9 @@ def test_calls_in_several_threads_that_share_memory_are_seen() -> None:
         return right(*arguments, **options)._replace(h=shared["h"])
 
     case = a_case()
-    assert make_check(_concurrent_calls, case).run(backend).status == "passed"
+    assert make_check(concurrent_calls, case).run(backend).status == "passed"
     backend.antisymmetric.forward = forward
-    assert "threads at once" in make_check(_concurrent_calls, case).run(backend).detail
+    assert "threads at once" in make_check(concurrent_calls, case).run(backend).detail
 
 
 def test_exiting_is_a_failure() -> None:
@@ -590,7 +584,7 @@ def test_every_swept_case_is_judged_as_the_sweep_has_it(monkeypatch: pytest.Monk
         asked.append((case.name, options.get("what"), options.get("keep_every"), options.get("input_gradient")))
         return Check("accuracy", case.name, lambda _: Result("accuracy", case.name, "passed"))
 
-    monkeypatch.setattr(check, "certify", noted)
+    monkeypatch.setattr(plan, "certify", noted)
     iter_checks("a fast backend")
     wanted = {(case.name, "accuracy", keep_every, dx) for case, keep_every, dx in swept_cases()}
     assert wanted <= set(asked)

@@ -10,9 +10,9 @@ import pytest
 from flint import arb, ctx, fmpq
 
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
-from antisymrnn_validation.claims import euler, evidence, figure_one, gradients, ode
+from antisymrnn_validation.claims import antisymmetry, euler, evidence, figure_one, gradients, ode
+from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict, decide
 from antisymrnn_validation.claims.ledger import CLAIMS, judge
-from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict, decide
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 
@@ -445,7 +445,7 @@ def test_other_matrix_gives_another_verdict(monkeypatch, name, matrix, rows, exp
     ],
 )
 def test_imaginary_eigenvalues_are_told_from_others(rows, imaginary):
-    assert ode.is_imaginary(evidence.fractions(rows)) is imaginary
+    assert antisymmetry.is_imaginary(evidence.fractions(rows)) is imaginary
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 import antisymrnn_validation.claims
-from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict
+from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
 from antisymrnn_validation.cli import compare as cli_comparing
-from antisymrnn_validation.cli import conform
+from antisymrnn_validation.cli import conform, verify
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
-from antisymrnn_validation.conformance import check
+from antisymrnn_validation.conformance import check, plan
+from antisymrnn_validation.conformance.plan import certify
 from antisymrnn_validation.experiments import published
-from antisymrnn_validation.experiments.runs import RunError
-from antisymrnn_validation.output import environment, terminal
-from antisymrnn_validation.truth import cases
+from antisymrnn_validation.experiments.folder import RunError
+from antisymrnn_validation.output import environment, files
+from antisymrnn_validation.truth import calls, cases
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
 ESCAPE = "\x1b"
@@ -89,10 +90,10 @@ def certifying(monkeypatch):
         def certify(backend_name, case):
             return check.Check("accuracy", case.name, lambda _: result(backend_name, case))
 
-        monkeypatch.setattr(check, "certify", certify)
+        monkeypatch.setattr(plan, "certify", certify)
 
     replace(
-        lambda _, case: check.Result("accuracy", case.name, "passed", "", {"h": check.ArrayError(1e-16, 1e-15, 1e-16)})
+        lambda _, case: check.Result("accuracy", case.name, "passed", "", {"h": calls.ArrayError(1e-16, 1e-15, 1e-16)})
     )
     return replace
 
@@ -150,7 +151,7 @@ def test_verify_certifies_the_specification_on_digits(run, tmp_path):
     assert all(float(row[3]) <= float(row[4]) and row[-1] == "passed" for row in rows)
 
     document = strictly(tmp_path / "report.json")
-    assert document["schema_version"] == terminal.SCHEMA_VERSION
+    assert document["schema_version"] == files.SCHEMA_VERSION
     assert document["command"] == "verify"
     assert document["data"] == "digits (T = 64, n = 32, B = 4)"
     assert document["summary"]["line"] == lines[-1]
@@ -437,7 +438,7 @@ def test_corrupt_data_exits_2(run, small_mnist):
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("command", [["verify"], ["conform", "numpy"], ["compare", "numpy"], ["info"]])
 def test_an_unwritable_report_exits_2_before_the_work(run, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").write_text("kept")
     for path in ("missing/report.json", "file/report.json", ".", "", os.devnull):
         code, out, err = run(*command, "--json", tmp_path / path if path else path)
@@ -483,7 +484,7 @@ def results(monkeypatch, *triples):
         return check.Check(name, f"case {k}", run)
 
     made = [check(*triple, k) for k, triple in enumerate(triples)]
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: made)
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: made)
 
 
 def test_conform_on_the_specification(run, tmp_path):
@@ -557,7 +558,7 @@ def test_junit_has_a_failure_for_what_broke_off_and_skips_what_did_not_apply(run
 
 @pytest.mark.usefixtures("ledger", "certifying")
 def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(conform, "_figures", lambda _: {})
+    monkeypatch.setattr(verify, "_figures", lambda _: {})
     checked = [("bits", "failed", "h: expected the same bits"), ("threads", "not applicable", "one thread only")]
     results(monkeypatch, *checked)
     options = ("--report", tmp_path / "page", "--json", tmp_path / "report.json")
@@ -582,7 +583,7 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     code, _, err = run("verify", *options, "--only", "no such check")
     assert code == 3
     assert "none of 3 claims, 10 accuracies and 2 certifications and 2 checks has 'no such check'" in one_line(err)
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
     assert run("verify", "--json", tmp_path / "report.json")[0] == 0
     assert strictly(tmp_path / "report.json")["conformance"] == []
 
@@ -590,13 +591,13 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
 @pytest.mark.usefixtures("ledger", "wrong_backend")
 @pytest.mark.parametrize("order", [("dummy_backend", "wrong_backend"), ("wrong_backend", "dummy_backend")])
 def test_each_backend_of_a_report_is_judged_itself_and_any_failure_exits_1(run, monkeypatch, tmp_path, order):
-    monkeypatch.setattr(conform, "_figures", lambda _: {})
+    monkeypatch.setattr(verify, "_figures", lambda _: {})
 
     def judged(module):
         status = "failed" if module.__name__ == "wrong_backend" else "passed"
         return check.Result("planted bits", "a case", status)
 
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: [check.Check("planted bits", "a case", judged)])
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: [check.Check("planted bits", "a case", judged)])
     asked = [word for name in order for word in ("--backend", name)]
     options = ("--only", "planted bits", "--report", tmp_path / "page", "--json", tmp_path / "report.json")
     code, out, _ = run("verify", "--quick", *asked, *options)
@@ -634,7 +635,7 @@ def comparing(monkeypatch):
     monkeypatch.setattr(peak, "measured_peak", measured_peak)
     monkeypatch.setattr(cli_comparing, "import_package", lambda *_: None)
     chosen = [case for case in cases.generic_cases(quick=True) if " generic " in case.name and case.dtype == np.float64]
-    monkeypatch.setattr(check, "iter_checks", lambda name, **_: [check.certify(name, case) for case in chosen])
+    monkeypatch.setattr(plan, "iter_checks", lambda name, **_: [certify(name, case) for case in chosen])
     monkeypatch.setattr(processes, "peak_memory", lambda *_: {"bytes": 2e6, "imported": 3e7})
     monkeypatch.setattr(
         processes, "first_calls", lambda *_: {"cold": dict.fromkeys(("import", "forward", "backward"), 2)}
@@ -845,7 +846,7 @@ def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
 )
 def test_compare_without_a_library(run, monkeypatch, missing, arguments, words):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: pytest.fail("the work began"))
     code, out, err = run("compare", "numpy", *arguments)
     assert (code, out) == (2, "")
     assert words in one_line(err)

@@ -16,18 +16,12 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_ref.antisymmetric import recurrent_matrix
 from antisymrnn_validation.comparison import agreement, contest, peers, processes, targets, timing, workload
-from antisymrnn_validation.comparison.contenders import (
-    Contender,
-    backend_contender,
-    everything_case,
-    prepare_backend,
-    timed_case,
-)
+from antisymrnn_validation.comparison.contenders import Contender, backend_contender, prepare_backend
 from antisymrnn_validation.comparison.peak import Peak, Registers
 from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
-from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.comparison.workload import Shape, everything_case, timed_case
 from antisymrnn_validation.output.environment import usable_processors
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS
 
 DTYPES = ("float32", "float64")

@@ -17,7 +17,6 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_ref import BackendUnavailable, load_backend
 from antisymrnn_ref.contract import kept_steps
-from antisymrnn_validation.conformance.check import certify, iter_checks, measure, run
 from antisymrnn_validation.conformance.mistakes.deviations import (
     CATALOGUE,
     Deviation,
@@ -27,8 +26,11 @@ from antisymrnn_validation.conformance.mistakes.deviations import (
     planted,
 )
 from antisymrnn_validation.conformance.mistakes.recurrence import Activation, Slopes, Update
+from antisymrnn_validation.conformance.plan import certify, iter_checks
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from antisymrnn_validation.truth.oracles import complex_step, named_arrays
+from antisymrnn_validation.truth.tolerance import measure
 
 FAR = 1000
 """A deviation moves some array of a generic case by more than this many times what that array may be wrong by.

@@ -17,10 +17,10 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_validation.comparison import agreement, device, device_report, gpu, gpu_tools, peers, sanitizer, targets
-from antisymrnn_validation.comparison.contenders import Contender, timed_case
+from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu import Budget, Entrant, host_clock, line_up
-from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.comparison.workload import Shape, timed_case
 from antisymrnn_validation.conformance.check import Check, Result, make_check
 from antisymrnn_validation.output import environment
 from antisymrnn_validation.truth.cases import CELLS

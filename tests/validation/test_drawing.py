@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import matplotlib
 import pytest
 
-from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.output import drawing, files
 
 
 def draw(figure):
@@ -77,15 +77,15 @@ def test_both_formats_are_written_and_a_bad_folder_is_refused(tmp_path):
     paths = drawing.write(tmp_path, "figure", drawing.Drawing(b"png", b"svg"))
     assert [path.name for path in paths] == ["figure.png", "figure.svg"]
     assert [path.read_bytes() for path in paths] == [b"png", b"svg"]
-    with pytest.raises(terminal.ReportError, match="is not an existing directory"):
+    with pytest.raises(files.ReportError, match="is not an existing directory"):
         drawing.write(tmp_path / "none", "figure", drawing.Drawing(b"png", b"svg"))
 
 
 def test_an_output_folder_is_made_or_refused_with_its_name(tmp_path):
-    assert terminal.output_folder(tmp_path / "a" / "b").is_dir()
+    assert files.output_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(terminal.ReportError, match="file: cannot be made a folder"):
-        terminal.output_folder(tmp_path / "file")
+    with pytest.raises(files.ReportError, match="file: cannot be made a folder"):
+        files.output_folder(tmp_path / "file")
 
 
 def test_threads_that_draw_at_once_do_not_mix_their_styles():

@@ -17,13 +17,15 @@ import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import conform
-from antisymrnn_validation.conformance import check, explanations
-from antisymrnn_validation.conformance.check import BrokenPromise, certify, iter_checks, measure, run
+from antisymrnn_validation.conformance import explanations, plan
 from antisymrnn_validation.conformance.judge import check_backend, checks_of, judged, parametrize_with_checks, problems
 from antisymrnn_validation.conformance.mistakes import deviations, diagnosis
 from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.targets.conventions import CONVENTIONS, declared
+from antisymrnn_validation.truth.calls import BrokenPromise, run
 from antisymrnn_validation.truth.cases import CELLS, drawn_cases, random_case
+from antisymrnn_validation.truth.tolerance import measure
 
 GENERIC = "generic T=11"
 HONEST = deviations.planted(None)
@@ -438,7 +440,7 @@ def test_conform_takes_a_declared_convention_and_drawn_cases(capsys, monkeypatch
 
 
 def test_drawn_cases_stand_in_place_of_the_checks(capsys, monkeypatch):
-    monkeypatch.setattr(check, "iter_checks", lambda *_, **__: pytest.fail("the checks were made"))
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: pytest.fail("the checks were made"))
     code, out, _ = command(capsys, "conform", "numpy", "--drawn", "3")
     assert (code, out.splitlines()[-1].partition(": ")[2].startswith("3 checks: ")) == (0, True)
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from antisymrnn_validation import cli
-from antisymrnn_validation.cli import conform
+from antisymrnn_validation.cli import verify
 from antisymrnn_validation.output import drawing, terminal
 from antisymrnn_validation.pictures import portraits, spectra
 from antisymrnn_validation.reports import page
@@ -349,13 +349,13 @@ def test_the_figures_are_small_under_quick_and_each_begins_under_a_bar(monkeypat
     monkeypatch.setattr(spectra, "digit_figures", digit_figures)
     monkeypatch.setattr(portraits, "figures", lambda: {"figure-1": ("caption", lambda: "drawn")})
     monkeypatch.setattr(terminal, "progress", progress)
-    assert conform._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
+    assert verify._figures(quick) == {"figure-1": ("caption", "drawn"), "spectra": ("caption", "drawn")}
     assert [(units, lengths[-1]) for units, lengths in asked] == [(n, longest)]
     assert begun == ["figure-1", "spectra"]
 
 
 def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(conform, "_figures", lambda _: FIGURES)
+    monkeypatch.setattr(verify, "_figures", lambda _: FIGURES)
     (tmp_path / "file").write_text("")
     for folder, code in ((tmp_path / "file" / "x", 2), (tmp_path / "page", 0), (tmp_path / "again", 0)):
         with pytest.raises(SystemExit) as error:

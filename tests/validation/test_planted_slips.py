@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import antisymrnn_ref
-from antisymrnn_validation.conformance.check import Result, iter_checks
+from antisymrnn_validation.conformance.check import Result
+from antisymrnn_validation.conformance.plan import iter_checks
 
 SOURCES = {
     cell: (Path(antisymrnn_ref.__file__).parent / f"{cell}.py").read_text(encoding="utf-8")

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.experiments import published, runs, training
+from antisymrnn_validation.experiments import published, runs, tasks
+from antisymrnn_validation.experiments.configuration import Configuration, default_configuration
+from antisymrnn_validation.experiments.folder import RunError, command_of, configuration_of, load_state
 from antisymrnn_validation.experiments.published import Verdict
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.reports import tables
 
 README = Path(__file__).parents[2] / "validation/README.md"
 
@@ -28,8 +30,8 @@ def finished(tmp_path_factory):
     def sequences(_, indices, dtype, generator):
         return (generator.standard_normal((3, len(indices), 1)) + 2.0 * labels[indices][:, None] - 1).astype(dtype)
 
-    data, folder = runs.Data(1, 2, labels, labels, sequences), tmp_path_factory.mktemp("runs") / "run"
-    configuration = training.Configuration(
+    data, folder = tasks.Data(1, 2, labels, labels, sequences), tmp_path_factory.mktemp("runs") / "run"
+    configuration = Configuration(
         "mnist", "numpy", batch=16, iterations=6, evaluate_every=3, optimizer="adam", learning_rate=0.01
     )
     runs.train(folder, configuration, data, load_backend("numpy"))
@@ -49,7 +51,7 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     run, data = finished
     kept = published.record(run, tmp_path)
     assert kept.name == "mnist-antisymmetric-seed0"
-    with pytest.raises(runs.RunError, match="seed0: expected no recorded run of this name"):
+    with pytest.raises(RunError, match="seed0: expected no recorded run of this name"):
         published.record(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
     shutil.copytree(kept, tmp_path / f".{kept.name}-0123abcd")  # as if killed while it was written
@@ -61,8 +63,8 @@ def test_a_recorded_run_decides_its_cell_and_gives_its_accuracy_again(finished, 
     early = json.loads((kept / "summary.json").read_text()) | {"iterations": 3}  # as if its patience had ended
     (kept / "summary.json").write_text(json.dumps(early))
     assert [told["iterations"] for told in published.decide(tmp_path)[0]["runs"]] == [3]
-    state = runs.load(kept / "best.npz", runs.configuration_of(kept))
-    configuration = runs.configuration_of(kept)
+    state = load_state(kept / "best.npz", configuration_of(kept))
+    configuration = configuration_of(kept)
     _, again = runs.evaluate(configuration, data, load_backend("numpy"), state, "test", np.arange(40))
     assert again == summary["test_accuracy"]
 
@@ -71,7 +73,7 @@ def test_a_run_that_lacks_a_file_is_not_recorded(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     (run / "best.npz").unlink()
-    with pytest.raises(runs.RunError, match=r"expected a finished run: .*best\.npz"):
+    with pytest.raises(RunError, match=r"expected a finished run: .*best\.npz"):
         published.record(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
@@ -91,27 +93,27 @@ def test_recorded_runs_that_must_be_refused(finished, tmp_path):
         (json.dumps({**held, "date": None}), "date is None"),
     ):
         summary.write_text(text)
-        with pytest.raises(runs.RunError, match=said):
+        with pytest.raises(RunError, match=said):
             published.decide(tmp_path)
     summary.unlink()
-    with pytest.raises(runs.RunError, match="expected the summary of a finished run"):
+    with pytest.raises(RunError, match="expected the summary of a finished run"):
         published.decide(tmp_path)
     summary.write_text(json.dumps(held))
     other = tmp_path / "other"
     shutil.copytree(kept, other)
     configuration = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**configuration, "units": 64}))
-    with pytest.raises(runs.RunError, match="other: expected a run of a cell"):
+    with pytest.raises(RunError, match="other: expected a run of a cell"):
         published.decide(tmp_path)
 
 
 def test_a_gated_run_of_the_ablations_size_is_not_the_ablation(finished, tmp_path):
     kept = published.record(finished[0], tmp_path)
-    fields = runs.configuration_of(kept)._replace(task="cifar", cell="gated", units=196)
+    fields = configuration_of(kept)._replace(task="cifar", cell="gated", units=196)
     for unconstrained, cell in ((True, "cifar-unconstrained"), (False, None)):
         (kept / "config.json").write_text(json.dumps(fields._replace(unconstrained=unconstrained)._asdict()))
         if cell is None:
-            with pytest.raises(runs.RunError, match="expected a run of a cell"):
+            with pytest.raises(RunError, match="expected a run of a cell"):
                 published.decide(tmp_path)
         else:
             assert [record["name"] for record in published.decide(tmp_path) if record["runs"]] == [cell]
@@ -119,7 +121,7 @@ def test_a_gated_run_of_the_ablations_size_is_not_the_ablation(finished, tmp_pat
 
 def test_the_defaults_of_a_task_are_those_of_the_tables():
     for cell in published.CELLS:
-        usual = training.usual(cell.task)
+        usual = default_configuration(cell.task)
         assert (usual.iterations, usual.batch) == (cell.iterations, cell.batch)
         assert cell.unconstrained or usual.units == cell.units
 
@@ -149,9 +151,9 @@ def test_the_date_is_that_of_the_end_of_a_run(finished, tmp_path):
 def test_a_run_that_bears_on_no_cell_is_not_recorded(finished, tmp_path, changed):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    configuration = runs.configuration_of(run)._replace(**changed)
+    configuration = configuration_of(run)._replace(**changed)
     (run / "config.json").write_text(json.dumps(configuration._asdict()))
-    with pytest.raises(runs.RunError, match="run: expected a run of a cell of the paper's tables"):
+    with pytest.raises(RunError, match="run: expected a run of a cell of the paper's tables"):
         published.record(run, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
@@ -170,13 +172,13 @@ def test_the_table_has_mean_and_deviation_over_the_seeds():
     record = published.decide()[0]
     (run, *_) = record["runs"]
     told = [{**run, "accuracy": accuracy, "seed": seed} for seed, accuracy in enumerate((94.0, 96.0))]
-    (row,) = terminal.published_table([{**record, "runs": told}]).rows
+    (row,) = tables.published_table([{**record, "runs": told}]).rows
     assert row[5] == "95.00 ± 1.41"
 
 
 def test_readme_has_the_row_of_every_cell():
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| Table ")]
-    assert rows == [f"| {' | '.join(row)} |" for row in terminal.published_table(published.decide()).rows]
+    assert rows == [f"| {' | '.join(row)} |" for row in tables.published_table(published.decide()).rows]
 
 
 def test_readme_has_the_command_of_every_recorded_run():
@@ -194,12 +196,12 @@ def test_the_command_of_a_recorded_run_asks_for_its_configuration(path, run, mon
         raise Asked(configuration)
 
     labels = np.arange(40) % 2
-    data = runs.Data(1, 2, labels, labels, lambda *_: np.zeros((3, 1, 1), np.float32))
-    monkeypatch.setattr(runs, "data_of", lambda *_: data)
+    data = tasks.Data(1, 2, labels, labels, lambda *_: np.zeros((3, 1, 1), np.float32))
+    monkeypatch.setattr(tasks, "data_of", lambda *_: data)
     monkeypatch.setattr(runs, "train", asked)
-    held = runs.configuration_of(path)._replace(backend="numpy")
+    held = configuration_of(path)._replace(backend="numpy")
     with pytest.raises(Asked) as caught:
-        run(*shlex.split(runs.command(held))[1:])
+        run(*shlex.split(command_of(held))[1:])
     assert caught.value.args == (held,)
 
 
@@ -212,8 +214,8 @@ def test_recorded_parameters_give_the_recorded_accuracy():
     assert recorded
     for name in recorded:
         path = published.RECORDED / name
-        configuration = runs.configuration_of(path)
-        data, state = runs.data_of(configuration.task, Path(folder)), runs.load(path / "best.npz", configuration)
+        configuration = configuration_of(path)
+        data, state = tasks.data_of(configuration.task, Path(folder)), load_state(path / "best.npz", configuration)
         everything = np.arange(len(data.test_labels))
         _, again = runs.evaluate(configuration, data, load_backend("numba"), state, "test", everything)
         held = json.loads((path / "summary.json").read_text())["test_accuracy"]

@@ -15,7 +15,8 @@ from antisymrnn_validation.comparison import contest
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.timing import Sample
 from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
+from antisymrnn_validation.reports import tables
 
 
 class Colour(StrEnum):
@@ -44,7 +45,7 @@ def test_json_takes_what_checks_produce(target):
         3: (1, "ε γ"),
         "text": 'quote " newline \n lone surrogate \udc80',
     }
-    terminal.write_json(target, document)
+    files.write_json(target, document)
     assert strictly(target.read_text(encoding="utf-8")) == {
         "floats": [1.5, "nan", "inf", "-inf", -0.0],
         "numpy": [0.1, 0.5, 3, True, [[1.0, "nan"]]],
@@ -56,11 +57,11 @@ def test_json_takes_what_checks_produce(target):
 
 def test_floats_come_back_to_the_bit(target):
     values = [*np.random.default_rng(0).standard_normal(100).tolist(), 5e-324, 1.7976931348623157e308]
-    terminal.write_json(target, {"values": values})
+    files.write_json(target, {"values": values})
     assert strictly(target.read_text())["values"] == values
 
 
-@pytest.mark.parametrize("call", [terminal.check_writable, lambda path: terminal.write_json(path, {})])
+@pytest.mark.parametrize("call", [files.check_writable, lambda path: files.write_json(path, {})])
 def test_paths_that_cannot_be_written(tmp_path, call):
     (tmp_path / "file").write_text("kept")
     os.mkfifo(tmp_path / "pipe")
@@ -71,7 +72,7 @@ def test_paths_that_cannot_be_written(tmp_path, call):
         (tmp_path / "pipe", "it is not a regular file"),
         (tmp_path / ("a" * 300), "File name too long"),
     ]:
-        with pytest.raises(terminal.ReportError) as caught:
+        with pytest.raises(files.ReportError) as caught:
             call(path)
         assert str(caught.value).startswith(f"{path}: cannot be written: ")
         assert why in str(caught.value)
@@ -81,30 +82,30 @@ def test_paths_that_cannot_be_written(tmp_path, call):
 
 def test_a_device_is_not_replaced():
     before = os.stat(os.devnull)
-    with pytest.raises(terminal.ReportError, match="not a regular file"):
-        terminal.check_writable(terminal.Path(os.devnull))
+    with pytest.raises(files.ReportError, match="not a regular file"):
+        files.check_writable(terminal.Path(os.devnull))
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
     assert os.stat(os.devnull).st_ino == before.st_ino
 
 
 def test_checking_a_path_leaves_nothing_and_changes_nothing(tmp_path, target):
-    terminal.check_writable(target)
+    files.check_writable(target)
     assert list(tmp_path.iterdir()) == []
     target.write_text("old")
-    terminal.check_writable(target)
+    files.check_writable(target)
     assert target.read_text() == "old"
 
 
 def test_a_link_keeps_pointing_at_the_report(tmp_path, target):
     (tmp_path / "link.json").symlink_to(target)
-    terminal.write_json(tmp_path / "link.json", {"a": 1})
+    files.write_json(tmp_path / "link.json", {"a": 1})
     assert (tmp_path / "link.json").is_symlink()
     assert strictly(target.read_text()) == {"a": 1}
 
 
 def test_a_report_has_the_permissions_of_any_new_file(tmp_path, target):
     (tmp_path / "other").touch()
-    terminal.write_json(target, {})
+    files.write_json(target, {})
     assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
@@ -112,7 +113,7 @@ def test_a_report_has_the_permissions_of_any_new_file(tmp_path, target):
     ("problem", "expected"),
     [
         (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), terminal.ReportError),
+        (OSError(errno.ENOSPC, "No space left on device"), files.ReportError),
     ],
 )
 @pytest.mark.parametrize("where", ["fsync", "replace"])
@@ -125,7 +126,7 @@ def test_whole_or_not_at_all(tmp_path, target, monkeypatch, problem, expected, w
 
     monkeypatch.setattr(os, where, failing)
     with pytest.raises(expected):
-        terminal.write_json(target, {"new": 1})
+        files.write_json(target, {"new": 1})
     monkeypatch.undo()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
@@ -136,7 +137,7 @@ def test_what_json_cannot_hold_does_not_touch_the_file(tmp_path, target):
     cycle = []
     cycle.append(cycle)
     with pytest.raises(RecursionError):
-        terminal.write_json(target, {"cycle": cycle})
+        files.write_json(target, {"cycle": cycle})
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -192,7 +193,7 @@ def entry(error, tolerance=1e-14):
 
 def test_the_last_line_when_all_is_well():
     claims = [claim(), claim(verdict="refuted"), claim(verdict="holds under a stated condition"), claim()]
-    line = terminal.verify_line(claims, [certification(), certification()], (4, 2), "digits", {"cupy": "no device"})
+    line = tables.verify_line(claims, [certification(), certification()], (4, 2), "digits", {"cupy": "no device"})
     assert line == (
         "4 claims (2 hold, 1 under a condition, 1 refuted; all as the ledger expects), "
         "2 certifications passed on digits; backends: numpy ok, cupy not run"
@@ -200,51 +201,51 @@ def test_the_last_line_when_all_is_well():
 
 
 def test_the_last_line_names_what_contradicts():
-    claims = [claim(), claim("b", "undecided", as_expected=False), claim("c", terminal.BROKE_OFF, as_expected=False)]
-    certified = [certification(), certification("numba", "failed"), certification("numba", terminal.BROKE_OFF)]
-    assert terminal.verify_line(claims, certified, (5, 3), "digits", {}) == (
+    claims = [claim(), claim("b", "undecided", as_expected=False), claim("c", tables.BROKE_OFF, as_expected=False)]
+    certified = [certification(), certification("numba", "failed"), certification("numba", tables.BROKE_OFF)]
+    assert tables.verify_line(claims, certified, (5, 3), "digits", {}) == (
         "3 of 5 claims (1 hold, 1 undecided, 1 broke off; NOT as the ledger expects: b, c), "
         "3 certifications on digits: 1 passed, 2 failed; backends: numpy ok, numba FAILED"
     )
 
 
 def test_the_last_line_of_a_selection_says_of_how_many():
-    assert terminal.verify_line([], [certification()], (5, 2), "digits", {}) == (
+    assert tables.verify_line([], [certification()], (5, 2), "digits", {}) == (
         "0 of 5 claims, 1 of 2 certifications on digits: 1 passed; backends: numpy ok"
     )
-    assert terminal.verify_line([claim()], [], (5, 2), "digits", {}) == (
+    assert tables.verify_line([claim()], [], (5, 2), "digits", {}) == (
         "1 of 5 claims (1 hold; all as the ledger expects), 0 of 2 certifications"
     )
 
 
 def test_an_unknown_verdict_is_not_dropped_from_the_tally():
     """Every verdict there is has a word in the last line."""
-    from antisymrnn_validation.claims.verdicts import Verdict
+    from antisymrnn_validation.claims.evidence import Verdict
 
     claims = [claim(verdict=verdict) for verdict in Verdict]
-    line = terminal.verify_line(claims, [], (len(claims), 0), "digits", {})
+    line = tables.verify_line(claims, [], (len(claims), 0), "digits", {})
     assert line.count("1 ") == len(Verdict)
 
 
 @pytest.mark.parametrize("error", [2e-14, math.inf, math.nan])
 def test_arrays_outside_their_tolerance_are_failures(error):
     record = certification(status="failed", errors={"h": entry(1e-16), "W": entry(error)})
-    table = terminal.accuracy_table("Title", [record])
+    table = tables.accuracy_table("Title", [record])
     assert [row[2] for row in table.rows] == ["h", "W"]
     assert [row[-1] for row in table.rows] == ["passed", "failed"]
     assert table.alarming == [False, True]
-    text = terminal.failure(record)
+    text = tables.failure(record)
     assert text.splitlines()[0] == "FAILED numpy: accuracy on gated case"
     assert f"W: relative error {error:.3e}, tolerance 1.000e-14" in text
     assert "h:" not in text
 
 
 def test_a_certification_without_arrays_is_still_a_row():
-    record = certification(status=terminal.BROKE_OFF)
-    table = terminal.accuracy_table("Title", [record])
+    record = certification(status=tables.BROKE_OFF)
+    table = tables.accuracy_table("Title", [record])
     assert table.rows == [("numpy", "gated", "none", "", "", "", "broke off")]
     assert table.alarming == [True]
-    assert terminal.failure(record) == "BROKE OFF numpy: accuracy on gated case\n  what came"
+    assert tables.failure(record) == "BROKE OFF numpy: accuracy on gated case\n  what came"
 
 
 def test_claims_have_the_same_words_in_a_pipe_and_in_a_terminal(monkeypatch):
@@ -254,7 +255,7 @@ def test_claims_have_the_same_words_in_a_pipe_and_in_a_terminal(monkeypatch):
     ]
     for isatty in (False, True):
         monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda isatty=isatty: isatty, raising=False)
-        rows = [" ".join(row).split("\n") for row in terminal.claims_table(records).rows]
+        rows = [" ".join(row).split("\n") for row in tables.claims_table(records).rows]
         for row, label in zip(rows, ["Condition: A condition.", "Instead: C."], strict=True):
             text = " ".join(row)
             for words in ("equation (1)", "What the paper says.", "Numbers.", label):
@@ -268,12 +269,12 @@ def test_groups_count_and_say_why_not():
         certification(status="failed"),
         certification(status="not applicable") | {"detail": "no device"},
         certification(status="not applicable") | {"detail": "no gate; no device"},
-        certification(status=terminal.BROKE_OFF) | {"check": "other"},
+        certification(status=tables.BROKE_OFF) | {"check": "other"},
     ]
-    table = terminal.groups_table(records)
+    table = tables.groups_table(records)
     assert table.rows == [("accuracy", "1", "1", "2", "no device; no gate"), ("other", "0", "1", "0", "")]
     assert table.alarming == [True, True]
-    assert terminal.conform_line(records, 7) == "5 of 7 checks: 1 passed, 2 failed, 2 not applicable"
+    assert tables.conform_line(records, 7) == "5 of 7 checks: 1 passed, 2 failed, 2 not applicable"
 
 
 def timed_entry(name, kind="peer", **seconds):
@@ -288,7 +289,7 @@ def test_a_table_of_times_divides_by_the_backend():
         timed_entry("slow", forward=2.0, both=3.0),
     ]
     told = contest.record(plan, entries, 1e-7, 100.0)
-    table = terminal.times_table(told, ["mine"])
+    table = tables.times_table(told, ["mine"])
     assert table.columns[8:10] == ("forward / mine", "f + b / mine")
     mine, everything, slow = table.rows
     assert (mine[1], mine[4], mine[8:10]) == ("500.0", "1000.", ("1.00", "1.00"))
@@ -305,7 +306,7 @@ def test_the_table_of_speeds_to_reach_shows_what_was_measured():
         told = {"cell": "gated", "shape": shape, "dtype": "float32", "what": "both", "against": against}
         return told | {"at_least": asked, "reached": reached, "verdict": verdict}
 
-    table = terminal.targets_table(
+    table = tables.targets_table(
         "mine",
         [
             record([], 0.75, 0.81, "met"),
@@ -330,14 +331,14 @@ def test_the_table_of_accuracies_shows_the_largest_error():
         return {"name": "mine", "cell": "gated", "dtype": "float64", "case": case, "detail": "", "errors": {"W": told}}
 
     for order in ((2.0, 9.0, 1.0), (9.0, 1.0, 2.0), (1.0, 2.0, 9.0)):
-        table = terminal.units_table([record(f"case {units:g}", units) for units in order])
+        table = tables.units_table([record(f"case {units:g}", units) for units in order])
         assert table.rows == [("mine", "gated", "float64", "W", "9.00e-16", "9.00", "case 9")]
         assert list(table.alarming) == [True]
 
 
 def test_an_unexpected_claim_is_told_in_full():
     record = claim(verdict="refuted", as_expected=False) | {"condition": "A condition."}
-    assert terminal.contradiction(record).splitlines() == [
+    assert tables.contradiction(record).splitlines() == [
         "CONTRADICTION a, equation (1): refuted, expected: holds",
         "  What the paper says.",
         "  Numbers.",
@@ -346,19 +347,19 @@ def test_an_unexpected_claim_is_told_in_full():
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    terminal.write_folder(tmp_path / "whole", {"a": b"1", "b": b"2"})
+    files.write_folder(tmp_path / "whole", {"a": b"1", "b": b"2"})
     assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == {"a": b"1", "b": b"2"}
-    with pytest.raises(terminal.ReportError, match="whole: cannot be written"):
-        terminal.write_folder(tmp_path / "whole", {"a": b"3"})
-    write = terminal.write_bytes
+    with pytest.raises(files.ReportError, match="whole: cannot be written"):
+        files.write_folder(tmp_path / "whole", {"a": b"3"})
+    write = files.write_bytes
 
     def full(path, content):
         if path.name == "b":
-            raise terminal.ReportError("no space left")
+            raise files.ReportError("no space left")
         write(path, content)
 
-    monkeypatch.setattr(terminal, "write_bytes", full)
-    with pytest.raises(terminal.ReportError, match="no space left"):
-        terminal.write_folder(tmp_path / "other", {"a": b"1", "b": b"2"})
+    monkeypatch.setattr(files, "write_bytes", full)
+    with pytest.raises(files.ReportError, match="no space left"):
+        files.write_folder(tmp_path / "other", {"a": b"1", "b": b"2"})
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
     assert (tmp_path / "whole" / "a").read_bytes() == b"1"

@@ -15,7 +15,8 @@ from antisymrnn_ref.contract import Parameters
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import spectra as command
 from antisymrnn_validation.experiments import runs, tasks, training
-from antisymrnn_validation.experiments.training import Configuration
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.folder import configuration_of, load_state
 from antisymrnn_validation.output import drawing, terminal
 from antisymrnn_validation.pictures import recurrences, singular_values, spectra
 
@@ -386,7 +387,7 @@ def trained(tmp_path_factory):
     def sequences(split, indices, dtype, generator):
         return tasks.sequences(task, split, indices, dtype, generator)
 
-    data = runs.Data(1, 10, task.train_labels, task.test_labels, sequences)
+    data = tasks.Data(1, 10, task.train_labels, task.test_labels, sequences)
     runs.train(folder, configuration, data, load_backend("numpy"), keep=True)
     return folder
 
@@ -403,8 +404,8 @@ def test_the_spectra_of_a_run_over_its_training(trained, tmp_path, capsys, monke
         ("on digits", 5, [0, 2, 4]),
         ("on digits", 70, [0, 2, 4]),
     ]
-    configuration = runs.configuration_of(trained)
-    best = runs.load(trained / "best.npz", configuration)
+    configuration = configuration_of(trained)
+    best = load_state(trained / "best.npz", configuration)
     (curve,) = document["curves"]
     assert curve["name"] == f"on digits, iteration {best.iteration}"
     pixels = tasks.first_test_sample("digits", None)

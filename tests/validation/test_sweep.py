@@ -26,11 +26,13 @@ from matplotlib.figure import Figure
 from antisymrnn_ref import load_backend
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import sweep as command
-from antisymrnn_validation.experiments import cluster, results, runs, sweep, training
+from antisymrnn_validation.experiments import cluster, results, runs, sweep, tasks, training
+from antisymrnn_validation.experiments.configuration import DEFAULTS, Configuration
+from antisymrnn_validation.experiments.folder import configuration_of, fingerprint_of, metrics_of, save_state
 from antisymrnn_validation.experiments.results import Result
-from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.output import drawing
 from antisymrnn_validation.output.environment import usable_processors
+from antisymrnn_validation.output.files import ReportError
 
 SHORT = Configuration(
     "digits", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=10,
@@ -60,7 +62,7 @@ def alone(monkeypatch):
 
 def train(folder, configuration, **options):
     return runs.train(
-        folder, configuration, runs.data_of("digits", None), load_backend(configuration.backend), **options
+        folder, configuration, tasks.data_of("digits", None), load_backend(configuration.backend), **options
     )
 
 
@@ -75,7 +77,7 @@ def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path, mon
     path.write_text('task = ["digits", "mnist"]\nseed = [0, 1, 2]\nstep_size = 1\nclip = [0, 0.5]\n')
     grid = sweep.read_grid(path)
     assert len(grid) == len(set(grid)) == 12
-    assert grid[1] == Configuration("digits", **(training.DEFAULTS["digits"] | {"step_size": 1.0, "clip": 0.5}))
+    assert grid[1] == Configuration("digits", **(DEFAULTS["digits"] | {"step_size": 1.0, "clip": 0.5}))
     assert grid[-1] == Configuration("mnist", seed=2, step_size=1.0, clip=0.5)
     assert type(grid[0].step_size) is type(grid[0].clip) is float
 
@@ -140,7 +142,7 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
     with results.open_store(tmp_path / results.FILE, create=True) as store:
         assert results.keep(store, tmp_path, SHORT, first) == first
         assert results.keep(store, tmp_path, SHORT, first) == first
-        foreign = tmp_path / f"digits-{runs.fingerprint(SHORT._replace(units=9))[:16]}"
+        foreign = tmp_path / f"digits-{fingerprint_of(SHORT._replace(units=9))[:16]}"
         shutil.copytree(tmp_path / "run", foreign)
         refused = results.keep(store, tmp_path, SHORT._replace(units=9), first)
         assert (refused.status, "another configuration" in refused.error) == ("failed", True)
@@ -156,14 +158,14 @@ def test_a_second_answer_is_told_and_replaces_nothing(tmp_path, alone):
             store.execute("UPDATE points SET summary = ?", (wrong,))
             with pytest.raises(results.StoreError, match="expected a summary with test_accuracy"):
                 results.records(store, [SHORT])
-    assert runs.metrics_of(tmp_path / record["folder"]) == runs.metrics_of(tmp_path / "run")
+    assert metrics_of(tmp_path / record["folder"]) == metrics_of(tmp_path / "run")
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_result_whose_folder_cannot_be_written_has_no_row(tmp_path):
     (tmp_path / "file").touch()
     with results.open_store(tmp_path / results.FILE, create=True) as store:
-        with pytest.raises(terminal.ReportError, match="cannot be"):
+        with pytest.raises(ReportError, match="cannot be"):
             results.keep(store, tmp_path / "file", SHORT, Result("diverged", files={"config.json": b"{}"}))
         assert results.missing(store, [SHORT]) == [SHORT]
 
@@ -258,7 +260,7 @@ def test_the_digest_is_of_every_parameter(tmp_path):
             else part
             for part in (state.cell, state.layer)
         ]
-        runs.save(tmp_path / "checkpoint.npz", SHORT, state._replace(cell=moved[0], layer=moved[1]))
+        save_state(tmp_path / "checkpoint.npz", SHORT, state._replace(cell=moved[0], layer=moved[1]))
         found.add(results.digest(tmp_path, SHORT))
     assert len(found) == 6
 
@@ -294,7 +296,7 @@ def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(cluster, "connected", here)
     output, grid = tmp_path / "out", write_grid(tmp_path / "grid.toml")
     (point,) = sweep.read_grid(grid)
-    taken = output / f"digits-{runs.fingerprint(point)[:16]}"
+    taken = output / f"digits-{fingerprint_of(point)[:16]}"
     taken.mkdir(parents=True)
     (taken / "checkpoint.npz").write_bytes(b"damaged")
     code, out, _ = run(capsys, grid, "--output", output)
@@ -302,7 +304,7 @@ def test_a_point_that_failed_is_told_and_run_again(tmp_path, monkeypatch, capsys
     for told in ("1 of 1  seed 0", "failed: seed 0"):
         assert re.search(rf"^{told}: .*checkpoint.npz: expected a checkpoint", out, re.MULTILINE)
     assert "1 points: 1 failed" in out.splitlines()[-1]
-    finished = output / ".unfinished" / runs.fingerprint(point)
+    finished = output / ".unfinished" / fingerprint_of(point)
     summary = (finished / "summary.json").read_bytes()  # with the seconds that it took
     shutil.rmtree(taken)
     code, out, _ = run(capsys, grid, "--output", output)
@@ -356,7 +358,7 @@ def test_a_point_that_failed_keeps_what_it_has(tmp_path, monkeypatch):
         def cancel(self, _):
             pass
 
-    held = tmp_path / "scratch" / runs.fingerprint(SHORT)
+    held = tmp_path / "scratch" / fingerprint_of(SHORT)
     held.mkdir(parents=True)
     monkeypatch.setattr(sweep, "as_completed", list)
     with results.open_store(tmp_path / results.FILE, create=True) as store:
@@ -393,10 +395,10 @@ def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypa
     """The disk of the client is full when the first run comes; then a leftover that is of no use."""
     output, grid = tmp_path / "out", write_grid(tmp_path / "grid.toml")
     (point,) = sweep.read_grid(grid)
-    unfinished = output / ".unfinished" / runs.fingerprint(point)
+    unfinished = output / ".unfinished" / fingerprint_of(point)
 
     def full(*_):
-        raise terminal.ReportError("no space left on the device")
+        raise ReportError("no space left on the device")
 
     with monkeypatch.context() as patched:
         patched.setattr(results, "keep", full)
@@ -514,7 +516,7 @@ def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
     for record in document["points"]:
         assert ("diverged at iteration" in record["error"]) == (record["fields"]["learning_rate"] == 1e37)
         folder = tmp_path / "out" / record["folder"]
-        assert runs.configuration_of(folder) == Configuration(**record["fields"])
+        assert configuration_of(folder) == Configuration(**record["fields"])
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 1000
     held = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("digits-*/*")}
     monkeypatch.setattr(cluster, "connected", None)

@@ -24,10 +24,23 @@ from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend, readout
 from antisymrnn_validation import cli
-from antisymrnn_validation.experiments import downloading, optimizers, runs, tasks, training
+from antisymrnn_validation.experiments import downloading, folder, optimizers, runs, tasks, training
+from antisymrnn_validation.experiments.configuration import DEFAULTS, Configuration, check_configuration
 from antisymrnn_validation.experiments.data import DataError
-from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.output import drawing, environment, terminal
+from antisymrnn_validation.experiments.folder import (
+    MEASURED,
+    RunError,
+    configuration_of,
+    fingerprint_of,
+    load_state,
+    metrics_of,
+    run_alone,
+    run_name,
+    save_state,
+    states_of,
+    write_other_environment,
+)
+from antisymrnn_validation.output import drawing, environment, files
 
 SMALL = Configuration(
     "tiny", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=60,
@@ -43,7 +56,7 @@ def tiny():
         noise = generator.standard_normal((6, len(indices), 2))
         return (noise + 2.0 * labels[indices][:, None] - 1).astype(dtype)
 
-    return runs.Data(2, 2, labels, labels, sequences)
+    return tasks.Data(2, 2, labels, labels, sequences)
 
 
 def train(folder, configuration=SMALL, **options):
@@ -137,7 +150,7 @@ def test_the_ablation_trains_a_full_matrix():
     changed, _ = training.step(load_backend("numpy"), configuration, state, x, data.train_labels)
     assert (changed.cell.W != state.cell.W).all()
     with pytest.raises(ValueError, match="unconstrained: expected the gated cell"):
-        training.check(SMALL._replace(unconstrained=True))
+        check_configuration(SMALL._replace(unconstrained=True))
 
 
 def test_splits_and_batches():
@@ -170,7 +183,7 @@ def test_the_sequences_of_a_task_have_the_noise_that_is_asked_for(monkeypatch):
     )
     monkeypatch.setattr(tasks, "sequences", lambda _, *arguments: asked.append(arguments))
     arguments = ("test", np.arange(2), np.float64, np.random.default_rng(0))
-    runs.data_of("noise-padded", None).sequences(*arguments)
+    tasks.data_of("noise-padded", None).sequences(*arguments)
     assert all(one is other for one, other in zip(asked[0], arguments, strict=True))
 
 
@@ -332,7 +345,7 @@ def test_each_split_is_evaluated_on_its_labels():
     def zeros(_, indices, dtype, __):  # so that every logit is 0 and the answer is class 0
         return np.zeros((6, len(indices), 2), dtype)
 
-    data = runs.Data(2, 2, np.zeros(20, int), np.ones(20, int), zeros)
+    data = tasks.Data(2, 2, np.zeros(20, int), np.ones(20, int), zeros)
     state, backend = training.initial(SMALL, 2, 2), load_backend("numpy")
     found = [runs.evaluate(SMALL, data, backend, state, split, np.arange(20))[1] for split in ("train", "test")]
     assert found == [1, 0]
@@ -348,14 +361,14 @@ def test_the_summary_is_of_the_best_state(tmp_path):
     data, backend = tiny(), load_backend("numpy")
     data = data._replace(test_labels=1 - data.test_labels)  # so that the accuracies are apart
     summary = runs.train(tmp_path, SMALL, data, backend)
-    best = max(runs.metrics_of(tmp_path), key=lambda record: record["validation_accuracy"])
+    best = max(metrics_of(tmp_path), key=lambda record: record["validation_accuracy"])
     assert (summary["validation_accuracy"], summary["best_iteration"]) == (
         best["validation_accuracy"],
         best["iteration"],
     )
     everything = np.arange(100)
     of_best, of_last = (
-        runs.evaluate(SMALL, data, backend, runs.load(tmp_path / name, SMALL), "test", everything)
+        runs.evaluate(SMALL, data, backend, load_state(tmp_path / name, SMALL), "test", everything)
         for name in ("best.npz", "checkpoint.npz")
     )
     assert (summary["test_loss"], summary["test_accuracy"]) == of_best
@@ -416,7 +429,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         assert process.stdout.readline() == b"there\n"
         process.send_signal(signal.SIGKILL)
     with open(killed / "metrics.jsonl", "a") as file:  # as if killed after a record and within the next
-        file.write(json.dumps(dict.fromkeys(runs.MEASURED, 25)) + '\n{"itera')
+        file.write(json.dumps(dict.fromkeys(MEASURED, 25)) + '\n{"itera')
     train(killed, resume=True)
     assert same(whole / "checkpoint.npz", killed / "checkpoint.npz")
     assert same(whole / "best.npz", killed / "best.npz")
@@ -455,7 +468,7 @@ def killed_behind(module, name, after):
 def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, after):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, keep=True)
-    with killed_behind(runs, "save", after):
+    with killed_behind(folder, "save_state", after):
         train(killed, keep=True)
     train(killed, resume=True, keep=True)
     for name in ("checkpoint.npz", "best.npz", "checkpoints/000005.npz"):
@@ -470,7 +483,7 @@ def test_a_run_killed_behind_any_of_its_files_ends_with_all_of_them(tmp_path, mo
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     for after in range(1, 8):
         killed = tmp_path / str(after)
-        with killed_behind(terminal, "write_bytes", after):
+        with killed_behind(files, "write_bytes", after):
             train(killed, short)
         train(killed, short, resume=(killed / "config.json").exists())
         assert {path.name for path in killed.iterdir()} == names
@@ -479,7 +492,7 @@ def test_a_run_killed_behind_any_of_its_files_ends_with_all_of_them(tmp_path, mo
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(runs.RunError, match="got other files"):
+        with pytest.raises(RunError, match="got other files"):
             train(tmp_path, resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -487,9 +500,9 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
     short = SMALL._replace(iterations=5)
     train(tmp_path, short)
-    with pytest.raises(runs.RunError, match="holds a run already; --resume"):
+    with pytest.raises(RunError, match="holds a run already; --resume"):
         train(tmp_path, short)
-    with pytest.raises(runs.RunError, match="another configuration: units is 8, asked for 9"):
+    with pytest.raises(RunError, match="another configuration: units is 8, asked for 9"):
         train(tmp_path, short._replace(units=9), resume=True)
 
 
@@ -523,33 +536,33 @@ def _edited(name, value):
 )
 def test_a_checkpoint_that_cannot_be_of_the_run_is_refused(tmp_path, edit, said):
     path = tmp_path / "checkpoint.npz"
-    runs.save(path, SMALL, training.initial(SMALL, 2, 2))
+    save_state(path, SMALL, training.initial(SMALL, 2, 2))
     with np.load(path) as file:
         content = dict(file)
     np.savez(path, **edit(content))
-    with pytest.raises(runs.RunError, match=f"checkpoint.npz: .*{said}"):
-        runs.load(path, SMALL, tiny())
+    with pytest.raises(RunError, match=f"checkpoint.npz: .*{said}"):
+        load_state(path, SMALL, tiny())
 
 
 def test_no_archive_and_an_array_beyond_the_memory_are_no_checkpoints(tmp_path):
     path = tmp_path / "checkpoint.npz"
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(runs.RunError, match="cut off or damaged"):
-        runs.load(path, SMALL)
+    with pytest.raises(RunError, match="cut off or damaged"):
+        load_state(path, SMALL)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("version.npy", header.getvalue())
-    with pytest.raises(runs.RunError, match="cut off or damaged"):
-        runs.load(path, SMALL)
+    with pytest.raises(RunError, match="cut off or damaged"):
+        load_state(path, SMALL)
 
 
 def test_damage_of_a_checkpoint_never_escapes_as_another_error(tmp_path):
     """One bit flipped: refused as a RunError, or where nothing looks."""
     path, refused = tmp_path / "checkpoint.npz", 0
     large = SMALL._replace(units=48)  # NumPy reads the header of a large array before its checksum can be looked at
-    runs.save(path, large, training.initial(large, 2, 2))
+    save_state(path, large, training.initial(large, 2, 2))
     whole, generator = path.read_bytes(), np.random.default_rng(0)
     directory = whole.index(b"PK\x01\x02")
     flips = [(6, 0), (8, 3), (directory + 8, 0), (directory + 10, 4)]  # flags and methods, where zip first has them
@@ -561,8 +574,8 @@ def test_damage_of_a_checkpoint_never_escapes_as_another_error(tmp_path):
         damaged[position] ^= 1 << bit
         path.write_bytes(damaged)
         try:
-            runs.load(path, large, tiny())
-        except runs.RunError:
+            load_state(path, large, tiny())
+        except RunError:
             refused += 1
     assert refused > 800
 
@@ -575,9 +588,9 @@ def test_damage_of_a_checkpoint_never_escapes_as_another_error(tmp_path):
         (b'"loss"\n', "line 2: expected a record"),
         (b"\xff\n", "expected records in UTF-8"),
         (b"[" * 100_000 + b"\n", "line 2: expected a record"),
-        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"iteration": "1"}).encode() + b"\n", "line 2: expected"),
-        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"loss": None}).encode() + b"\n", "line 2: expected"),
-        (json.dumps(dict.fromkeys(sorted(runs.MEASURED), 1) | {"loss": 10**400}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(MEASURED), 1) | {"iteration": "1"}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(MEASURED), 1) | {"loss": None}).encode() + b"\n", "line 2: expected"),
+        (json.dumps(dict.fromkeys(sorted(MEASURED), 1) | {"loss": 10**400}).encode() + b"\n", "line 2: expected"),
     ],
 )
 def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, said):
@@ -586,7 +599,7 @@ def test_a_bad_line_of_metrics_is_named_and_no_good_one_is_lost(tmp_path, bad, s
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + bad + second)
     (tmp_path / "summary.json").unlink()
-    with pytest.raises(runs.RunError, match=said):
+    with pytest.raises(RunError, match=said):
         train(tmp_path, SMALL._replace(iterations=10), resume=True)
     assert path.read_bytes() == first + bad + second
 
@@ -602,17 +615,17 @@ def test_a_last_record_without_the_end_of_its_line_counts(tmp_path):
 
 
 def test_another_process_that_was_faster_is_not_overwritten(tmp_path, monkeypatch):
-    alone, other = runs._alone, SMALL._replace(iterations=5, seed=1)
+    alone, other = run_alone, SMALL._replace(iterations=5, seed=1)
 
     def faster(folder):
-        monkeypatch.setattr(runs, "_alone", alone)
+        monkeypatch.setattr(folder, "run_alone", alone)
         train(folder, other)
         return alone(folder)
 
-    monkeypatch.setattr(runs, "_alone", faster)
-    with pytest.raises(runs.RunError, match="another configuration: iterations is 5, asked for 60"):
+    monkeypatch.setattr(folder, "run_alone", faster)
+    with pytest.raises(RunError, match="another configuration: iterations is 5, asked for 60"):
         train(tmp_path, resume=True)
-    assert runs.configuration_of(tmp_path) == other
+    assert configuration_of(tmp_path) == other
 
 
 def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, monkeypatch):
@@ -627,20 +640,20 @@ def test_a_session_in_another_environment_than_the_one_before_is_told(tmp_path, 
 
 
 def test_the_session_before_is_that_of_the_last_iteration(tmp_path):
-    terminal.write_json(tmp_path / "environment-999500.json", {"versions": {}, "machine": {}})
-    terminal.write_json(tmp_path / "environment-1000000.json", environment.environment())
-    runs._write_other_environment(tmp_path, 2_000_000)
+    files.write_json(tmp_path / "environment-999500.json", {"versions": {}, "machine": {}})
+    files.write_json(tmp_path / "environment-1000000.json", environment.environment())
+    write_other_environment(tmp_path, 2_000_000)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     def meanwhile(k, _):
         if k == 1:
-            with pytest.raises(runs.RunError, match="another process trains in it"):
+            with pytest.raises(RunError, match="another process trains in it"):
                 train(tmp_path, SMALL._replace(iterations=5), resume=True)
 
     train(tmp_path, SMALL._replace(iterations=5), progress=meanwhile)
-    assert [record["iteration"] for record in runs.metrics_of(tmp_path)] == [5]
+    assert [record["iteration"] for record in metrics_of(tmp_path)] == [5]
 
 
 def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch):
@@ -652,7 +665,7 @@ def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch)
 
     monkeypatch.setattr(sqlite3, "connect", kept)
     (tmp_path / ".lock").write_text("garbage " * 100)
-    with pytest.raises(terminal.ReportError, match=".lock: cannot be locked: file is not a database"):
+    with pytest.raises(files.ReportError, match=".lock: cannot be locked: file is not a database"):
         train(tmp_path)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
@@ -661,7 +674,7 @@ def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".lock-journal").mkdir()  # where SQLite wants a file
-    with pytest.raises(terminal.ReportError, match=".lock: cannot be locked: unable to open"):
+    with pytest.raises(files.ReportError, match=".lock: cannot be locked: unable to open"):
         train(tmp_path)
 
 
@@ -691,7 +704,7 @@ def test_curves_are_of_the_validation_and_thin_of_the_batches(tmp_path, monkeypa
     figure = Figure()
     monkeypatch.setattr(drawing, "render", lambda draw, *_: draw(figure) or drawing.Drawing(b"", b""))
     runs.write_curves(tmp_path, [tmp_path])
-    records = runs.metrics_of(tmp_path)
+    records = metrics_of(tmp_path)
     for axis, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
         bold, thin = axis.lines
         assert bold.get_xdata().tolist() == [5, 10]
@@ -703,7 +716,7 @@ def test_curves_are_of_the_validation_and_thin_of_the_batches(tmp_path, monkeypa
 
 
 def test_equal_configurations_have_one_fingerprint():
-    assert runs.fingerprint(SMALL._replace(clip=1)) == runs.fingerprint(SMALL._replace(clip=1.0))
+    assert fingerprint_of(SMALL._replace(clip=1)) == fingerprint_of(SMALL._replace(clip=1.0))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "version", "configuration"])
@@ -719,7 +732,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path, damage):
         np.savez(path, **content)
     before = path.read_bytes()
     said = {"truncated": "cut off or damaged", "version": "version 1, got version 99", "configuration": "another"}
-    with pytest.raises(runs.RunError, match=said[damage]):
+    with pytest.raises(RunError, match=said[damage]):
         train(tmp_path, short, resume=True)
     assert path.read_bytes() == before
 
@@ -736,15 +749,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(terminal.ReportError, match="cannot be written: No space left on device"):
+        with pytest.raises(files.ReportError, match="cannot be written: No space left on device"):
             train(short_of_space, progress=lambda k, _: at.__setitem__(0, k))
         with open(short_of_space / "metrics.jsonl", "a") as file:  # as if killed within a record
             file.write('{"itera')
         before = (short_of_space / "metrics.jsonl").read_bytes()
-        with pytest.raises(terminal.ReportError, match="metrics.jsonl: cannot be written"):
+        with pytest.raises(files.ReportError, match="metrics.jsonl: cannot be written"):
             train(short_of_space, resume=True)
         assert (short_of_space / "metrics.jsonl").read_bytes() == before
-    assert runs.load(short_of_space / "checkpoint.npz", SMALL).iteration == 5
+    assert load_state(short_of_space / "checkpoint.npz", SMALL).iteration == 5
     assert not list(short_of_space.glob(".antisymrnn*"))
     train(short_of_space, resume=True)
     assert same(whole / "checkpoint.npz", short_of_space / "checkpoint.npz")
@@ -783,7 +796,7 @@ def test_a_file_that_the_system_cuts_off_in_a_write_loses_nothing(tmp_path, name
         check=True,
     ).stdout
     assert f"{name}: cannot be written: File too large" in said
-    assert runs.load(limited / "checkpoint.npz", SMALL).iteration == 20
+    assert load_state(limited / "checkpoint.npz", SMALL).iteration == 20
     train(limited, resume=True)
     assert same(whole / "checkpoint.npz", limited / "checkpoint.npz")
     assert (whole / "metrics.jsonl").read_bytes() == (limited / "metrics.jsonl").read_bytes()
@@ -803,7 +816,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_p
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    terminal.write_bytes(tmp_path / "file", b"content")
+    files.write_bytes(tmp_path / "file", b"content")
     assert done == ["file", "name", "folder"]
 
 
@@ -831,7 +844,7 @@ def test_an_error_in_the_data_ends_the_run(tmp_path):
 def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path):
     train(tmp_path, SMALL._replace(iterations=5))
     (tmp_path / "best.npz").unlink()
-    with pytest.raises(runs.RunError, match="best.npz: expected a checkpoint, got nothing"):
+    with pytest.raises(RunError, match="best.npz: expected a checkpoint, got nothing"):
         train(tmp_path, SMALL._replace(iterations=5), resume=True, progress=lambda *_: pytest.fail("it went on"))
 
 
@@ -865,8 +878,8 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
 )
 def test_a_configuration_that_cannot_be_trained_is_refused(tmp_path, field, value, said):
     (tmp_path / "config.json").write_text(json.dumps(SMALL._asdict() | {field: value}))
-    with pytest.raises(runs.RunError, match=f"config.json: expected the configuration of a run, got .*{said}"):
-        runs.configuration_of(tmp_path)
+    with pytest.raises(RunError, match=f"config.json: expected the configuration of a run, got .*{said}"):
+        configuration_of(tmp_path)
 
 
 def test_a_configuration_that_cannot_be_trained_leaves_no_folder(tmp_path):
@@ -876,9 +889,9 @@ def test_a_configuration_that_cannot_be_trained_leaves_no_folder(tmp_path):
 
 
 def test_the_name_of_a_run_tells_it_from_others():
-    usual = Configuration("digits", **training.DEFAULTS["digits"])
-    assert runs.name(usual) == "digits"
-    assert runs.name(usual._replace(cell="gated", learning_rate=0.5)) == "digits-cell=gated-learning_rate=0.5"
+    usual = Configuration("digits", **DEFAULTS["digits"])
+    assert run_name(usual) == "digits"
+    assert run_name(usual._replace(cell="gated", learning_rate=0.5)) == "digits-cell=gated-learning_rate=0.5"
 
 
 @pytest.mark.parametrize(
@@ -888,7 +901,7 @@ def test_the_name_of_a_run_tells_it_from_others():
 def test_a_folder_without_curves_is_refused(tmp_path, content, said):
     if content:
         (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(runs.RunError, match=said):
+    with pytest.raises(RunError, match=said):
         runs.write_curves(tmp_path, [tmp_path])
 
 
@@ -898,12 +911,12 @@ def test_a_run_from_before_the_shards_can_be_read_and_gone_on_with(tmp_path):
     old = json.loads(path.read_text())
     assert old.pop("shards") == 1
     path.write_text(json.dumps(old))
-    configuration = runs.configuration_of(tmp_path)
-    assert runs.load(tmp_path / "checkpoint.npz", configuration).iteration == 5
+    configuration = configuration_of(tmp_path)
+    assert load_state(tmp_path / "checkpoint.npz", configuration).iteration == 5
     assert train(tmp_path, configuration, resume=True)["iterations"] == 5
     # what a checkpoint of this configuration held before there were shards
-    assert runs.fingerprint(SMALL) == "4018b7010263b6bd82d243f092d688a35ce5a6012a6628bd8fdbbf23e9fe5bc5"
-    assert runs.fingerprint(SMALL._replace(shards=2)) != runs.fingerprint(SMALL)
+    assert fingerprint_of(SMALL) == "4018b7010263b6bd82d243f092d688a35ce5a6012a6628bd8fdbbf23e9fe5bc5"
+    assert fingerprint_of(SMALL._replace(shards=2)) != fingerprint_of(SMALL)
 
 
 @pytest.mark.parametrize("cell", training.CELLS)
@@ -931,8 +944,8 @@ def test_shards_sum_to_the_gradient_of_the_batch_in_their_order(cell):
     assert any(one.tobytes() != other.tobytes() for one, other in zip(whole, cut, strict=True))
     assert also == pytest.approx(measured, rel=1e-12)
     with pytest.raises(ValueError, match="shards: expected at most batch = 16, got 17"):
-        training.check(SMALL._replace(shards=17))
-    training.check(SMALL._replace(shards=16))
+        check_configuration(SMALL._replace(shards=17))
+    check_configuration(SMALL._replace(shards=16))
 
 
 def test_a_batch_of_fewer_samples_than_shards_has_one_in_each():
@@ -983,7 +996,7 @@ def test_every_evaluated_state_is_kept_if_asked(tmp_path):
     configuration = SMALL._replace(iterations=6, evaluate_every=2)
     train(tmp_path / "few", configuration)
     train(tmp_path / "all", configuration, keep=True)
-    few, every = (runs.states_of(tmp_path / name, configuration) for name in ("few", "all"))
+    few, every = (states_of(tmp_path / name, configuration) for name in ("few", "all"))
     assert [state.iteration for state in every] == [2, 4, 6]
     assert {state.iteration for state in few} == {few[-1].best_iteration, 6}
     assert same(tmp_path / "few" / "checkpoint.npz", tmp_path / "all" / "checkpoints" / "000006.npz")
@@ -993,7 +1006,7 @@ def test_every_evaluated_state_is_kept_if_asked(tmp_path):
 def test_the_states_of_a_recorded_run_are_the_best_one(tmp_path):
     train(tmp_path, SMALL)
     (tmp_path / "checkpoint.npz").unlink()
-    (state,) = runs.states_of(tmp_path, SMALL)
+    (state,) = states_of(tmp_path, SMALL)
     assert state.iteration == state.best_iteration
 
 
@@ -1007,7 +1020,7 @@ def test_a_run_that_lost_its_records_is_not_gone_on_with(tmp_path):
         metrics.unlink()
         if text:
             metrics.write_text(text)
-        with pytest.raises(runs.RunError, match=rf"up to iteration 10, .* got them up to {last}; put"):
+        with pytest.raises(RunError, match=rf"up to iteration 10, .* got them up to {last}; put"):
             train(tmp_path, short, resume=True)
         metrics.touch()
 
@@ -1079,8 +1092,8 @@ def test_patience_ends_a_run_after_an_evaluation(tmp_path, patience):
     never_better = SMALL._replace(patience=patience, learning_rate=0.0)
     summary = train(tmp_path, never_better)
     assert (summary["iterations"], summary["best_iteration"]) == (5 + 5 * -(-patience // 5), 5)
-    assert runs.load(tmp_path / "checkpoint.npz", never_better).iteration == summary["iterations"]
-    assert runs.metrics_of(tmp_path)[-1]["iteration"] == summary["iterations"]
+    assert load_state(tmp_path / "checkpoint.npz", never_better).iteration == summary["iterations"]
+    assert metrics_of(tmp_path)[-1]["iteration"] == summary["iterations"]
     assert train(tmp_path, never_better, resume=True) == summary
 
 
@@ -1117,7 +1130,7 @@ def test_what_another_process_removes_meanwhile_is_no_loss(tmp_path, monkeypatch
             yield path
 
     monkeypatch.setattr(Path, "rglob", gone)
-    (tmp_path / terminal.TEMPORARY.replace("*", "0123456789abcdef")).touch()
+    (tmp_path / files.TEMPORARY.replace("*", "0123456789abcdef")).touch()
     assert train(tmp_path, SMALL._replace(iterations=5))["iterations"] == 5
 
 
@@ -1125,19 +1138,19 @@ def test_what_another_process_removes_meanwhile_is_no_loss(tmp_path, monkeypatch
 def test_a_finished_run_whose_summary_lacks_something_is_refused(tmp_path, name):
     short = SMALL._replace(iterations=5)
     summary = train(tmp_path, short)
-    terminal.write_json(tmp_path / "summary.json", {key: value for key, value in summary.items() if key != name})
-    with pytest.raises(runs.RunError, match=f"summary of a run, got something else .*without {name}"):
+    files.write_json(tmp_path / "summary.json", {key: value for key, value in summary.items() if key != name})
+    with pytest.raises(RunError, match=f"summary of a run, got something else .*without {name}"):
         train(tmp_path, short, resume=True)
 
 
 def test_a_zero_with_a_sign_is_zero():
-    assert runs.fingerprint(SMALL._replace(clip=-0.0)) == runs.fingerprint(SMALL._replace(clip=0.0))
+    assert fingerprint_of(SMALL._replace(clip=-0.0)) == fingerprint_of(SMALL._replace(clip=0.0))
 
 
 def test_what_a_kill_left_among_the_kept_states_is_gone(tmp_path):
     short = SMALL._replace(iterations=5)
     train(tmp_path, short, keep=True)
-    left = tmp_path / "checkpoints" / terminal.TEMPORARY.replace("*", "0123456789abcdef")
+    left = tmp_path / "checkpoints" / files.TEMPORARY.replace("*", "0123456789abcdef")
     left.touch()
     train(tmp_path, short, resume=True)
     assert not left.exists()
@@ -1185,7 +1198,7 @@ def test_download_says_what_stands_in_the_way_of_the_files_that_it_fetched(tmp_p
     def damaged(*_):
         raise DataError("images.gz: expected an intact gzip file")
 
-    monkeypatch.setattr(runs, "data_of", damaged)
+    monkeypatch.setattr(tasks, "data_of", damaged)
     monkeypatch.setattr(downloading, "download", lambda *_: [tmp_path / "mnist" / "images.gz"])
     code, _, err = run("train", "mnist", "--download", "--data", tmp_path)
     assert code == 2

@@ -22,6 +22,14 @@ from antisymrnn_validation import cli
 from antisymrnn_validation.cli import train
 from antisymrnn_validation.comparison import peers, timing, training_speed
 from antisymrnn_validation.experiments import cluster, runs, tasks, training
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.folder import (
+    append_metrics,
+    configuration_of,
+    load_state,
+    metrics_of,
+    save_state,
+)
 
 # the child of a shell's background job ignores Ctrl-C unless it is told otherwise
 INTERRUPTIBLE = """
@@ -190,7 +198,7 @@ def test_the_command_that_goes_on_has_every_option_that_matters(run, tmp_path, m
         (tmp_path / name / "config.json").touch()
     code, _, err = run("train", *TINY, "--output", tmp_path / "two words", "--keep")
     assert f"go on with: antisymrnn train digits --output '{tmp_path}/two words' --resume --keep\n" in err
-    monkeypatch.setattr(runs, "data_of", lambda *_: runs.Data(1, 10, np.zeros(10, int), np.zeros(10, int), None))
+    monkeypatch.setattr(tasks, "data_of", lambda *_: tasks.Data(1, 10, np.zeros(10, int), np.zeros(10, int), None))
     code, _, err = run("train", "mnist", *TINY[1:], "--data", tmp_path, "--output", tmp_path / "run")
     assert code == 130
     assert f"antisymrnn train mnist --output {tmp_path}/run --resume --data {tmp_path}\n" in err
@@ -279,7 +287,7 @@ def test_the_help_names_every_task(run):
 def test_every_evaluation_is_told_with_its_accuracy(run, folder):
     other = folder.with_name("other")
     _, out, _ = run("train", *TINY, "--output", other)
-    records = runs.metrics_of(other)
+    records = metrics_of(other)
     told = [line for line in out.splitlines() if "validation loss" in line]
     assert told == [
         f"iteration {record['iteration']}  validation loss {record['validation_loss']:.4f}  "
@@ -289,8 +297,8 @@ def test_every_evaluation_is_told_with_its_accuracy(run, folder):
 
 
 def test_the_last_step_is_told_too(capsys):
-    data = runs.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)
-    configuration = training.Configuration("digits", iterations=3, evaluate_every=2)
+    data = tasks.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)
+    configuration = Configuration("digits", iterations=3, evaluate_every=2)
     with train._progress(configuration, data) as (stepped, *_):
         for k in (1, 2, 3):
             stepped(k, {"loss": 1.0, "accuracy": 0.5})
@@ -332,7 +340,7 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
     bars = [line for line in re.split(r"[\r\n]+", text) if "sequences/s" in line]
     assert [line for line in bars if len(line) > 80] == []
     assert re.match(r"loss \d+\.\d{4}  accuracy \d+\.\d%  +\d+ sequences/s +[-\d:]+ left +\d+/30000", bars[-1])
-    done = runs.load(folder / "checkpoint.npz", runs.configuration_of(folder)).iteration
+    done = load_state(folder / "checkpoint.npz", configuration_of(folder)).iteration
     begun = []
 
     def no_step(*arguments, **_):
@@ -347,8 +355,8 @@ def test_interrupted_in_a_terminal_of_80_columns_and_resumed(run, tmp_path, monk
 def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    configuration = training.Configuration("digits", batch=10**8, iterations=4, evaluate_every=1)
-    data = runs.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)  # 100 to train on, 11 to validate on
+    configuration = Configuration("digits", batch=10**8, iterations=4, evaluate_every=1)
+    data = tasks.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)  # 100 to train on, 11 to validate on
     measured = {"loss": 1.0, "accuracy": 0.5}
     with train._progress(configuration, data) as (stepped, evaluating, _):
         now[0] = 50.0  # the first step compiles
@@ -396,10 +404,10 @@ def test_the_profile_is_of_one_iteration_and_its_parts_add_up(monkeypatch):
     backend = SimpleNamespace(asarray=np.asarray, to_numpy=np.copy, antisymmetric=cell)
     monkeypatch.setattr(training_speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(antisymrnn_ref.readout, "cross_entropy", taking(0.5, antisymrnn_ref.readout.cross_entropy))
-    monkeypatch.setattr(runs, "save", taking(4.0, runs.save))
-    monkeypatch.setattr(runs, "_append", taking(16.0, runs._append))
+    monkeypatch.setattr(folder, "save_state", taking(4.0, save_state))
+    monkeypatch.setattr(folder, "append_metrics", taking(16.0, append_metrics))
     monkeypatch.setattr(runs, "write_curves", lambda *_: [])
-    configuration = training.Configuration("digits", "numpy", units=4, batch=8)
+    configuration = Configuration("digits", "numpy", units=4, batch=8)
     found = training_speed.profile(configuration, train._data("digits", None), backend, 3)
     parts = {"forward": 1.0, "backward": 2.0, "readout": 0.5, "update": 0.0, "rest of the step": 0.0, "data": 0.0}
     assert found.iteration == pytest.approx(parts)
@@ -426,7 +434,7 @@ def test_the_turns_are_told_by_the_batch_there_is_and_as_times_of_the_backend(ru
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=type("Tensor", (), {})))
     code, out, _ = run("train", "digits", "--backend", "numpy", "--units", "2", "--batch", "100000", "--profile", "1")
     labels = train._data("digits", None).train_labels
-    there = len(training.splits(training.Configuration("digits"), len(labels))[0])
+    there = len(training.splits(Configuration("digits"), len(labels))[0])
     assert code == 0
     told = f", {2 * there} sequences/s, torch eager on the CPU takes 4.00 times as long"
     assert out.splitlines()[-1].endswith(told)
@@ -450,7 +458,7 @@ def test_the_contest_times_both_under_their_names_on_the_same_batches(monkeypatc
     in_torch = lambda x, labels: done.append(("torch", labels.tolist()))  # noqa: ARG005, E731
     monkeypatch.setattr(training_speed, "torch_training", lambda *_: in_torch)
     monkeypatch.setattr(timing, "take_turns", take_turns)
-    configuration, data = training.Configuration("digits", "numpy", units=3, batch=4), train._data("digits", None)
+    configuration, data = Configuration("digits", "numpy", units=3, batch=4), train._data("digits", None)
     held = training_speed.contest(configuration, data, antisymrnn_ref, "numpy", 9)
     assert held.samples == {"numpy": ["of numpy", 9], "torch eager": ["of torch eager", 9]}
     learn, _ = training.splits(configuration, len(data.train_labels))
@@ -465,7 +473,7 @@ def test_pytorch_trains_the_same_model(options):
     pytest.importorskip("torch")
     from antisymrnn_ref import load_backend
 
-    configuration = training.Configuration(
+    configuration = Configuration(
         "digits", "numpy", cell="gated" if options else "antisymmetric", unconstrained="--unconstrained" in options,
         units=5, batch=7, iterations=3, optimizer="adam", schedule="cosine", clip=0.1, dtype="float64",
     )  # fmt: skip
@@ -483,7 +491,7 @@ def test_pytorch_trains_the_same_model(options):
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 def test_pytorch_steps_as_the_other_optimizers_do(optimizer):
     pytest.importorskip("torch")
-    configuration = training.Configuration(
+    configuration = Configuration(
         "digits", "numpy", units=3, batch=4, iterations=3, optimizer=optimizer, momentum=0.9, dtype="float64"
     )
     data = train._data("digits", None)
@@ -510,7 +518,7 @@ def test_the_contest_refuses_a_gradient_that_is_off(monkeypatch, factor, error):
         return step
 
     monkeypatch.setattr(training_speed, "torch_training", wrong)
-    configuration = training.Configuration("digits", "numpy", units=3, batch=4, iterations=3)
+    configuration = Configuration("digits", "numpy", units=3, batch=4, iterations=3)
     held = training_speed.contest(configuration, train._data("digits", None), antisymrnn_ref, "numpy", 1)
     assert held.samples == {}
     assert held.errors["V"] == pytest.approx(error, rel=1e-3)
@@ -518,7 +526,7 @@ def test_the_contest_refuses_a_gradient_that_is_off(monkeypatch, factor, error):
 
 def test_a_gradient_that_is_zero_in_both_is_the_same():
     pytest.importorskip("torch")
-    configuration = training.Configuration("digits", "numpy", units=1, batch=4, iterations=3)  # one unit: dW = 0
+    configuration = Configuration("digits", "numpy", units=1, batch=4, iterations=3)  # one unit: dW = 0
     held = training_speed.contest(configuration, train._data("digits", None), antisymrnn_ref, "numpy", 1)
     assert held.errors["W"] == 0
     assert held.samples

@@ -24,15 +24,15 @@ from flint import arb
 
 import antisymrnn_ref
 from antisymrnn_validation import cli
-from antisymrnn_validation.output.terminal import ReportError
+from antisymrnn_validation.output.files import ReportError
 from antisymrnn_validation.truth.oracles import OracleError, named_arrays
-from antisymrnn_validation.vectors import release, rounding
+from antisymrnn_validation.vectors import format, plans, release, rounding
 
 RELEASED = "fedff7f38889b8605541c1e7da6111a7d2f80f50b03047d3e7eea1e97fc5fcaa"
 """SHA-256 of the manifest of v1, and thereby of every file: it never changes."""
 
 FLOAT64, FLOAT32 = np.dtype("float64"), np.dtype("float32")
-FOLDER = release.released()
+FOLDER = format.released()
 BY_ID = {vector.id: vector for vector in release.load()}
 
 
@@ -77,7 +77,7 @@ def copy(tmp_path):
 
 
 def entry(folder, name):
-    return release.read_manifest(folder)[name]
+    return format.read_manifest(folder)[name]
 
 
 # the released set
@@ -86,7 +86,7 @@ def entry(folder, name):
 def test_the_released_set_never_changes():
     """If this fails, make another version: v1 is in the hands of others."""
     assert hashlib.sha256((FOLDER / "manifest.json").read_bytes()).hexdigest() == RELEASED
-    for name, (sha256, size) in release.read_manifest(FOLDER).items():
+    for name, (sha256, size) in format.read_manifest(FOLDER).items():
         content = (FOLDER / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, size)
 
@@ -98,7 +98,7 @@ def test_the_set_is_whole():
     assert names > {"schema.json", *jsons}
     for name in jsons:
         found = [vector for vector in release.load() if vector.file == name]
-        assert len(found) == len(rounding.PLANS) >= 25
+        assert len(found) == len(plans.PLANS) >= 25
         assert {f"{vector.cell}-{vector.dtype}.json" for vector in found} == {name}
         assert max(vector.sizes["T"] for vector in found) == 6
         assert sorted({vector.sizes["n"] for vector in found}) == [1, 2, 3, 4, 5, 8, 11]
@@ -110,7 +110,7 @@ def test_the_set_is_whole():
 
 def test_every_flag_is_explained_and_used():
     notes = release.load_notes()
-    assert notes == rounding.NOTES
+    assert notes == plans.NOTES
     assert set(notes) == {flag for vector in release.load() for flag in vector.flags} == set(FLAGS)
     for note in notes.values():
         assert note.description.endswith(".")
@@ -303,7 +303,7 @@ def test_rounded(ball, value):
 
 def test_what_cannot_be_proved_is_an_error(monkeypatch):
     monkeypatch.setattr(rounding, "LARGEST_PRECISION", 128)
-    problem = rounding.case(rounding.PLANS[26], 26, "gated", "float64")
+    problem = plans.case(plans.PLANS[26], 26, "gated", "float64")
     assert problem.name == "gated-float64-exp-overflow"
     with pytest.raises(OracleError, match=r"gated-float64-exp-overflow: .*has no proved rounding at 128 bits"):
         rounding.correctly_rounded(problem)
@@ -312,7 +312,7 @@ def test_what_cannot_be_proved_is_an_error(monkeypatch):
 def test_gradients_that_contradict_the_product_rule_are_an_error(monkeypatch):
     monkeypatch.setattr(rounding, "tangent_identity", lambda *_: (arb(1), arb(2)))
     with pytest.raises(OracleError, match="contradict the product rule"):
-        rounding.correctly_rounded(rounding.case(rounding.PLANS[0], 0, "gated", "float64"))
+        rounding.correctly_rounded(plans.case(plans.PLANS[0], 0, "gated", "float64"))
 
 
 def test_a_changed_bit_is_told():
@@ -490,7 +490,7 @@ def test_check_asks_for_every_gradient_and_no_other_name():
 
 
 def test_load_refuses_another_version():
-    with pytest.raises(release.VectorError, match="version: expected v1, got 'v9'"):
+    with pytest.raises(format.VectorError, match="version: expected v1, got 'v9'"):
         release.load("v9")
 
 
@@ -504,9 +504,9 @@ def documents():
 def test_files_are_as_the_schema_says():
     found = documents()
     schema = found.pop("schema.json")
-    assert not list(release.schema_errors(found.pop("manifest.json"), schema["$defs"]["manifest"], schema))
+    assert not list(format.schema_errors(found.pop("manifest.json"), schema["$defs"]["manifest"], schema))
     for document in found.values():
-        assert not list(release.schema_errors(document, schema, schema))
+        assert not list(format.schema_errors(document, schema, schema))
 
 
 def test_the_schema_uses_what_the_validator_knows():
@@ -589,8 +589,8 @@ def test_a_broken_file_is_told_with_its_field(name):
     change, message = BREAKS[name]
     document = json.loads((FOLDER / "antisymmetric-float32.json").read_text(encoding="utf-8"))
     change(document)
-    with pytest.raises(release.VectorError, match=rf"^broken.json: .*{message}"):
-        release.read_json(json.dumps(document).encode(), "broken.json")
+    with pytest.raises(format.VectorError, match=rf"^broken.json: .*{message}"):
+        format.read_json(json.dumps(document).encode(), "broken.json")
 
 
 @pytest.mark.parametrize(
@@ -607,8 +607,8 @@ def test_a_broken_file_is_told_with_its_field(name):
     ],
 )
 def test_what_is_no_json_is_told(content, message):
-    with pytest.raises(release.VectorError, match=f"^broken.json: {message}"):
-        release.read_json(content, "broken.json")
+    with pytest.raises(format.VectorError, match=f"^broken.json: {message}"):
+        format.read_json(content, "broken.json")
 
 
 def members(**changes):
@@ -643,8 +643,8 @@ class Trap:
     ],
 )
 def test_a_broken_npz_is_told_with_its_member(changes, message):
-    with pytest.raises(release.VectorError, match=f"^long.npz: {message}"):
-        release.read_npz(members(**changes), "long.npz")
+    with pytest.raises(format.VectorError, match=f"^long.npz: {message}"):
+        format.read_npz(members(**changes), "long.npz")
 
 
 def test_what_is_no_npz_is_told():
@@ -652,20 +652,20 @@ def test_what_is_no_npz_is_told():
     crooked = bytearray(whole)
     crooked[len(whole) // 2] ^= 1  # the archive's own sum does not fit
     for content in (b"", b"PK", pickle.dumps(Trap()), whole[:-100], whole[: len(whole) // 2], bytes(crooked)):
-        with pytest.raises(release.VectorError, match="^long.npz: "):
-            release.read_npz(content, "long.npz")
+        with pytest.raises(format.VectorError, match="^long.npz: "):
+            format.read_npz(content, "long.npz")
     with zipfile.ZipFile(written := io.BytesIO(), "w") as archive:
         archive.writestr("notes.txt", "not an array")
-    with pytest.raises(release.VectorError, match="^long.npz: metadata: expected one text"):
-        release.read_npz(written.getvalue(), "long.npz")
+    with pytest.raises(format.VectorError, match="^long.npz: metadata: expected one text"):
+        format.read_npz(written.getvalue(), "long.npz")
 
 
 def test_files_read_back_as_they_were_written():
     for name in ("gated-float64.json", "gated-float64-long.npz"):
-        found = release.read_file(FOLDER, name, entry(FOLDER, name))
+        found = format.read_file(FOLDER, name, entry(FOLDER, name))
         description = json.loads((FOLDER / "gated-float64.json").read_text(encoding="utf-8"))["description"]
-        write = release.to_json if name.endswith("json") else lambda vs, *rest: release.to_npz(vs[0], *rest)
-        assert write(found.vectors, rounding.NOTES, description) == (FOLDER / name).read_bytes()
+        write = format.to_json if name.endswith("json") else lambda vs, *rest: format.to_npz(vs[0], *rest)
+        assert write(found.vectors, plans.NOTES, description) == (FOLDER / name).read_bytes()
 
 
 # the commands
@@ -696,9 +696,9 @@ def test_certify_finds_a_value_in_a_folder_that_agrees_with_itself(copy):
     before = float(vector.expected["diffusion"]).hex()
     after = math.nextafter(float(vector.expected["diffusion"]), 9).hex()
     replace(vector.file, content.replace(f'"diffusion": "{before}"', f'"diffusion": "{after}"').encode())
-    assert release.verify_file(folder, vector.file, entry(folder, vector.file)) == len(rounding.PLANS)
+    assert release.verify_file(folder, vector.file, entry(folder, vector.file)) == len(plans.PLANS)
     message = rf"{vector.file}: {vector.id}: expected.diffusion\[\]: expected {before}, got {after}"
-    with pytest.raises(release.VectorError, match=message.replace("+", r"\+")):
+    with pytest.raises(format.VectorError, match=message.replace("+", r"\+")):
         release.verify_file(folder, vector.file, entry(folder, vector.file), certify=True)
 
 
@@ -707,7 +707,7 @@ def test_certify_tells_what_cannot_be_proved(monkeypatch):
         raise OracleError(f"{vector.id}: no proof")
 
     monkeypatch.setattr(rounding, "certify", fails)
-    with pytest.raises(release.VectorError, match="long.npz: gated-float64-long: cannot be proved: .* no proof"):
+    with pytest.raises(format.VectorError, match="long.npz: gated-float64-long: cannot be proved: .* no proof"):
         release.verify_file(FOLDER, "gated-float64-long.npz", entry(FOLDER, "gated-float64-long.npz"), certify=True)
 
 
@@ -783,13 +783,13 @@ def test_verify_finds_what_was_damaged(run, copy, damage):
 
 def test_a_schema_that_was_changed_is_not_as_released(copy):
     folder, _ = copy
-    path, released = folder / release.SCHEMA, entry(folder, release.SCHEMA)
-    assert release.verify_file(folder, release.SCHEMA, released) == 0
+    path, released = folder / format.SCHEMA, entry(folder, format.SCHEMA)
+    assert release.verify_file(folder, format.SCHEMA, released) == 0
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"required"', b'"requ1red"', 1))
     assert path.read_bytes() != content
-    with pytest.raises(release.VectorError, match="schema.json: sha256: expected"):
-        release.verify_file(folder, release.SCHEMA, released)
+    with pytest.raises(format.VectorError, match="schema.json: sha256: expected"):
+        release.verify_file(folder, format.SCHEMA, released)
 
 
 def test_what_verify_finds_stands_in_its_json(run, copy, tmp_path):
@@ -801,7 +801,7 @@ def test_what_verify_finds_stands_in_its_json(run, copy, tmp_path):
     assert (document["folder"], document["certify"]) == (str(folder), False)
     told = {record["file"]: (record["status"], record["vectors"]) for record in document["files"]}
     assert told["gated-float32.json"] == ("failed", 0)
-    assert told["gated-float64.json"] == ("passed", len(rounding.PLANS))
+    assert told["gated-float64.json"] == ("passed", len(plans.PLANS))
 
 
 def test_verify_of_no_folder_is_usage(run, tmp_path):
@@ -877,7 +877,7 @@ def test_list_and_describe_tell_sizes_and_constants(run):
     _, out, _ = run("describe", vector.id)
     for name, value in (("step_size", np.float32(0.5)), ("diffusion", np.float32(0.35))):
         assert re.search(rf"^problem +{name} +{float(value)!r}$", out, re.MULTILINE)
-    told = {(record["part"], record["name"]): record for record in release.arrays(vector)}
+    told = {(record["part"], record["name"]): record for record in format.arrays(vector)}
     for part, arrays in (("input", vector.inputs), ("expected", vector.expected)):
         for name, array in arrays.items():
             record = told.pop((part, name))
@@ -918,7 +918,7 @@ def test_usage(run):
 def test_a_broken_installation_is_no_usage_error(run, copy, monkeypatch):
     folder, _ = copy
     (folder / "gated-float32.json").unlink()
-    monkeypatch.setattr(release, "released", lambda *_: folder)
+    monkeypatch.setattr(format, "released", lambda *_: folder)
     release._load.cache_clear()
     try:
         for arguments in (("list",), ("describe", "gated-float64-generic-1"), ("export", folder.parent / "copy")):

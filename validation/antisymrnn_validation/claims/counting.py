@@ -8,8 +8,7 @@ import numpy as np
 from flint import fmpq
 
 from antisymrnn_ref import antisymmetric, initialization
-from antisymrnn_validation.claims.evidence import fractions, largest
-from antisymrnn_validation.claims.verdicts import Outcome, decide
+from antisymrnn_validation.claims.evidence import Outcome, decide, fractions, largest
 
 
 def degrees_of_freedom(quick: bool) -> Outcome:

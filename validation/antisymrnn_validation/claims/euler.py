@@ -14,6 +14,7 @@ from flint import acb_mat, arb, arb_mat, ctx, fmpq, fmpq_mat
 
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
 from antisymrnn_ref.contract import GatedParameters, Parameters
+from antisymrnn_validation.claims.antisymmetry import rounding_of_eigenvalues
 from antisymrnn_validation.claims.evidence import (
     PRECISION,
     ROTATION,
@@ -22,7 +23,9 @@ from antisymrnn_validation.claims.evidence import (
     UNIT_ROUNDOFF,
     W_DIFF,
     Exact,
+    Outcome,
     balls,
+    decide,
     derivative_of_tanh,
     diagonal_matrix,
     ends,
@@ -39,8 +42,7 @@ from antisymrnn_validation.claims.evidence import (
     total,
     trace,
 )
-from antisymrnn_validation.claims.ode import field, random_matrix, rounding_of_eigenvalues
-from antisymrnn_validation.claims.verdicts import Outcome, decide
+from antisymrnn_validation.claims.ode import field, random_matrix
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
 
 FAR = 0.1

@@ -18,6 +18,8 @@ from antisymrnn_validation.claims.evidence import (
     MATRICES,
     STEP_SIZE,
     UNIT_ROUNDOFF,
+    Outcome,
+    decide,
     derivative_of_tanh,
     diagonal_matrix,
     ends,
@@ -32,7 +34,6 @@ from antisymrnn_validation.claims.evidence import (
     total,
     trace,
 )
-from antisymrnn_validation.claims.verdicts import Outcome, decide
 
 STARTS = [["0", "0.5"], ["-0.5", "-0.5"], ["0.5", "-0.75"]]
 

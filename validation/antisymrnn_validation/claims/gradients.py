@@ -19,7 +19,9 @@ from antisymrnn_validation.claims.evidence import (
     ROTATION,
     STEP_SIZE,
     UNIT_ROUNDOFF,
+    Outcome,
     balls,
+    decide,
     diagonal_matrix,
     ends,
     fraction,
@@ -30,7 +32,6 @@ from antisymrnn_validation.claims.evidence import (
     total,
     trace,
 )
-from antisymrnn_validation.claims.verdicts import Outcome, decide
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
 
 

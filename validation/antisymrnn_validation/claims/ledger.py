@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from flint import ctx
 
-from antisymrnn_validation.claims import counting, euler, figure_one, gradients, ode
-from antisymrnn_validation.claims.evidence import PRECISION
-from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict
+from antisymrnn_validation.claims import antisymmetry, counting, euler, figure_one, gradients, ode
+from antisymrnn_validation.claims.evidence import PRECISION, Claim, Judgement, Outcome, Verdict
 
 __all__ = ["CLAIMS", "Claim", "Judgement", "Outcome", "Verdict", "judge"]
 
@@ -108,7 +107,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The diagonal factor of J is bounded in [0, 1], so that J(t) changes smoothly over time.",
         "J changes as fast as the input does.",
         REFUTED,
-        ode.jacobian_varies_slowly,
+        antisymmetry.jacobian_varies_slowly,
     ),
     Claim(
         "critical-criterion-keeps-gradients",
@@ -124,7 +123,7 @@ CLAIMS: tuple[Claim, ...] = (
         "W − Wᵀ computed in floating point is antisymmetric to the last bit.",
         "",
         HOLDS,
-        ode.antisymmetry_is_exact,
+        antisymmetry.antisymmetry_is_exact,
     ),
     Claim(
         "antisymmetric-eigenvalues",
@@ -132,7 +131,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The eigenvalues of an antisymmetric matrix are imaginary.",
         "",
         HOLDS,
-        ode.antisymmetric_eigenvalues,
+        antisymmetry.antisymmetric_eigenvalues,
     ),
     Claim(
         "computed-eigenvalues",
@@ -140,7 +139,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The eigenvalues of an antisymmetric matrix computed in floating point have |Re λ| ≤ 2 n u ‖M‖₂.",
         "",
         HOLDS,
-        ode.computed_eigenvalues,
+        antisymmetry.computed_eigenvalues,
     ),
     Claim(
         "jacobian-of-the-ode",
@@ -148,7 +147,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The Jacobian of the right-hand side of (8) is diag(tanh'(…)) (W − Wᵀ).",
         "",
         HOLDS,
-        ode.jacobian_of_the_ode,
+        antisymmetry.jacobian_of_the_ode,
     ),
     Claim(
         "eigenvalues-of-the-jacobian",
@@ -156,7 +155,7 @@ CLAIMS: tuple[Claim, ...] = (
         "All eigenvalues of that Jacobian are imaginary: it meets the critical criterion.",
         "",
         HOLDS,
-        ode.eigenvalues_of_nine,
+        antisymmetry.eigenvalues_of_nine,
     ),
     Claim(
         "inputs-do-not-matter",
@@ -223,7 +222,7 @@ CLAIMS: tuple[Claim, ...] = (
         "With diffusion the eigenvalues of the Jacobian have slightly negative real parts: −γ max d ≤ Re λ ≤ −γ min d.",
         "",
         HOLDS,
-        ode.real_parts_with_diffusion,
+        antisymmetry.real_parts_with_diffusion,
     ),
     Claim(
         "diffusion-makes-euler-stable",

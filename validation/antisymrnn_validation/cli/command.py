@@ -19,8 +19,9 @@ except ImportError:
     print("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
     sys.exit(2)
 
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.reports import tables
 
 AS_EXPECTED, CONTRADICTED, USAGE, NOTHING_RAN = range(4)
 INTERRUPTED, READER_GONE = 130, 141
@@ -76,7 +77,7 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
         try:
             code = function(**options)
             sys.stdout.flush()
-        except (UsageError, terminal.ReportError) as error:
+        except (UsageError, files.ReportError) as error:
             code = _complain(name, str(error), USAGE)
         except Contradicted as error:
             code = _complain(name, str(error), CONTRADICTED)
@@ -123,7 +124,7 @@ def title(name: str, quick: bool) -> str:
 def check_writable(json: Path | None) -> None:
     """Refuse a file for --json before any work is done."""
     if json is not None:
-        terminal.check_writable(json)
+        files.check_writable(json)
 
 
 def write_results(json: Path | None, line: str, code: int, start: float, content: Record) -> None:
@@ -133,8 +134,8 @@ def write_results(json: Path | None, line: str, code: int, start: float, content
     from antisymrnn_validation.output.environment import environment
 
     summary = {"line": line, "exit_code": code, "seconds": time.perf_counter() - start}
-    head = {"schema_version": terminal.SCHEMA_VERSION, "summary": summary, "environment": environment()}
-    terminal.write_json(json, head | content)
+    head = {"schema_version": files.SCHEMA_VERSION, "summary": summary, "environment": environment()}
+    files.write_json(json, head | content)
 
 
 def load_backend_named(name: str) -> ModuleType:
@@ -146,7 +147,7 @@ def load_backend_named(name: str) -> ModuleType:
 
 def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:
     """What a function makes of a third party's code."""
-    from antisymrnn_validation.output.environment import placed, reason
+    from antisymrnn_validation.output.terminal import placed, reason
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own module path begins, as with python -m
@@ -203,7 +204,7 @@ def run_check(
     try:
         result = judged(check, module, expected or {}, source=source)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
-        record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
+        record |= {"status": tables.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
         record |= {"diagnosis": "", "deviations": []}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
@@ -214,7 +215,7 @@ def run_check(
 
 def broke_off(key: str, error: BaseException) -> Record:
     """The exception in one line with its place, and its traceback."""
-    from antisymrnn_validation.output.environment import placed
+    from antisymrnn_validation.output.terminal import placed
 
     return {key: placed(error), "traceback": "".join(traceback.format_exception(error))}
 
@@ -230,5 +231,5 @@ def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[
 
 def print_failures(records: Sequence[Record]) -> None:
     """Print what failed."""
-    for paragraph in terminal.failures(records):
+    for paragraph in tables.failures(records):
         print(paragraph, end="\n\n")

@@ -30,6 +30,7 @@ from antisymrnn_validation.cli.command import (
 )
 from antisymrnn_validation.output import terminal
 from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.reports import tables
 
 
 @command
@@ -150,9 +151,9 @@ def _conformance(modules: Mapping[str, ModuleType]) -> tuple[list[str], Record]:
     for name, module in modules.items():
         every = judge.checks_of(module, quick=True)
         records = run_checks(name, module, every)
-        counts = terminal.status_counts(records)
-        failed = [record for record in records if terminal.contradicts(record)]
-        line = terminal.conform_line(records, len(every))
+        counts = tables.status_counts(records)
+        failed = [record for record in records if tables.contradicts(record)]
+        line = tables.conform_line(records, len(every))
         if failed or not counts["passed"]:
             red.append(name)
             line += "; NOT CONFORMANT, not timed"
@@ -190,7 +191,7 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
             with terminal.progress(len(contenders) + 1 + asked.samples) as begin:
                 entries = contest.hold(plan, contenders, entered, peaks[plan.dtype], samples=asked.samples, begin=begin)
             held.append((plan, entries, _record(plan, entries, peaks)))
-            terminal.show(terminal.times_table(held[-1][2], beside))
+            terminal.show(tables.times_table(held[-1][2], beside))
             sys.stdout.flush()
     contests = []
     for plan, entries, shown in held:  # again, by the peak of the whole run
@@ -198,11 +199,11 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
         contests.append(last)
         if contest.counted(last) != contest.counted(shown):
             print(f"The machine was faster later than {shown['steady_gflops']:.1f} GFLOP/s; what still counts:")
-            terminal.show(terminal.times_table(last, beside))
+            terminal.show(tables.times_table(last, beside))
     memory, first_calls = _processes(plans, contests, right)
     reached = {name: targets.records(name, contests) for name in right if name != "numpy"}
     for name, records in reached.items():
-        terminal.show(terminal.targets_table(name, records))
+        terminal.show(tables.targets_table(name, records))
     found_peaks = {
         name: {
             "gflops": p.best(),
@@ -221,7 +222,7 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
     code = CONTRADICTED if red or statuses != {"timed"} else AS_EXPECTED
     if "timed" not in statuses and "wrong" not in statuses and not red:
         code = NOTHING_RAN
-    return terminal.compare_line(contests, len(plans), red), code, results
+    return tables.compare_line(contests, len(plans), red), code, results
 
 
 def _record(plan: Any, entries: Sequence[Any], peaks: Mapping[str, Any]) -> Record:
@@ -262,7 +263,7 @@ def _processes(
             lambda: processes.peak_memory(item[0], *item[1]),
         ),
     )
-    terminal.show(terminal.memory_table(used))
+    terminal.show(tables.memory_table(used))
     began = each(
         calls,
         lambda item: f"first calls of {item[0]}",
@@ -271,7 +272,7 @@ def _processes(
         ),
     )
     if began:
-        terminal.show(terminal.first_calls_table(began))
+        terminal.show(tables.first_calls_table(began))
     return used, began
 
 
@@ -293,7 +294,7 @@ def _accuracies(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) ->
         lambda pair: f"{pair[0].name}: {pair[1].name}",
         lambda pair: agreement.accuracy_record(pair[0], entered.get(pair[0].name), pair[1]),
     )
-    terminal.show(terminal.units_table(records))
+    terminal.show(tables.units_table(records))
     wrong = list(dict.fromkeys(record["name"] for record in records if record["status"] != "passed"))
     for record in records:
         if record["status"] != "passed":

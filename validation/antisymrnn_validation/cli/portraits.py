@@ -18,7 +18,7 @@ from antisymrnn_validation.cli.command import (
     command,
     write_results,
 )
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
 
 LARGEST_STEPS = 100_000
@@ -52,7 +52,7 @@ def portraits(
     if matrix is None and (given := [name for name, value in own.items() if value is not None]):
         raise UsageError(f"{given[0]}: expected with --matrix alone; the paper's figures have the paper's numbers")
     asked = None if matrix is None else _own_system(matrix, start, step_size, diffusion, steps)
-    terminal.output_folder(output)
+    files.output_folder(output)
     from antisymrnn_validation.output import drawing
     from antisymrnn_validation.pictures import portraits as theory
 

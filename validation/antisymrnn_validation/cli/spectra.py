@@ -20,7 +20,7 @@ from antisymrnn_validation.cli.command import (
     command,
     write_results,
 )
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def spectra(
 
     if not run:
         _check_memory(units, T[-1])
-    terminal.output_folder(output)
+    files.output_folder(output)
     content, pictures = _trained(run, data, T) if run else _untrained(data, units, seeds, T)
     paths, captions = drawing.write_all(output, pictures)
     line = f"spectra: {len(paths)} files in {output}"
@@ -129,13 +129,14 @@ def _run(folder: Path, name: str, data: Path | None, T: int) -> Training:
     """A run with all its kept parameters and those it began with."""
     import numpy as np
 
-    from antisymrnn_validation.experiments import runs, tasks, training
+    from antisymrnn_validation.experiments import tasks, training
+    from antisymrnn_validation.experiments.folder import configuration_of, states_of
     from antisymrnn_validation.pictures.recurrences import of_state
     from antisymrnn_validation.pictures.spectra import Training
 
-    configuration = runs.configuration_of(folder)
+    configuration = configuration_of(folder)
     _check_memory(configuration.units, T)
-    kept = runs.states_of(folder, configuration)
+    kept = states_of(folder, configuration)
     pixels = tasks.first_test_sample(configuration.task, data or _data_of_environment())
     x = tasks.followed_by_noise(pixels, T, np.random.default_rng(0))
     first = training.initial(configuration, x.shape[1], len(kept[-1].layer.bias))

@@ -27,11 +27,11 @@ from antisymrnn_validation.cli.command import (
     write_results,
 )
 from antisymrnn_validation.cli.train import DataFolder
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 
 if TYPE_CHECKING:
+    from antisymrnn_validation.experiments.configuration import Configuration
     from antisymrnn_validation.experiments.results import Result
-    from antisymrnn_validation.experiments.training import Configuration
     from antisymrnn_validation.output.terminal import Record
 
 
@@ -69,7 +69,7 @@ def sweep(
     try:
         points = read_grid(grid)
         if not summary:
-            terminal.output_folder(folder)
+            files.output_folder(folder)
         with results.open_store(folder / results.FILE, create=not summary) as store:
             if not summary:
                 _run(points, store, folder, workers, scheduler, data)

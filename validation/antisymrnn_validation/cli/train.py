@@ -28,12 +28,14 @@ from antisymrnn_validation.cli.command import (
     load_backend_named,
     write_results,
 )
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.reports import tables
 
 if TYPE_CHECKING:
-    from antisymrnn_validation.experiments.runs import Data
-    from antisymrnn_validation.experiments.training import Configuration, Gradient
+    from antisymrnn_validation.experiments.configuration import Configuration
+    from antisymrnn_validation.experiments.tasks import Data
+    from antisymrnn_validation.experiments.training import Gradient
 
 RECENT_SECONDS = 5.0
 """Of training, over which sequences per second are told."""
@@ -107,18 +109,24 @@ def train(
     if profile is not None and of_a_run:
         raise UsageError(f"--{of_a_run[0]}: expected without --profile, which leaves no run")
     from antisymrnn_validation.experiments import runs, training
+    from antisymrnn_validation.experiments.configuration import (
+        Configuration,
+        check_configuration,
+        default_configuration,
+    )
+    from antisymrnn_validation.experiments.folder import RunError, configuration_of, metrics_of, run_name
 
-    usual = training.usual(task)
-    given = {name: asked[name] for name in training.Configuration._fields if asked[name] is not None}
-    folder = output or Path("runs") / runs.name(usual._replace(**given))
+    usual = default_configuration(task)
+    given = {name: asked[name] for name in Configuration._fields if asked[name] is not None}
+    folder = output or Path("runs") / run_name(usual._replace(**given))
     try:
-        held = runs.configuration_of(folder) if resume else usual
+        held = configuration_of(folder) if resume else usual
         if held.task != task:
             raise ValueError(
                 f"{folder}: expected a run of {task}, it is one of {held.task}; name that task, or another --output"
             )
         configuration = held._replace(**given)
-        training.check(configuration)
+        check_configuration(configuration)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if download:
@@ -150,11 +158,11 @@ def train(
             f"the last checkpoint in {folder} is kept" if (folder / "checkpoint.npz").exists() else "no checkpoint yet"
         )
         raise Contradicted(f"{error}; {kept}") from None
-    except terminal.ReportError as error:
+    except files.ReportError as error:
         begun = os.path.exists(folder / "config.json")
         kept = f"; what {folder} holds is whole: --resume goes on with it" if begun else ""
         raise UsageError(f"{error}{kept}") from None
-    except runs.RunError as error:
+    except RunError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         if not os.path.exists(folder / "config.json"):
@@ -177,7 +185,7 @@ def train(
     if _modified(folder / "summary.json") == summarised:
         line += "; it was finished already"
     print(line)
-    results = {"configuration": configuration._asdict(), "run": summary, "metrics": runs.metrics_of(folder)}
+    results = {"configuration": configuration._asdict(), "run": summary, "metrics": metrics_of(folder)}
     write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
     return AS_EXPECTED
 
@@ -188,14 +196,15 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
     import numpy as np
 
     from antisymrnn_validation.experiments import runs, training
+    from antisymrnn_validation.experiments.folder import RunError, configuration_of, load_state
 
     check_writable(json)
     start = time.perf_counter()
     try:
-        configuration = runs.configuration_of(run)
+        configuration = configuration_of(run)
         content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
-        state = runs.load(run / "best.npz", configuration, content)
-    except runs.RunError as error:
+        state = load_state(run / "best.npz", configuration, content)
+    except RunError as error:
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
     try:
@@ -226,11 +235,12 @@ def curves(
     start = time.perf_counter()
     import_package("matplotlib", "validation")
     from antisymrnn_validation.experiments import runs
+    from antisymrnn_validation.experiments.folder import RunError, metrics_of
 
     try:
-        records = [{"folder": str(folder), "metrics": runs.metrics_of(folder)} for folder in run]
-        paths = runs.write_curves(terminal.output_folder(output), run)
-    except runs.RunError as error:
+        records = [{"folder": str(folder), "metrics": metrics_of(folder)} for folder in run]
+        paths = runs.write_curves(files.output_folder(output), run)
+    except RunError as error:
         raise UsageError(str(error)) from None
     print(*paths, sep="\n")
     line = f"curves: {len(run)} runs"
@@ -265,18 +275,18 @@ def _each(workers: int | None, shards: int) -> Iterator[Callable[..., Sequence[G
 
 def _download(name: str, folder: Path | None) -> None:
     """The files of a task, into the folder of --data, unless all it needs is there in any form."""
-    from antisymrnn_validation.experiments import downloading, runs
+    from antisymrnn_validation.experiments import downloading, tasks
     from antisymrnn_validation.experiments.data import DataError
 
     try:
         try:
-            runs.data_of(name, folder)
+            tasks.data_of(name, folder)
         except DataError as error:
             if folder is None:
                 raise UsageError("--download: expected --data DIR too, the folder to put the files in") from error
             fetched = downloading.download(name, folder)
             try:
-                runs.data_of(name, folder)
+                tasks.data_of(name, folder)
             except DataError as damaged:
                 raise UsageError(f"{damaged}; remove it: whole files are in {fetched[0].parent} now") from None
     except ValueError as error:
@@ -285,10 +295,10 @@ def _download(name: str, folder: Path | None) -> None:
 
 def _data(name: str, folder: Path | None) -> Data:
     """What a run needs of a task; an unknown name is refused with the closest one."""
-    from antisymrnn_validation.experiments import runs
+    from antisymrnn_validation.experiments import tasks
 
     try:
-        return runs.data_of(name, folder)
+        return tasks.data_of(name, folder)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -304,7 +314,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         found = training_speed.profile(configuration, data, backend, iterations)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None
-    terminal.show(terminal.profile_table(found.iteration, iterations))
+    terminal.show(tables.profile_table(found.iteration, iterations))
     print(
         f"once in {configuration.evaluate_every} iterations: evaluation {found.evaluation:.3f} s, "
         f"checkpoint {1e3 * found.checkpoint:.1f} ms",
@@ -326,7 +336,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         return f"{line}; PyTorch is NOT the same: {worst} off by {held.errors[worst]:.1e}", CONTRADICTED, results
     times = {name: timing.summary(samples, 1.0)._asdict() for name, samples in held.samples.items()}
     batch = training.batch_size(configuration, len(data.train_labels))
-    terminal.show(terminal.turns_table(times, batch))
+    terminal.show(tables.turns_table(times, batch))
     mine, theirs = (each["median"] for each in times.values())
     line += f", {batch / mine:.0f} sequences/s"
     line += f", torch eager on the CPU takes {theirs / mine:.2f} times as long"

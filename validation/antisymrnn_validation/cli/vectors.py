@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -25,8 +25,10 @@ from antisymrnn_validation.cli.command import (
     vectors_command,
     write_results,
 )
-from antisymrnn_validation.output import terminal
-from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.output import files, terminal
+from antisymrnn_validation.output.terminal import Record, Table
+from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports.tables import _number, contradicts
 
 
 @vectors_command
@@ -42,19 +44,19 @@ def vectors_list(
     """
     check_writable(json)
     start = time.perf_counter()
-    with _reading_vectors() as vectors:
-        every = vectors.load()
-        size = sum(entry.size for entry in vectors.read_manifest(vectors.released()).values())
+    with _reading_vectors() as (form, release):
+        every = release.load()
+        size = sum(entry.size for entry in form.read_manifest(form.released()).values())
     chosen = [vector for vector in every if matches(only, vector.id, vector.comment, *vector.flags)]
     if not chosen:
         raise NothingRan(f"none of {len(every)} vectors has {only!r} in its id, comment or flags")
     records = [
-        {"id": vector.id, "comment": vector.comment, "flags": vector.flags, "file": vector.file, **vectors.head(vector)}
+        {"id": vector.id, "comment": vector.comment, "flags": vector.flags, "file": vector.file, **form.head(vector)}
         for vector in chosen
     ]
-    terminal.show(terminal.vectors_table(records))
-    files = len({vector.file for vector in chosen})
-    line = f"vectors list: {terminal.of(len(chosen), len(every))} vectors of {vectors.VERSION} in {files} files"
+    terminal.show(vectors_table(records))
+    count = len({vector.file for vector in chosen})
+    line = f"vectors list: {tables.of(len(chosen), len(every))} vectors of {form.VERSION} in {count} files"
     line += f"; the set has {size / 1e6:.1f} MB"
     print(line)
     write_results(json, line, AS_EXPECTED, start, {"command": "vectors list", "only": only, "vectors": records})
@@ -75,21 +77,21 @@ def vectors_describe(
     """
     check_writable(json)
     start = time.perf_counter()
-    with _reading_vectors() as vectors:
-        every, notes = {vector.id: vector for vector in vectors.load()}, vectors.load_notes()
+    with _reading_vectors() as (form, release):
+        every, notes = {vector.id: vector for vector in release.load()}, release.load_notes()
     if name not in every:
         near = difflib.get_close_matches(name, every, n=1, cutoff=0.0)
         raise UsageError(f"NAME: expected the id of a vector, got {name!r}; the closest is {near[0]}")
     vector = every[name]
     told = {"file": vector.file, "cell": vector.cell, "dtype": str(vector.dtype), "comment": vector.comment}
     constants = {"step_size": repr(vector.step_size), "diffusion": repr(vector.diffusion)}
-    shared = {**vectors.head(vector), **constants}
+    shared = {**form.head(vector), **constants}
     flags = {flag: {**notes[flag]._asdict(), "links": list(notes[flag].links)} for flag in vector.flags}
-    terminal.show(terminal.sections_table(name, {"vector": told, "problem": shared, "flags": flags}))
-    terminal.show(terminal.arrays_table(vectors.arrays(vector)))
+    terminal.show(tables.sections_table(name, {"vector": told, "problem": shared, "flags": flags}))
+    terminal.show(arrays_table(form.arrays(vector)))
     line = f"vectors describe: {name}, {len(vector.inputs)} inputs, {len(vector.expected)} expected arrays"
     print(line)
-    whole = {**told, **vectors.head(vector), **vectors.test_record(vector)}
+    whole = {**told, **form.head(vector), **form.test_record(vector)}
     write_results(json, line, AS_EXPECTED, start, {"command": "vectors describe", "vector": whole, "notes": flags})
     return AS_EXPECTED
 
@@ -99,9 +101,9 @@ def vectors_export(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
 ) -> int:
     """Copy the golden vectors into a new folder, whole or not at all."""
-    with _reading_vectors() as vectors:
-        count = vectors.export(target)
-    print(f"vectors export: {count} files of {vectors.VERSION} in {target}")
+    with _reading_vectors() as (form, release):
+        count = release.export(target)
+    print(f"vectors export: {count} files of {form.VERSION} in {target}")
     return AS_EXPECTED
 
 
@@ -122,22 +124,22 @@ def vectors_verify(
     """
     check_writable(json)
     start = time.perf_counter()
-    with _reading_vectors() as vectors:
-        place = vectors.released() if folder is None else folder
+    with _reading_vectors() as (form, release):
+        place = form.released() if folder is None else folder
         if not place.is_dir():
             raise UsageError(f"DIR: expected a folder, got {place}, which is none")
-        records, entries = vectors.verify_folder(place)
+        records, entries = release.verify_folder(place)
 
     def verified(name: str) -> Record:
         try:
-            count = vectors.verify_file(place, name, entries[name], certify)
+            count = release.verify_file(place, name, entries[name], certify)
             return {"file": name, "vectors": count, "status": "passed", "detail": ""}
-        except vectors.VectorError as error:
+        except form.VectorError as error:
             return {"file": name, "vectors": 0, "status": "failed", "detail": str(error)}
 
     records = [*records, *each(list(entries), str, verified)]
-    terminal.show(terminal.files_table(records))
-    failed = [record["file"] for record in records if terminal.contradicts(record)]
+    terminal.show(files_table(records))
+    failed = [record["file"] for record in records if tables.contradicts(record)]
     line = (
         f"vectors verify{' --certify' if certify else ''}: {sum(record['vectors'] for record in records)} vectors in "
     )
@@ -157,8 +159,8 @@ def vectors_generate(
 
     Every value is computed and proved anew; the files must come out as they were released.
     """
-    with _reading_vectors() as vectors:
-        vectors.check_new(target)
+    with _reading_vectors() as (form, release):
+        files.check_new(target)
         from antisymrnn_validation.vectors import rounding
 
         contents: dict[str, bytes] = {}
@@ -167,20 +169,49 @@ def vectors_generate(
             for name, make in made.items():
                 begin(name)
                 contents[name] = make()
-        contents[vectors.MANIFEST] = vectors.to_manifest(contents)
-        vectors.write_folder(target, contents)
-        wrong = [name for name, content in contents.items() if content != (vectors.released() / name).read_bytes()]
-    verdict = f"NOT as released: {', '.join(wrong)}" if wrong else f"the bytes of the released {vectors.VERSION}"
+        contents[form.MANIFEST] = form.to_manifest(contents)
+        release.write_folder(target, contents)
+        wrong = [name for name, content in contents.items() if content != (form.released() / name).read_bytes()]
+    verdict = f"NOT as released: {', '.join(wrong)}" if wrong else f"the bytes of the released {form.VERSION}"
     print(f"vectors generate: {len(contents)} files in {target}, {verdict}")
     return CONTRADICTED if wrong else AS_EXPECTED
 
 
 @contextlib.contextmanager
-def _reading_vectors() -> Iterator[ModuleType]:
-    """The module of the golden vectors; a set that cannot be trusted contradicts."""
+def _reading_vectors() -> Iterator[tuple[ModuleType, ModuleType]]:
+    """The modules of the golden vectors; a set that cannot be trusted contradicts."""
+    from antisymrnn_validation.vectors import format as form
     from antisymrnn_validation.vectors import release
 
     try:
-        yield release
-    except release.VectorError as error:
+        yield form, release
+    except form.VectorError as error:
         raise Contradicted(str(error)) from error
+
+
+def vectors_table(records: Sequence[Record]) -> Table:
+    """One row for each golden vector."""
+    columns = ("id", "T,B,n,m", "ε", "γ", "cotangent", "flags")
+    rows = []
+    for r in records:
+        constants = (f"{float.fromhex(r[name]):.4g}" for name in ("step_size", "diffusion"))
+        sizes = ",".join(str(r[symbol]) for symbol in "TBnm")
+        rows.append((r["id"], sizes, *constants, r["cotangent"], ", ".join(r["flags"])))
+    return Table("Golden vectors", columns, rows, [False] * len(rows))
+
+
+def arrays_table(records: Sequence[Record]) -> Table:
+    """One row for each array of a golden vector."""
+    columns = ("array", "part", "shape", "largest entry", "reference", "tolerance")
+    rows = []
+    for r in records:
+        noise = (_number(r.get(key), ".2e") for key in ("reference", "tolerance"))
+        rows.append((r["name"], r["part"], str(r["shape"]), f"{r['largest']:.6g}", *noise))
+    return Table("Arrays", columns, rows, [False] * len(rows))
+
+
+def files_table(records: Sequence[Record]) -> Table:
+    """One row for each file of a set of golden vectors."""
+    rows = [(r["file"], str(r["vectors"]), r["status"], r["detail"]) for r in records]
+    columns = ("file", "vectors", "status", "what is wrong")
+    return Table("Files of golden vectors", columns, rows, [contradicts(r) for r in records])

@@ -25,19 +25,12 @@ from antisymrnn_ref.contract import Array
 from antisymrnn_ref.gated import sigmoid
 from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
 from antisymrnn_validation.comparison.peers import layer_parameters, recurrent_matrix
-from antisymrnn_validation.conformance.check import (
-    FACTOR,
-    FLOOR,
-    ArrayError,
-    BrokenPromise,
-    Result,
-    measure,
-    require_within,
-    run,
-)
-from antisymrnn_validation.output.environment import placed
+from antisymrnn_validation.conformance.check import Result
+from antisymrnn_validation.output.terminal import placed
+from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, run
 from antisymrnn_validation.truth.cases import Case, random_case
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
+from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure, require_within
 
 ROUNDED_INPUTS = 3
 """How often the inputs of a layer are moved by a roundoff to measure what that does."""

@@ -6,11 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from antisymrnn_ref import initialization
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison.workload import Shape
 from antisymrnn_validation.truth.cases import Case
 
 
@@ -53,28 +49,6 @@ class Contender(NamedTuple):
     prepare: Callable[[Case], Prepared]
     counted_as: str
     layer: str = ""
-
-
-def timed_case(cell: str, shape: Shape, dtype: Any) -> Case:
-    """The case that is timed: the paper's initialisation, ε = γ = 0.01, h0 = 0, random x and g, a last-state loss."""
-    generator = np.random.default_rng(0)
-    T, B, m, n = shape
-    draw = initialization.gated_parameters if cell == "gated" else initialization.parameters
-    parameters = draw(generator, n, m, sigma_w=1.0, dtype=dtype)
-    biases = {name: generator.standard_normal(n).astype(dtype) for name in parameters._fields if name.startswith("b")}
-    x, g = (generator.standard_normal(sizes).astype(dtype) for sizes in ((T, B, m), (B, n)))
-    name = f"{cell} {shape} {np.dtype(dtype)}"
-    return Case(name, cell, parameters._replace(**biases), x, np.zeros((B, n), dtype), g, 0.01, 0.01)
-
-
-def everything_case(case: Case) -> Case:
-    """The same with a random initial state and a random cotangent on every state."""
-    generator = np.random.default_rng(1)
-    h0, g = (
-        generator.standard_normal(sizes).astype(case.dtype)
-        for sizes in (case.h0.shape, (len(case.x) + 1, *case.h0.shape))
-    )
-    return case._replace(name=f"{case.name}, everything", h0=h0, g=g)
 
 
 def prepare_backend(

@@ -9,18 +9,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from antisymrnn_validation.comparison import agreement, timing, workload
-from antisymrnn_validation.comparison.contenders import (
-    Contender,
-    backend_contender,
-    everything_case,
-    prepare_backend,
-    timed_case,
-)
+from antisymrnn_validation.comparison.contenders import Contender, backend_contender, prepare_backend
 from antisymrnn_validation.comparison.peak import Peak
 from antisymrnn_validation.comparison.peers import peers
 from antisymrnn_validation.comparison.timing import Sample, Timed
-from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.output.environment import one_line
+from antisymrnn_validation.comparison.workload import Shape, everything_case, timed_case
+from antisymrnn_validation.output.terminal import one_line
 from antisymrnn_validation.truth.cases import Case
 
 SHAPES = tuple(

@@ -29,7 +29,7 @@ from antisymrnn_ref import load_backend
 
 try:
     from antisymrnn_validation.comparison import agreement, gpu_tools
-    from antisymrnn_validation.comparison.contenders import prepare_backend, timed_case
+    from antisymrnn_validation.comparison.contenders import prepare_backend
     from antisymrnn_validation.comparison.contest import Plan
     from antisymrnn_validation.comparison.device_report import (
         NOTHING_RAN,
@@ -54,12 +54,14 @@ try:
     )
     from antisymrnn_validation.comparison.gpu_tools import Timer
     from antisymrnn_validation.comparison.sanitizer import sanitizers
-    from antisymrnn_validation.comparison.workload import Shape
-    from antisymrnn_validation.conformance import check
+    from antisymrnn_validation.comparison.workload import Shape, timed_case
     from antisymrnn_validation.conformance.check import Check, Result
-    from antisymrnn_validation.output import terminal
-    from antisymrnn_validation.output.environment import devices, reason
-    from antisymrnn_validation.output.terminal import Record
+    from antisymrnn_validation.conformance.plan import iter_checks
+    from antisymrnn_validation.output import files, terminal
+    from antisymrnn_validation.output.environment import devices
+    from antisymrnn_validation.output.terminal import Record, reason
+    from antisymrnn_validation.reports import tables
+    from antisymrnn_validation.truth.calls import limited
     from antisymrnn_validation.truth.cases import CELLS
 except ModuleNotFoundError as missing:
     if (missing.name or "antisymrnn").startswith("antisymrnn"):
@@ -98,7 +100,7 @@ class Machine(NamedTuple):
 
     card: dict[str, Any]
     elapsed: Timer
-    gpu_tools: Callable[[], dict[str, float]]
+    ceilings: Callable[[], dict[str, float]]
     release: Callable[[], Any] = lambda: None
 
 
@@ -124,7 +126,7 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
     """Add the records of the conformance checks to ``told``, of as many as fit the budget."""
     with contextlib.suppress(TooLong):
         for check in every:
-            with check.limited(budget.left(), TooLong):
+            with limited(budget.left(), TooLong):
                 result = check.run(backend)
             if budget.left() <= 0:
                 break  # a failure may be the alarm
@@ -134,12 +136,12 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, told
 
 def conformance_record(told: Sequence[Record], total: int) -> Record:
     """Counts and failures of the conformance checks that ran."""
-    counts = terminal.status_counts(told)
+    counts = tables.status_counts(told)
     return {
-        "line": terminal.conform_line(told, total),
+        "line": tables.conform_line(told, total),
         "total": total,
         **{status: counts[status] for status in ("passed", "failed", "not applicable")},
-        "failures": [record for record in told if terminal.contradicts(record)],
+        "failures": [record for record in told if tables.contradicts(record)],
     }
 
 
@@ -186,7 +188,7 @@ def session(
         told = document["conformance"] = conformance_record(records, len(every))
     print(f"{name}: {told['line']}", flush=True)
     for failed in told["failures"]:
-        print(terminal.failure(failed))
+        print(tables.failure(failed))
     save()
     right = backend if told["passed"] and not told["failed"] else None
     begin("sanitizers")
@@ -272,8 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         if asked.json:
-            terminal.check_writable(asked.json)
-    except terminal.ReportError as error:
+            files.check_writable(asked.json)
+    except files.ReportError as error:
         print(f"device: {error}", file=sys.stderr)
         return USAGE
     cupy, why_not = found_gpu()
@@ -319,7 +321,7 @@ def measured(
             document["missing_peers"] = {library: why for library, why in found.items() if why}
             for library, why in document["missing_peers"].items():
                 print(f"peer missing, {library}: {why}")
-            checked = [*check.iter_checks(name, quick=quick), *wide_checks()] if every is None else every
+            checked = [*iter_checks(name, quick=quick), *wide_checks()] if every is None else every
             lined = entrants or functools.partial(_lined_up, name, machine.elapsed, found)
             with sanitizers(name, budget.clock) as watched:
                 session(

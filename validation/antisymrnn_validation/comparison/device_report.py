@@ -11,7 +11,7 @@ from typing import Any
 from antisymrnn_validation.comparison import targets
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu import WHAT
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files
 from antisymrnn_validation.output.environment import environment
 from antisymrnn_validation.output.terminal import Record, Table
 
@@ -62,8 +62,8 @@ def write(path: Path | None, document: Record, line: str, code: int, seconds: fl
     """Write the JSON document, if a path is given."""
     if path is not None:
         summary = {"line": line, "exit_code": code, "seconds": seconds}
-        head = {"schema_version": terminal.SCHEMA_VERSION, "summary": summary, "environment": environment()}
-        terminal.write_json(path, head | document)
+        head = {"schema_version": files.SCHEMA_VERSION, "summary": summary, "environment": environment()}
+        files.write_json(path, head | document)
 
 
 def times_table(contest: Record) -> Table:

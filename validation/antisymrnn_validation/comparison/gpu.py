@@ -21,13 +21,13 @@ import numpy as np
 
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.comparison import agreement, peers, workload
-from antisymrnn_validation.comparison.contenders import Contender, prepare_backend, timed_case
+from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu_tools import Timer
-from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.conformance.check import Result, limited
-from antisymrnn_validation.output.environment import one_line, reason
-from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.comparison.workload import Shape, timed_case
+from antisymrnn_validation.conformance.check import Result
+from antisymrnn_validation.output.terminal import Record, one_line, reason
+from antisymrnn_validation.truth.calls import limited
 from antisymrnn_validation.truth.cases import CELLS, Case
 
 PATIENCE_SECONDS, COMPILER_SECONDS = 40.0, 75.0

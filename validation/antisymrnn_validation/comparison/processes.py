@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.comparison.contenders import Contender, Prepared, backend_contender, timed_case
+from antisymrnn_validation.comparison.contenders import Contender, Prepared, backend_contender
 from antisymrnn_validation.comparison.peers import LIBRARIES, peers
-from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.comparison.workload import Shape, timed_case
 
 FIRST_SHAPE = Shape(3, 2, 1, 8)
 """Small: the first call is all compiling."""

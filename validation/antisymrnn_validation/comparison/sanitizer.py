@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.conformance import check
-from antisymrnn_validation.output.environment import one_line
-from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.output.terminal import Record, one_line
+from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, random_case
 
 PATIENCE_SECONDS = 120.0
@@ -44,7 +43,7 @@ def small_run(name: str) -> None:
                     cell, 3, 9, n, m, step_size=0.1, diffusion=0.1, seed=n, name="small run", dtype=dtype
                 )
                 for keep_every in (1, 2):
-                    check.run(backend, case, keep_every=keep_every)
+                    run(backend, case, keep_every=keep_every)
                     calls += 1
     print(f"{DONE} {calls} calls")
 

@@ -22,8 +22,9 @@ from antisymrnn_ref.contract import Array
 from antisymrnn_validation.comparison import agreement, peers, timing
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.experiments import optimizers, runs, training
-from antisymrnn_validation.experiments.runs import Data
-from antisymrnn_validation.experiments.training import Configuration, State
+from antisymrnn_validation.experiments.configuration import Configuration, is_triangular
+from antisymrnn_validation.experiments.tasks import Data
+from antisymrnn_validation.experiments.training import State
 from antisymrnn_validation.truth.cases import Case
 
 WARM = 5
@@ -186,7 +187,7 @@ def torch_training(configuration: Configuration, state: State) -> Callable[[Arra
         nonlocal k
         k += 1
         *cell, weights, bias = leaves
-        if training.triangular(configuration):
+        if is_triangular(configuration):
             cell[0] = torch.triu(cell[0], 1)
         h0 = np.zeros((x.shape[1], configuration.units), x.dtype)
         case = Case(

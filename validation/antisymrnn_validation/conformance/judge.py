@@ -8,9 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.conformance import check
+from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import DTYPES, Check, Result
 from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.truth import calls
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 
 if TYPE_CHECKING:
@@ -79,11 +80,11 @@ def checks_of(
         In place of the checks, accuracy on so many cases drawn at random.
     """
     name, module = load(target)
-    features = check.features_of(module)
+    features = calls.features_of(module)
     if drawn is None:
-        every = check.iter_checks(name, quick=quick, features=features, dtypes=dtypes)
+        every = plan.iter_checks(name, quick=quick, features=features, dtypes=dtypes)
     else:
-        every = check.drawn_checks(name, drawn, features=features, dtypes=dtypes)
+        every = plan.drawn_checks(name, drawn, features=features, dtypes=dtypes)
     return selected(every, level=level, only=only)
 
 

@@ -21,8 +21,10 @@ from dask.distributed import Client, KilledWorker, LocalCluster
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.experiments import training
-from antisymrnn_validation.experiments.training import Configuration, Gradient, State
-from antisymrnn_validation.output.environment import THREAD_VARIABLES, reason, usable_processors, versions
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.training import Gradient, State
+from antisymrnn_validation.output.environment import THREAD_VARIABLES, usable_processors, versions
+from antisymrnn_validation.output.terminal import reason
 
 SAME = ("python", "antisymrnn-ref", "numpy", "numba", "llvmlite", "dask", "distributed")
 """What must have one version everywhere: the numbers rest on it, or the messages between processes."""

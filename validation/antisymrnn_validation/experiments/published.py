@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from antisymrnn_validation.experiments.runs import RunError, command, configuration_of, summary_of
-from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.folder import RunError, command_of, configuration_of, summary_of
+from antisymrnn_validation.output.files import json_text, write_folder
 from antisymrnn_validation.output.terminal import Record
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -117,7 +117,7 @@ def decide(folder: Path = RECORDED) -> list[Record]:
                 "iterations": summary["iterations"],
                 "batch": configuration.batch,
                 "accuracy": 100 * summary["test_accuracy"],
-                "command": command(configuration),
+                "command": command_of(configuration),
             }
             for path, configuration, summary in recorded
             if _is_of(configuration, cell)
@@ -153,8 +153,8 @@ def record(run: Path, folder: Path = RECORDED) -> Path:
         files = {name: (run / name).read_bytes() for name in names}
     except OSError as error:
         raise RunError(f"{run}: expected a finished run: {error}") from None
-    files["summary.json"] = terminal.json_text({**summary, "date": date}).encode()
-    terminal.write_folder(kept, files)
+    files["summary.json"] = json_text({**summary, "date": date}).encode()
+    write_folder(kept, files)
     return kept
 
 

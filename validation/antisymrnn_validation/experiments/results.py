@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from antisymrnn_validation.experiments import runs
-from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.folder import RunError, fingerprint_of, load_state
+from antisymrnn_validation.output.files import strict, write_folder
 from antisymrnn_validation.output.terminal import Record, Table
 
 VERSION = 1
@@ -128,7 +128,7 @@ def digest(folder: Path, configuration: Configuration) -> str:
     path = folder / "checkpoint.npz"
     if not path.exists():
         return ""
-    state = runs.load(path, configuration)
+    state = load_state(path, configuration)
     return hashlib.sha256(b"".join(array.tobytes() for array in (*state.cell, *state.layer))).hexdigest()
 
 
@@ -154,14 +154,14 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
     ReportError
         If a file cannot be written.
     """
-    fingerprint = runs.fingerprint(configuration)
+    fingerprint = fingerprint_of(configuration)
     target = folder / f"{configuration.task}-{fingerprint[:16]}"
     if outcome.files and not target.exists():
-        terminal.write_folder(target, outcome.files)
+        write_folder(target, outcome.files)
     elif outcome.files:
         try:
             held = digest(target, configuration)
-        except runs.RunError as error:
+        except RunError as error:
             outcome = Result("failed", error=str(error), worker=outcome.worker)
         else:
             if held != outcome.digest:
@@ -171,7 +171,7 @@ def keep(store: sqlite3.Connection, folder: Path, configuration: Configuration, 
         "fingerprint": fingerprint,
         "fields": json.dumps(configuration._asdict()),
         "status": outcome.status,
-        "summary": json.dumps(terminal.strict(outcome.summary)),
+        "summary": json.dumps(strict(outcome.summary)),
         "error": outcome.error,
         "digest": outcome.digest,
         "worker": outcome.worker,
@@ -198,7 +198,7 @@ def records(store: sqlite3.Connection, grid: Sequence[Configuration]) -> list[Re
     rows = {row[0]: row for row in store.execute(f"SELECT {', '.join(names)} FROM points")}
     found = []
     for point in grid:
-        fingerprint = runs.fingerprint(point)
+        fingerprint = fingerprint_of(point)
         row = rows.get(fingerprint, (fingerprint, "waiting", "{}", "", "", "", ""))
         record = dict(zip(names, row, strict=True)) | {"fields": point._asdict()}
         try:

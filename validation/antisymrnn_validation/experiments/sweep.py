@@ -26,9 +26,16 @@ from dask.distributed import Client, as_completed, fire_and_forget, get_worker, 
 
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.experiments import cluster, results, runs, tasks, training
+from antisymrnn_validation.experiments.configuration import (
+    TYPES,
+    Configuration,
+    check_configuration,
+    check_type,
+    default_configuration,
+)
+from antisymrnn_validation.experiments.folder import RunError, fingerprint_of, locked
 from antisymrnn_validation.experiments.results import Result
-from antisymrnn_validation.experiments.training import Configuration
-from antisymrnn_validation.output.environment import reason
+from antisymrnn_validation.output.terminal import reason
 
 LARGEST = 10_000
 """Points that a grid may have."""
@@ -48,8 +55,8 @@ def read_grid(path: Path) -> list[Configuration]:
     Parameters
     ----------
     path : Path
-        TOML. Its keys are fields of :class:`~antisymrnn_validation.experiments.training.Configuration`, ``task`` among
-        them; each has a value or a list of values. What is not there is chosen for the task, as ``train`` does.
+        TOML. Its keys are fields of :class:`~antisymrnn_validation.experiments.configuration.Configuration`,
+        ``task`` among them; each has a value or a list of values. What is not there is chosen for the task, as ``train`` does.
 
     Returns
     -------
@@ -89,7 +96,7 @@ def check_here(grid: Sequence[Configuration], data: Path | None) -> None:
     for backend in dict.fromkeys(point.backend for point in grid):
         load_backend(backend)
     for task in dict.fromkeys(point.task for point in grid):
-        runs.data_of(task, data)
+        tasks.data_of(task, data)
 
 
 def run(
@@ -139,10 +146,10 @@ def run(
                 outcome = Result("failed", error=reason(error))
             kept = results.keep(store, folder, point, outcome)
             if kept.files and scratch:
-                forget([runs.fingerprint(point)], scratch)
+                forget([fingerprint_of(point)], scratch)
             elif kept.files:
                 where = {"workers": [outcome.worker], "allow_other_workers": True}
-                removals.append(client.submit(_forget_there, runs.fingerprint(point), pure=False, priority=1, **where))
+                removals.append(client.submit(_forget_there, fingerprint_of(point), pure=False, priority=1, **where))
                 fire_and_forget(removals[-1])
             progress(point, kept)
         if removals:
@@ -157,7 +164,7 @@ def forget(fingerprints: Sequence[str], scratch: Path) -> None:
     """Remove the folders of points whose results are kept from one of unfinished runs, unless a process is there."""
     for fingerprint in fingerprints:
         if (scratch / fingerprint).exists():
-            with contextlib.closing(runs.lock(scratch / f"{fingerprint}.lock")) as lock:
+            with contextlib.closing(locked(scratch / f"{fingerprint}.lock")) as lock:
                 if lock.in_transaction:
                     shutil.rmtree(scratch / fingerprint, ignore_errors=True)  # what stays is in nobody's way
 
@@ -172,17 +179,17 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
         if task is None or task.state != "executing":
             raise Unwanted(f"{key} was cancelled")
 
-    content, backend = runs.data_of(configuration.task, data), load_backend(configuration.backend)
+    content, backend = tasks.data_of(configuration.task, data), load_backend(configuration.backend)
 
     def trained() -> dict[str, Any]:
         return runs.train(folder, configuration, content, backend, resume=True, progress=unwanted, evaluating=unwanted)
 
-    with _owned(_place(worker, scratch), runs.fingerprint(configuration)) as folder:
+    with _owned(_place(worker, scratch), fingerprint_of(configuration)) as folder:
         error, summary, note, leftover = "", {}, "", folder.exists()
         try:
             try:
                 summary = trained()
-            except runs.RunError as unusable:
+            except RunError as unusable:
                 if not leftover:
                     raise
                 aside = folder.with_name(f"{folder.name}.unusable-{secrets.token_hex(4)}")
@@ -204,7 +211,7 @@ def _owned(place: Path, name: str) -> Iterator[Path]:
     process that holds it; its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(runs.lock(place / f"{name}.lock")) as lock:
+    with contextlib.closing(locked(place / f"{name}.lock")) as lock:
         if not lock.in_transaction:
             with tempfile.TemporaryDirectory(prefix=name, dir=place) as fresh:
                 yield Path(fresh)
@@ -228,11 +235,11 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
     if name not in fields:
         close = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
         raise GridError(f"{path}: expected fields of a configuration, got {name!r}; did you mean {close[0]!r}?")
-    kind = training.TYPES[name]
+    kind = TYPES[name]
     values = value if isinstance(value, list) else [value]
     try:
         for each in values:
-            training.check_type(name, each)
+            check_type(name, each)
         values = [kind(each) for each in values]
     except ValueError as error:
         raise GridError(f"{path}: {error}") from None
@@ -244,10 +251,10 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
 
 
 def _point(path: Path, given: dict[str, Any]) -> Configuration:
-    configuration = training.usual(given["task"])._replace(**given)
+    configuration = default_configuration(given["task"])._replace(**given)
     try:
         tasks.check_name(configuration.task)
-        training.check(configuration)
+        check_configuration(configuration)
     except ValueError as error:
         raise GridError(f"{path}: {error}; in the point {given}") from None
     return configuration

@@ -7,8 +7,9 @@ value it can have, so that it lies in [0, 1].
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import antisymrnn_ref
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array
+from antisymrnn_validation.experiments import tasks
 from antisymrnn_validation.experiments.data import (
     DataError,
     Images,
@@ -302,3 +304,32 @@ def real_case(cell: str, sequences: Array, labels: Array, *, n: int, seed: int =
     g[-1] = readout.cross_entropy(layer, trajectory.h[-1], labels).h
     name = f"{cell} real input T={T} B={B} n={n} m={m} float64"
     return Case(name, cell, parameters, sequences, h0, g, step_size, diffusion)
+
+
+class Data(NamedTuple):
+    """What a run needs of a task.
+
+    Attributes
+    ----------
+    m, classes : int
+    train_labels, test_labels : (N,) arrays of integers
+    sequences : callable
+        ``sequences(split, indices, dtype, generator)`` gives (T, B, m).
+    """
+
+    m: int
+    classes: int
+    train_labels: Array
+    test_labels: Array
+    sequences: Callable[..., Array]
+
+
+@functools.cache
+def data_of(name: str, folder: Path | None) -> Data:
+    """What a run needs of a task, see :func:`~antisymrnn_validation.experiments.tasks.load`; kept for the next run."""
+    task = tasks.load(name, folder)
+
+    def sequences(split: str, indices: Array, dtype: Any, generator: np.random.Generator | None) -> Array:
+        return tasks.sequences(task, split, indices, dtype, generator)
+
+    return Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
@@ -125,5 +125,5 @@ def write(folder: Path, name: str, drawing: Drawing) -> list[Path]:
     """
     paths = [folder / f"{name}.{ending}" for ending in drawing._fields]
     for path, content in zip(paths, drawing, strict=True):
-        terminal.write_bytes(path, content)
+        files.write_bytes(path, content)
     return paths

@@ -9,13 +9,13 @@ import platform
 import re
 import shutil
 import subprocess
-import traceback
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from antisymrnn_ref.backend import backend_modules, load_backend
+from antisymrnn_validation.output.terminal import one_line, reason
 
 DISTRIBUTIONS = (
     "antisymrnn-ref", "numpy", "scipy", "python-flint", "scikit-learn", "matplotlib", "plotly",
@@ -126,25 +126,6 @@ def kernel_tables() -> dict[str, list[str]]:
             continue
         found[name] = [str(line) for line in lines]
     return found
-
-
-def reason(error: BaseException) -> str:
-    """An exception in one line; its type too, unless it is one whose message was written for the reader."""
-    message = one_line(str(error))
-    if isinstance(error, ImportError | ValueError | TypeError) and message:
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def placed(error: BaseException) -> str:
-    """An exception in one line, with the file and the line that raised it: for what other people's code raises."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return one_line(f"{type(error).__name__}: {error} ({os.path.basename(frame.filename)}, line {frame.lineno})")
-
-
-def one_line(text: str) -> str:
-    """A text with every run of white space as one blank."""
-    return " ".join(text.split())
 
 
 def _processor() -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from antisymrnn_ref import antisymmetric, gated, initialization, stability
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
-from antisymrnn_validation.experiments.training import Configuration, State
+from antisymrnn_validation.experiments.configuration import Configuration
+from antisymrnn_validation.experiments.training import State
 
 
 class Recurrence(NamedTuple):

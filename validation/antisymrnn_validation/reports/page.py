@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antisymrnn_validation.conformance.check import LEVELS
-from antisymrnn_validation.output import terminal
+from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
+from antisymrnn_validation.reports import tables
 
 if TYPE_CHECKING:
     from antisymrnn_validation.output.drawing import Drawing
@@ -95,7 +96,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
         HTML.
     """
     claims, certificates, conformance = results["claims"], results["certifications"], results["conformance"]
-    counts = Counter(terminal.verdict(claim) for claim in claims)
+    counts = Counter(tables.verdict(claim) for claim in claims)
     tally = _tally(counts, "claims")
     tally += _tally(Counter(record["verdict"] for record in results["accuracies"]), "accuracies")
     tally += _passed(certificates, "certifications passed")
@@ -110,7 +111,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
         "certifications": (f"Certified gradients: {len(certificates)}", _certifications(results)),
         "conformance": ("Conformance of each backend", _conformance(results)),
         "figures": (f"Figures: {len(figures)}", _figures(figures)),
-        "environment": ("Environment", _table(terminal.sections_table("Environment", results["environment"]))),
+        "environment": ("Environment", _table(tables.sections_table("Environment", results["environment"]))),
     }
     navigation = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
     sections = "".join(
@@ -154,7 +155,7 @@ def _tally(counts: Mapping[str, int], what: str) -> str:
 
 def _passed(records: Iterable[Record], what: str) -> str:
     """How many passed of those that apply."""
-    counts = terminal.status_counts(list(records))
+    counts = tables.status_counts(list(records))
     number = counts.total() - counts["not applicable"]
     if not number:
         return ""
@@ -183,7 +184,7 @@ def _filter(verdicts: Iterable[str]) -> str:
 
 
 def _claim(claim: Record) -> str:
-    word, name = terminal.verdict(claim), escape(claim["name"])
+    word, name = tables.verdict(claim), escape(claim["name"])
     told = {"Source": claim["source"], "Evidence": claim["evidence"]}
     if claim["condition"]:
         told["Instead" if claim["expected"] == "refuted" else "Condition"] = claim["condition"]
@@ -206,7 +207,7 @@ def _accuracies(records: Sequence[Record]) -> str:
         f"{published.DEVIATIONS} standard errors of a test of {published.SIZE:,} images. The recorded runs are part of "
         "this package, with their parameters.</p>"
     )
-    return where + _table(terminal.published_table(records))
+    return where + _table(tables.published_table(records))
 
 
 def _certifications(results: Record) -> str:
@@ -214,7 +215,7 @@ def _certifications(results: Record) -> str:
     if results["not_run"]:
         names = ", ".join(map(escape, results["not_run"]))
         where += f'<p>Not run: {names}; the reasons stand under <a href="#conformance">Conformance</a>.</p>'
-    told = terminal.accuracy_table("Errors and tolerances", results["certifications"])
+    told = tables.accuracy_table("Errors and tolerances", results["certifications"])
     return where + _chart(results["certifications"]) + _table(told, "errors-table")
 
 
@@ -225,15 +226,15 @@ def _conformance(results: Record) -> str:
         "all of them, <code>antisymrnn explain CHECK</code> says what a check is about.</p>"
     )
     for record in results["conformance"]:
-        name, state = record["backend"], terminal.conformance_state(record)
-        groups = terminal.groups_table(record["checks"])
+        name, state = record["backend"], tables.conformance_state(record)
+        groups = tables.groups_table(record["checks"])
         failures = "".join(
             f'<pre class="box" tabindex="0" role="region" aria-label="Failure">{escape(paragraph)}</pre>'
-            for paragraph in terminal.failures(record["checks"])
+            for paragraph in tables.failures(record["checks"])
         )
         text += (
-            f"<h3>{escape(name)} {_sign(state)}</h3><p>{escape(terminal.conformance_line(record))}.</p>{failures}"
-            f"{_table(terminal.levels_table(record['checks'], LEVELS)._replace(title=f'Levels, {name}'))}"
+            f"<h3>{escape(name)} {_sign(state)}</h3><p>{escape(tables.conformance_line(record))}.</p>{failures}"
+            f"{_table(tables.levels_table(record['checks'], LEVELS)._replace(title=f'Levels, {name}'))}"
             f'<details><summary>By name: {len(groups.rows)} checks</summary><div class="body">'
             f"{_table(groups._replace(title=f'Checks by name, {name}'))}</div></details>"
         )
@@ -330,4 +331,4 @@ def _table(table: terminal.Table, name: str = "") -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(terminal.strict(value), ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(files.strict(value), ensure_ascii=False)

@@ -7,6 +7,8 @@ B = 1, n = 1, loss on the last state alone, saturation) let real bugs hide, so t
 
 from __future__ import annotations
 
+import pickle
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -231,3 +233,8 @@ def drawn_cases(count: int, seed: int = 0) -> Iterator[Sweep]:
             unconstrained=bool(pick(2)), last_state_only=bool(pick(2)),
         )  # fmt: skip
         yield Sweep(case, int((1, 1, 2, 3, 5, 1000)[pick(6)]), bool(pick(3)))
+
+
+def generator_of(case: Case) -> np.random.Generator:
+    """Random choices of a check: the same for the same case."""
+    return np.random.default_rng(zlib.crc32(pickle.dumps(case)))

@@ -14,154 +14,40 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import io
-import json
 import math
 import os
-import re
 import secrets
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
-from antisymrnn_ref.contract import Array, GatedParameters, Parameters
-from antisymrnn_validation.conformance.check import ArrayError, Check, make_check, require_within, run
-from antisymrnn_validation.output.terminal import ReportError
-from antisymrnn_validation.truth.cases import CELLS, Case
-
-VERSION = "v1"
-MANIFEST, SCHEMA = "manifest.json", "schema.json"
-CONSTANTS = ("step_size", "diffusion")
-INTERMEDIATES = ("a", "s", "a_z", "z")
-COTANGENTS = ("every state", "last state")
-
-
-class VectorError(ValueError):
-    """A set that cannot be trusted; the message names the file and the field, what was expected and what came."""
-
-
-class Note(NamedTuple):
-    """What a flag means.
-
-    Attributes
-    ----------
-    description : str
-        What the vectors with this flag have in common.
-    catches : str
-        The mistake that they reveal.
-    links : tuple of str
-        Where to read more: addresses, or paths in the repository.
-    """
-
-    description: str
-    catches: str
-    links: tuple[str, ...]
-
-
-class Noise(NamedTuple):
-    """How far honest code of the dtype may be off, relative to the largest expected entry of the array.
-
-    Attributes
-    ----------
-    reference : float
-        The largest error of machines that round at random.
-    tolerance : float
-        What the error may be: 8 times the reference, and no less than 4 ulp of the sum of the terms. 0 for an array of
-        zeros: it must be zero.
-    """
-
-    reference: float
-    tolerance: float
-
-
-class Vector(NamedTuple):
-    """One problem with its answer.
-
-    Attributes
-    ----------
-    id : str
-        Unique in the set.
-    comment : str
-    flags : tuple of str
-        What is special about it; :func:`load_notes` explains them.
-    file : str
-    cell : str
-        ``antisymmetric`` or ``gated``.
-    parameters, x, h0, g, step_size, diffusion, unconstrained
-        As in :class:`~antisymrnn_validation.truth.cases.Case`; both scalars are rounded to the dtype.
-    expected : dict of str to array
-        ``h`` (T+1, B, n); ``a``, ``s`` and, of the gated cell, ``a_z``, ``z``, all (T, B, n): pre-activation and tanh
-        of the candidate, pre-activation and value of the gate; the gradients by the names of what they belong to.
-    noise : dict of str to Noise
-        Of every expected array.
-    """
-
-    id: str
-    comment: str
-    flags: tuple[str, ...]
-    file: str
-    cell: str
-    parameters: Parameters | GatedParameters
-    x: Array
-    h0: Array
-    g: Array
-    step_size: float
-    diffusion: float
-    unconstrained: bool
-    expected: dict[str, Array]
-    noise: dict[str, Noise]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of every array."""
-        dtype: np.dtype[Any] = self.x.dtype
-        return dtype
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """T, B, n and m by name."""
-        (T, B, m), (_, n) = self.x.shape, self.h0.shape
-        return {"T": T, "B": B, "n": n, "m": m}
-
-    @property
-    def inputs(self) -> dict[str, Array]:
-        """The arrays of the problem by name."""
-        return {**self.parameters._asdict(), "x": self.x, "h0": self.h0, "g": self.g}
-
-    @property
-    def case(self) -> Case:
-        """The problem without its answer."""
-        arguments = (self.parameters, self.x, self.h0, self.g, self.step_size, self.diffusion, self.unconstrained)
-        return Case(f"vector {self.id}", self.cell, *arguments)
-
-
-class VectorFile(NamedTuple):
-    """The vectors of one file, and the notes on their flags."""
-
-    vectors: tuple[Vector, ...]
-    notes: dict[str, Note]
-
-
-def released(version: str = VERSION) -> Path:
-    """The folder of a released set.
-
-    Raises
-    ------
-    VectorError
-        If no set of this version is released.
-    """
-    folder = Path(__file__).parent
-    known = sorted(path.name for path in folder.glob("v*") if path.is_dir())
-    if version not in known:
-        there = " or ".join(known) or f"a set in {folder}, where there is none"
-        raise VectorError(f"version: expected {there}, got {version!r}")
-    return folder / version
+from antisymrnn_ref.contract import Array
+from antisymrnn_validation.conformance.check import Check, make_check
+from antisymrnn_validation.output.files import ReportError, check_new
+from antisymrnn_validation.truth.calls import ArrayError, run
+from antisymrnn_validation.truth.cases import Case
+from antisymrnn_validation.truth.tolerance import require_within
+from antisymrnn_validation.vectors.format import (
+    INTERMEDIATES,
+    MANIFEST,
+    SCHEMA,
+    VERSION,
+    Entry,
+    Note,
+    Vector,
+    VectorError,
+    VectorFile,
+    document_of,
+    file_bytes,
+    read_bytes,
+    read_file,
+    read_manifest,
+    released,
+)
 
 
 def load(version: str = VERSION) -> list[Vector]:
@@ -257,455 +143,10 @@ def _promise(vector: Vector) -> Callable[[ModuleType, Case], dict[str, ArrayErro
 # the form of the files
 
 
-def shapes(cell: str, group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Shapes of the inputs and of the expected arrays of a group's vectors, by name, in the order of the files."""
-    T, B, n, m = (group[symbol] for symbol in "TBnm")
-    leaves: dict[str, Any] = {"W": (n, n), "V": (n, m), "b": (n,)}
-    inner = ["a", "s"]
-    if cell == "gated":
-        leaves |= {"V_z": (n, m), "b_z": (n,)}
-        inner += ["a_z", "z"]
-    g = (T + 1, B, n) if group["cotangent"] == COTANGENTS[0] else (B, n)
-    inputs = {**leaves, "x": (T, B, m), "h0": (B, n), "g": g}
-    states = {"h": (T + 1, B, n), **dict.fromkeys(inner, (T, B, n))}
-    return inputs, {**states, **leaves, "x": (T, B, m), "h0": (B, n), "step_size": (), "diffusion": ()}
-
-
-def head(vector: Vector) -> dict[str, Any]:
-    """What a group of vectors shares: sizes, which states have a cotangent, the constants."""
-    constants = {name: getattr(vector, name).hex() for name in CONSTANTS}
-    return {
-        **vector.sizes,
-        "cotangent": COTANGENTS[vector.g.ndim == 2],
-        **constants,
-        "unconstrained": vector.unconstrained,
-    }
-
-
-def test_record(vector: Vector) -> dict[str, Any]:
-    """What a vector has of its own, as in a file."""
-    return {
-        "id": vector.id,
-        "comment": vector.comment,
-        "flags": vector.flags,
-        "inputs": {name: _hexadecimal(array.tolist()) for name, array in vector.inputs.items()},
-        "expected": {name: _hexadecimal(array.tolist()) for name, array in vector.expected.items()},
-        "noise": {name: _hexadecimal(noise._asdict()) for name, noise in vector.noise.items()},
-    }
-
-
-def arrays(vector: Vector) -> list[dict[str, Any]]:
-    """Name, part, shape and largest entry of every array of a vector; of the expected ones their noise floor too."""
-    parts = [("input", vector.inputs), ("expected", vector.expected)]
-    return [
-        {"name": name, "part": part, "shape": array.shape, "largest": float(np.abs(array).max(initial=0.0))}
-        | (vector.noise[name]._asdict() if part == "expected" else {})
-        for part, found in parts
-        for name, array in found.items()
-    ]
-
-
-def to_json(vectors: Sequence[Vector], notes: Mapping[str, Note], description: str) -> bytes:
-    """The text of a file of vectors of one cell and one dtype."""
-    groups: dict[str, dict[str, Any]] = {}
-    for vector in vectors:
-        shared = head(vector)
-        group = groups.setdefault(json.dumps(shared), {**shared, "tests": []})
-        group["tests"].append(test_record(vector))
-    document = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "description": description,
-        "cell": vectors[0].cell,
-        "dtype": str(vectors[0].dtype),
-        "notes": _told(vectors, notes),
-        "groups": list(groups.values()),
-    }
-    return write_document(document)
-
-
-def to_npz(vector: Vector, notes: Mapping[str, Note], description: str) -> bytes:
-    """The bytes of a file of one vector: no pickle, nothing compressed, no date, so that they can be made again."""
-    metadata = {
-        "schema": f"{SCHEMA}#/$defs/metadata",
-        "version": VERSION,
-        "description": description,
-        "cell": vector.cell,
-        "dtype": str(vector.dtype),
-        "notes": _told([vector], notes),
-        **head(vector),
-        "id": vector.id,
-        "comment": vector.comment,
-        "flags": vector.flags,
-    }
-    members: dict[str, Array] = {"metadata": np.array(json.dumps(metadata, ensure_ascii=False))}
-    members |= {f"inputs/{name}": array for name, array in vector.inputs.items()}
-    members |= {f"expected/{name}": array for name, array in vector.expected.items()}
-    members |= {f"noise/{name}": np.array(noise) for name, noise in vector.noise.items()}
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as archive:
-        for name, array in members.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980, not of today
-            entry.create_system = 3
-            content = io.BytesIO()
-            little = np.ascontiguousarray(array).reshape(array.shape).astype(array.dtype.newbyteorder("<"))
-            np.lib.format.write_array(content, little, version=(1, 0), allow_pickle=False)
-            archive.writestr(entry, content.getvalue())
-    return written.getvalue()
-
-
-def to_manifest(contents: Mapping[str, bytes]) -> bytes:
-    """The text of the manifest of files by name."""
-    files = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-        for name, content in contents.items()
-    }
-    return write_document({"schema": f"{SCHEMA}#/$defs/manifest", "version": VERSION, "files": files})
-
-
-def write_document(document: Mapping[str, Any]) -> bytes:
-    """JSON with a row of numbers on one line."""
-
-    def lines(value: Any, indent: str) -> str:
-        deeper = indent + " "
-        if isinstance(value, Mapping) and value:
-            entries = [f"{deeper}{json.dumps(key)}: {lines(entry, deeper)}" for key, entry in value.items()]
-            return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
-        if isinstance(value, list) and any(isinstance(entry, list | Mapping) for entry in value):
-            return "[\n" + ",\n".join(deeper + lines(entry, deeper) for entry in value) + f"\n{indent}]"
-        return json.dumps(value, ensure_ascii=False)
-
-    return (lines(document, "") + "\n").encode()
-
-
-def _told(vectors: Sequence[Vector], notes: Mapping[str, Note]) -> dict[str, Any]:
-    used = {flag for vector in vectors for flag in vector.flags}
-    return {flag: note._asdict() for flag, note in notes.items() if flag in used}
-
-
-def _hexadecimal(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _hexadecimal(entry) for key, entry in value.items()}
-    return [_hexadecimal(entry) for entry in value] if isinstance(value, list) else value.hex()
-
-
 # reading what may be broken
 
 
-class Entry(NamedTuple):
-    """What the manifest says of a file."""
-
-    sha256: str
-    size: int
-
-
-def read_manifest(folder: Path) -> dict[str, Entry]:
-    """The files of a set by name.
-
-    Raises
-    ------
-    VectorError
-        If the manifest is missing or not in the form that ``schema.json`` describes.
-    """
-    manifest = _document(_bytes(folder, MANIFEST), MANIFEST)
-    _require_schema(manifest, "manifest", MANIFEST)
-    return {name: Entry(**entry) for name, entry in manifest["files"].items()}
-
-
-def read_file(folder: Path, name: str, entry: Entry) -> VectorFile:
-    """The vectors of one file, after its size, its hash, its form, and every shape and number were checked.
-
-    Raises
-    ------
-    VectorError
-        Naming the file and the field.
-    """
-    content = read_bytes(folder, name, entry)
-    return read_npz(content, name) if name.endswith(".npz") else read_json(content, name)
-
-
-def read_bytes(folder: Path, name: str, entry: Entry) -> bytes:
-    """The content of a file, if it is what the manifest says; :class:`VectorError` otherwise."""
-    content = _bytes(folder, name)
-    if len(content) != entry.size:
-        raise VectorError(f"{name}: size: expected {entry.size} bytes as in {MANIFEST}, got {len(content)}")
-    if (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
-        raise VectorError(f"{name}: sha256: expected {entry.sha256} as in {MANIFEST}, got {found}")
-    return content
-
-
-def read_json(content: bytes, name: str) -> VectorFile:
-    """The vectors of a JSON file; :class:`VectorError` names what is wrong in it."""
-    document = _document(content, name)
-    _require_schema(document, "", name)
-    dtype, vectors, seen = np.dtype(document["dtype"]), [], set()
-    for k, group in enumerate(document["groups"]):
-        inputs, expected = shapes(document["cell"], group)
-        constants = {key: _number(group[key], dtype, f"{name}: groups[{k}].{key}") for key in CONSTANTS}
-        for j, test in enumerate(group["tests"]):
-            where = f"{name}: groups[{k}].tests[{j}]"
-            if test["id"] in seen:
-                raise VectorError(f"{where}.id: expected an id that occurs once, got {test['id']!r} again")
-            seen.add(test["id"])
-            arrays = {
-                part: _arrays(test[part], wanted, dtype, f"{where}.{part}")
-                for part, wanted in (("inputs", inputs), ("expected", expected))
-            }
-            _require_names(test["noise"], expected, f"{where}.noise")
-            noise = {
-                key: Noise(
-                    *(
-                        _number(test["noise"][key][field], np.dtype(float), f"{where}.noise.{key}.{field}")
-                        for field in Noise._fields
-                    )
-                )
-                for key in expected
-            }
-            vectors.append(_vector(test, name, document, group, constants, arrays, noise))
-    return VectorFile(tuple(vectors), _notes(document, vectors, name))
-
-
-def read_npz(content: bytes, name: str) -> VectorFile:
-    """The one vector of an ``.npz`` file; :class:`VectorError` names what is wrong in it."""
-    members: dict[str, Array] = {}
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            for key in archive.files:
-                try:
-                    members[key] = archive[key]
-                except ValueError as error:
-                    raise VectorError(f"{name}: {key}: cannot be read without pickle: {error}") from error
-    except VectorError:
-        raise
-    except Exception as error:
-        raise VectorError(f"{name}: expected an .npz file, which NumPy cannot read: {error}") from error
-    if "metadata" not in members or members["metadata"].dtype.kind != "U" or members["metadata"].ndim:
-        raise VectorError(f"{name}: metadata: expected one text, got {', '.join(members) or 'no member'}")
-    metadata = _document(str(members.pop("metadata")).encode(), f"{name}: metadata")
-    _require_schema(metadata, "metadata", f"{name}: metadata")
-    dtype = np.dtype(metadata["dtype"])
-    constants = {key: _number(metadata[key], dtype, f"{name}: metadata.{key}") for key in CONSTANTS}
-    inputs, expected = shapes(metadata["cell"], metadata)
-    wanted = {f"inputs/{key}": (shape, dtype) for key, shape in inputs.items()}
-    wanted |= {f"expected/{key}": (shape, dtype) for key, shape in expected.items()}
-    wanted |= {f"noise/{key}": ((len(Noise._fields),), np.dtype(float)) for key in expected}
-    _require_names(members, wanted, name)
-    for key, (shape, kind) in wanted.items():
-        array = members[key]
-        if array.shape != shape or array.dtype != kind:
-            raise VectorError(f"{name}: {key}: expected {kind} {shape}, got {array.dtype} {array.shape}")
-        if not np.isfinite(array).all():
-            raise VectorError(f"{name}: {key}: expected finite numbers, got NaN or infinity")
-        array.flags.writeable = False
-    arrays = {
-        part: {key: members[f"{part}/{key}"] for key in keys}
-        for part, keys in (("inputs", inputs), ("expected", expected))
-    }
-    noise = {key: Noise(*members[f"noise/{key}"].tolist()) for key in expected}
-    vector = _vector(metadata, name, metadata, metadata, constants, arrays, noise)
-    return VectorFile((vector,), _notes(metadata, [vector], name))
-
-
-def _vector(
-    test: Mapping[str, Any],
-    file: str,
-    document: Mapping[str, Any],
-    group: Mapping[str, Any],
-    constants: Mapping[str, float],
-    arrays: Mapping[str, dict[str, Array]],
-    noise: dict[str, Noise],
-) -> Vector:
-    *leaves, x, h0, g = arrays["inputs"].values()
-    parameters = Parameters(*leaves) if document["cell"] == CELLS[0] else GatedParameters(*leaves)
-    return Vector(
-        test["id"],
-        test["comment"],
-        tuple(test["flags"]),
-        file,
-        document["cell"],
-        parameters,
-        x,
-        h0,
-        g,
-        constants["step_size"],
-        constants["diffusion"],
-        group["unconstrained"],
-        arrays["expected"],
-        noise,
-    )
-
-
-def _notes(document: Mapping[str, Any], vectors: Sequence[Vector], name: str) -> dict[str, Note]:
-    for vector in vectors:
-        for flag in vector.flags:
-            if flag not in document["notes"]:
-                raise VectorError(f"{name}: notes: expected an entry for the flag {flag!r} of {vector.id}, got none")
-    return {
-        flag: Note(note["description"], note["catches"], tuple(note["links"]))
-        for flag, note in document["notes"].items()
-    }
-
-
-def _bytes(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise VectorError(f"{name}: expected a file in {folder}, got none") from None
-    except OSError as error:
-        raise VectorError(f"{name}: cannot be read: {error.strerror or error}") from error
-
-
-def _document(content: bytes, name: str) -> dict[str, Any]:
-    def refuse(token: str) -> Any:
-        raise VectorError(f"{name}: expected JSON, which has no {token}")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) != len(keys):
-            raise VectorError(f"{name}: expected every key once in an object, got {', '.join(keys)[:80]}")
-        return dict(pairs)
-
-    try:
-        document = json.loads(content.decode(), parse_constant=refuse, object_pairs_hook=once)
-    except UnicodeDecodeError as error:
-        raise VectorError(f"{name}: expected UTF-8, got byte {content[error.start]:#04x} at {error.start}") from error
-    except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}"
-        raise VectorError(f"{name}: expected JSON, got at {at}: {error.msg}") from error
-    except VectorError:
-        raise
-    except ValueError as error:
-        raise VectorError(f"{name}: expected JSON of small whole numbers: {error}") from error
-    except RecursionError:
-        raise VectorError(f"{name}: expected JSON, got one nested too deeply") from None
-    return cast("dict[str, Any]", document)
-
-
-def _require_names(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    for key in wanted:
-        if key not in found:
-            raise VectorError(f"{where}: {key}: expected, but missing")
-    for key in found:
-        if key not in wanted:
-            raise VectorError(f"{where}: {key}: expected {', '.join(wanted)} alone, got this too")
-
-
-def _arrays(
-    found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any], where: str
-) -> dict[str, Array]:
-    _require_names(found, wanted, where)
-    arrays = {}
-    for name, shape in wanted.items():
-        entries = list(_entries(found[name], shape, dtype, f"{where}.{name}"))
-        arrays[name] = np.array(entries, dtype).reshape(shape)
-        arrays[name].flags.writeable = False
-    return arrays
-
-
-def _entries(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Iterator[float]:
-    if not shape:
-        yield _number(value, dtype, where)
-        return
-    if not isinstance(value, list) or len(value) != shape[0]:
-        came = f"{len(value)}" if isinstance(value, list) else repr(value)
-        raise VectorError(f"{where}: expected a list of {shape[0]}, got {came}")
-    for k, entry in enumerate(value):
-        yield from _entries(entry, shape[1:], dtype, f"{where}[{k}]")
-
-
-def _number(text: Any, dtype: np.dtype[Any], where: str) -> float:
-    """The number of a C99 hexadecimal string, exact in the dtype, written as Python writes it."""
-    try:
-        value = float.fromhex(text)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    inside = abs(value) <= float(np.finfo(dtype).max)  # false for NaN
-    if not inside or value.hex() != text or float(dtype.type(value)) != value:
-        raise VectorError(f"{where}: expected a finite {dtype} as a C99 hexadecimal string, got {text!r}")
-    return value
-
-
 # the schema, as far as it goes: the few words of JSON Schema that schema.json uses
-
-
-def _require_schema(document: Any, part: str, name: str) -> None:
-    root = json.loads((Path(__file__).parent / VERSION / SCHEMA).read_text(encoding="utf-8"))
-    wanted = root["$defs"][part] if part else root
-    for wrong in schema_errors(document, wanted, root):
-        raise VectorError(f"{name}: {wrong}")
-
-
-def schema_errors(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What in a JSON value is not as a schema says, one line for each.
-
-    Parameters
-    ----------
-    value : any
-        As ``json.loads`` returns it.
-    schema, root : mapping
-        What describes the value, and the document that ``$ref`` points into. Of JSON Schema there are ``$ref``,
-        ``anyOf``, ``const``, ``enum``, ``type``, ``pattern``, ``minimum``, ``items``, ``minItems``, ``properties``,
-        ``required``, ``additionalProperties`` and ``propertyNames``.
-    where : str
-        Path of the value.
-    """
-    if "$ref" in schema:
-        yield from schema_errors(value, _resolved({"$ref": schema["$ref"]}, root), root, where)
-    if "anyOf" in schema and all(any(schema_errors(value, one, root)) for one in schema["anyOf"]):
-        yield f"{where or 'document'}: expected one of {len(schema['anyOf'])} forms of the schema, got {_short(value)}"
-    for word, allowed in (("const", [schema.get("const")]), ("enum", schema.get("enum", []))):
-        if word in schema and value not in allowed:
-            yield f"{where or 'document'}: expected {' or '.join(map(str, allowed))}, got {_short(value)}"
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-    if "type" in schema:
-        kind = kinds[schema["type"]]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            yield f"{where or 'document'}: expected {schema['type']}, got {_short(value)}"
-            return
-    if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{where}: expected the pattern {schema['pattern']}, got {_short(value)}"
-    if isinstance(value, int) and value < schema.get("minimum", value):
-        yield f"{where}: expected at least {schema['minimum']}, got {value}"
-    if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            yield f"{where}: expected at least {schema['minItems']} entries, got {len(value)}"
-        if "items" in schema:
-            items = _resolved(schema["items"], root)
-            # most entries are numbers: the short way
-            number = items.keys() - {"description"} == {"type", "pattern"}
-            for k, entry in enumerate(value):
-                if not (number and isinstance(entry, str) and re.search(items["pattern"], entry)):
-                    yield from schema_errors(entry, items, root, f"{where}[{k}]")
-    if isinstance(value, dict):
-        known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
-        for key in schema.get("required", []):
-            if key not in value:
-                yield f"{f'{where}.{key}'.lstrip('.')}: expected, but missing"
-        for key, entry in value.items():
-            path = f"{where}.{key}".lstrip(".")
-            if "propertyNames" in schema:
-                yield from schema_errors(key, schema["propertyNames"], root, path)
-            if key in known:
-                yield from schema_errors(entry, known[key], root, path)
-            elif others is False:
-                yield f"{path}: expected {', '.join(known)} alone, got this too"
-            else:
-                yield from schema_errors(entry, others, root, path)
-
-
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a schema that is nothing but a reference refers to."""
-    while list(schema) == ["$ref"]:
-        target: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        schema = target
-    return schema
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # sets in folders
@@ -729,7 +170,7 @@ def verify_file(folder: Path, name: str, entry: Entry, certify: bool = False) ->
         If anything is wrong.
     """
     if name == SCHEMA:
-        _document(read_bytes(folder, name, entry), name)
+        document_of(read_bytes(folder, name, entry), name)
         return 0
     found = read_file(folder, name, entry).vectors
     if certify:
@@ -756,7 +197,7 @@ def verify_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Entry]]
         entries = read_manifest(folder)
     except VectorError as error:
         return [record(MANIFEST, str(error))], {}
-    same = _bytes(folder, MANIFEST) == _bytes(released(), MANIFEST)
+    same = file_bytes(folder, MANIFEST) == file_bytes(released(), MANIFEST)
     wrong = "" if same else f"{MANIFEST}: expected the bytes of the released {VERSION}, got others"
     others = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *entries})
     extra = [record(name, f"{name}: expected the files of {MANIFEST} alone, got this too") for name in others]
@@ -775,7 +216,7 @@ def export(target: Path, version: str = VERSION) -> int:
     """
     folder = released(version)
     contents = {name: read_bytes(folder, name, entry) for name, entry in read_manifest(folder).items()}
-    contents[MANIFEST] = _bytes(folder, MANIFEST)
+    contents[MANIFEST] = file_bytes(folder, MANIFEST)
     write_folder(target, contents)
     return len(contents)
 
@@ -800,14 +241,3 @@ def write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
-
-
-def check_new(target: Path) -> None:
-    """Raise ReportError if a folder could not be made here."""
-    if os.path.lexists(target):
-        raise ReportError(f"{target}: cannot be written: it exists; name a folder that does not")
-    parent = Path(os.path.abspath(target)).parent
-    if not parent.is_dir():
-        raise ReportError(f"{target}: cannot be written: {parent} is not an existing directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ReportError(f"{target}: cannot be written: {parent} is write-protected")

@@ -17,10 +17,10 @@ import numpy as np
 
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
-from antisymrnn_validation.conformance.check import FACTOR
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE, Deviation, by_name
 from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines, planted_cell, results, returned
 from antisymrnn_validation.truth.cases import CELLS, Case
+from antisymrnn_validation.truth.tolerance import FACTOR
 
 __all__ = ["CATALOGUE", "Deviation", "Match", "by_name", "identify", "outputs", "planted"]
 
@@ -90,7 +90,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     case : Case
         The problem they are of.
     tolerance : float or mapping of str to float
-        Relative to an array's largest entry: what :func:`~antisymrnn_validation.conformance.check.measure` allows.
+        Relative to an array's largest entry: what :func:`~antisymrnn_validation.truth.tolerance.measure` allows.
     keep_every : int
         Which states ``h`` holds.
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array, kept_steps
-from antisymrnn_validation.conformance.check import ArrayError
 from antisymrnn_validation.conformance.mistakes.deviations import Match, identify
+from antisymrnn_validation.truth.calls import ArrayError
 from antisymrnn_validation.truth.cases import Case, random_case
 from antisymrnn_validation.truth.oracles import enclose
 
@@ -114,7 +114,7 @@ def diagnose(
     Parameters
     ----------
     arrays : mapping of str to array
-        As :func:`~antisymrnn_validation.conformance.check.run` returns them.
+        As :func:`~antisymrnn_validation.truth.calls.run` returns them.
     case : Case
     errors : mapping of str to ArrayError
         As measured; those over their tolerance are diagnosed.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref.contract import Array, Gradients
-from antisymrnn_validation.conformance.check import Candidate, features_of
+from antisymrnn_validation.truth.calls import Candidate, features_of
 from antisymrnn_validation.truth.cases import CELLS
 
 Leaves = dict[str, Array]

@@ -28,9 +28,7 @@ import functools
 import importlib
 import inspect
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -48,12 +46,8 @@ from antisymrnn_ref.contract import (
     kept_steps,
     to_numpy,
 )
-from antisymrnn_validation.conformance.check import ALL, BrokenPromise, Candidate, NotSupported
-from antisymrnn_validation.conformance.targets import programs
+from antisymrnn_validation.truth.calls import ALL, BrokenPromise, Candidate, NotSupported
 from antisymrnn_validation.truth.cases import CELLS, Case
-
-TIMEOUT = 20.0
-"""Seconds that one call of a program may take."""
 
 Function = Callable[..., Any] | str
 """A function, or its path ``package.module:name``."""
@@ -288,54 +282,6 @@ def jax_candidate(function: Function, gated: Function | None = None) -> Candidat
             return {name: np.array(gradient) for name, gradient in gradients.items()}
 
     return _candidate("jax", dict.fromkeys(functions, (forward, backward)), {"gradients"} | _ablation(functions))
-
-
-def program_candidate(command: Sequence[str], timeout: float = TIMEOUT) -> Candidate:
-    """A program in any language, by the protocol of ``programs.py``.
-
-    Parameters
-    ----------
-    command : sequence of str
-        The program and its own arguments; two folders are added.
-    timeout : float
-        Seconds that one call may take. After :data:`programs.MOST_TIMEOUTS` such calls it is not called again.
-
-    Raises
-    ------
-    ValueError
-        If there is no such program, or for a timeout that is not positive.
-    """
-    if not timeout > 0:
-        raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
-    if not command or shutil.which(command[0]) is None:
-        here = ""
-        if command and Path(command[0]).is_file():
-            runs = "/" not in command[0] and shutil.which(f"./{command[0]}")
-            here = f"; write ./{command[0]} for the one in this folder" if runs else "; that file is not executable"
-        raise ValueError(f"command: expected a program that can be run, got {' '.join(command)!r}{here}")
-    late: list[str] = []
-
-    def called(case: Case, pass_: str, keep_every: int) -> dict[str, Array]:
-        if len(late) == programs.MOST_TIMEOUTS:
-            raise BrokenPromise(f"not called again after {len(late)} calls without an end; the last one: {late[-1]}")
-        try:
-            return programs.call(command, timeout, case, pass_, keep_every)
-        except TimeoutError as error:
-            late.append(str(error))
-            raise BrokenPromise(str(error)) from None
-
-    def forward(case: Case, keep_every: int) -> Array:
-        return called(case, "forward", keep_every)["h"]
-
-    def backward(case: Case, h: Array, keep_every: int, _: bool) -> dict[str, Array]:
-        results = called(case, "backward", keep_every)
-        if results.pop("h").tobytes() != h.tobytes():
-            raise BrokenPromise("backward: h.npy: expected the same bits as in the forward pass")
-        return {name.removeprefix("d"): array for name, array in results.items()}
-
-    return _candidate(
-        "program", dict.fromkeys(CELLS, (forward, backward)), {"gradients", "gated", "ablation", "keep_every"}
-    )
 
 
 def load_object(path: str) -> Any:

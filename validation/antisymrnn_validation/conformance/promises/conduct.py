@@ -1,0 +1,357 @@
+"""Promises about arguments and results: types, bits, memory, layouts, threads and errors."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from antisymrnn_ref.contract import Array, Gradients, kept_steps
+from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
+from antisymrnn_validation.truth.calls import (
+    ArrayError,
+    BrokenPromise,
+    NotSupported,
+    called,
+    converted,
+    features_of,
+    kept_states,
+    promises_bits,
+    require,
+    require_same_bits,
+    run,
+)
+from antisymrnn_validation.truth.cases import Case, random_case
+from antisymrnn_validation.truth.oracles import (
+    named_arrays,
+)
+from antisymrnn_validation.truth.tolerance import measure
+
+
+def result_types(backend: ModuleType, case: Case) -> None:
+    trajectory, gradients = called(backend, case)
+    array_type = type(backend.asarray(case.x, case.dtype))
+    T, B, _ = case.x.shape
+    n = len(case.parameters.b)
+    require(type(gradients) is Gradients, f"gradients: expected Gradients, got {type(gradients).__name__}")
+    require(
+        type(gradients.parameters) is type(case.parameters),
+        f"gradients.parameters: expected {type(case.parameters).__name__}, got {type(gradients.parameters).__name__}",
+    )
+    require(trajectory.keep_every == 1, f"trajectory.keep_every: expected 1, got {trajectory.keep_every}")
+    shapes = {name: leaf.shape for name, leaf in case.parameters._asdict().items()}
+    shapes |= {"h": (T + 1, B, n), "x": case.x.shape, "h0": (B, n), "step_size": (), "diffusion": ()}
+    for name, array in named_arrays(trajectory.h, gradients).items():
+        require(type(array) is array_type, f"{name}: expected {array_type.__name__}, got {type(array).__name__}")
+        require(tuple(array.shape) == shapes[name], f"{name}: expected shape {shapes[name]}, got {tuple(array.shape)}")
+        require(array.dtype == case.dtype, f"{name}: expected dtype {case.dtype}, got {array.dtype}")
+
+
+def checkpointing(backend: ModuleType, case: Case) -> None:
+    plain, T = run(backend, case), len(case.x)
+    some = {2, 3, max(T - 1, 1), max(T, 1)}
+    for keep_every in sorted(some | {1, 20, T + 5, 2**31, 10**30} if promises_bits(backend) else some):
+        expected = plain | {"h": plain["h"][kept_steps(T, keep_every)]}
+        if promises_bits(backend):
+            require_same_bits(f"keep_every={keep_every}: h", kept_states(backend, case, keep_every), expected["h"])
+        for name, array in run(backend, case, keep_every=keep_every).items():
+            require_same_bits(f"keep_every={keep_every}: {name}", array, expected[name])
+
+
+def without_input_gradient(backend: ModuleType, case: Case) -> None:
+    without = run(backend, case, input_gradient=False)
+    if not promises_bits(backend):
+        measure(without, case)
+        return
+    plain = run(backend, case)
+    for name, array in without.items():
+        require_same_bits(name, array, plain[name])
+
+
+def repeatability(backend: ModuleType, case: Case) -> None:
+    first = run(backend, case)
+    for name, array in run(backend, case).items():
+        require_same_bits(name, array, first[name])
+
+
+def independent_calls(backend: ModuleType, case: Case) -> None:
+    mine, module = converted(backend, case), getattr(backend, case.cell)
+    scaled = {name: 2 * array for name, array in case.parameters._asdict().items()}
+    other = case._replace(parameters=type(case.parameters)(**scaled), x=-case.x, h0=3 * case.h0, g=-2 * case.g)
+    for moved in (
+        case._replace(step_size=case.step_size / 2, name=f"{case.name}, another ε"),
+        case._replace(diffusion=case.diffusion + 0.5, name=f"{case.name}, another γ"),
+    ):
+        run(backend, case)  # the same arrays
+        measure(run(backend, moved), moved)
+
+    def arrays(trajectory: Any, gradients: Gradients) -> dict[str, Array]:
+        return {name: backend.to_numpy(array) for name, array in named_arrays(trajectory.h, gradients).items()}
+
+    if "gradients" not in features_of(backend):
+        held = module.forward(mine.parameters, mine.x, mine.h0, **case.arguments).h
+        before = backend.to_numpy(held)
+        kept_states(backend, other)
+        require_same_bits("h, after another call", backend.to_numpy(held), before)
+        require_same_bits("h, called again", kept_states(backend, case), before)
+        if "arrays" in features_of(backend):
+            changed = mine.parameters.W.copy() / 2
+            mine.parameters.W[...] = changed  # as an optimiser does between two calls
+            edited = module.forward(mine.parameters, mine.x, mine.h0, **case.arguments).h
+            expected = kept_states(backend, case._replace(parameters=case.parameters._replace(W=changed)))
+            require_same_bits("h, after W was changed in place", edited, expected)
+        return
+    returned = called(backend, case)
+    first = arrays(*returned)
+    trajectory = module.forward(mine.parameters, mine.x, mine.h0, **case.arguments)
+    called(backend, other)
+    for name, array in arrays(*returned).items():
+        require_same_bits(f"{name}, after another call", array, first[name])
+    for _ in range(2):
+        gradients = module.backward(mine.parameters, mine.x, trajectory, mine.g, **case.arguments)
+        for name, array in arrays(trajectory, gradients).items():
+            require_same_bits(f"{name}, with another call between forward and backward", array, first[name])
+
+    if isinstance(mine.x, np.ndarray):
+        changed = mine.parameters.W.copy() / 2
+        mine.parameters.W[...] = changed  # as an optimiser does between two calls
+        edited = arrays(*called(backend, mine, convert=False))
+        for name, array in run(backend, case._replace(parameters=case.parameters._replace(W=changed))).items():
+            require_same_bits(f"{name}, after W was changed in place", edited[name], array)
+
+
+def thread_counts(backend: ModuleType, case: Case) -> None:
+    name = backend.__name__
+    if name == "antisymrnn_ref":
+        raise NotSupported("the specification leans on NumPy's BLAS and does not promise the same bits")
+    if getattr(sys.modules.get(name), "antisymmetric", None) is not backend.antisymmetric:
+        raise NotSupported("it has no module path that another process could import")
+    program = (
+        "import hashlib, importlib, pickle, sys\n"
+        "from antisymrnn_validation.conformance.check import run\n"
+        "name, case = pickle.load(sys.stdin.buffer)\n"
+        "arrays = run(importlib.import_module(name), case)\n"
+        "print(*(f'{key}:{hashlib.sha256(array.tobytes()).hexdigest()}' for key, array in arrays.items()))"
+    )
+    digests = {}
+    for threads in ("1", "2", "3"):
+        counts = {f"{prefix}_NUM_THREADS": threads for prefix in ("OMP", "NUMBA", "OPENBLAS", "MKL")}
+        environment = {**os.environ, **counts, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        answer = subprocess.run(
+            [sys.executable, "-c", program],
+            input=pickle.dumps((name, case)),
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        require(answer.returncode == 0, f"{threads} threads: {answer.stderr.decode(errors='replace').strip()[-500:]}")
+        digests[threads] = answer.stdout
+    differ = [threads for threads, digest in digests.items() if digest != digests["1"]]
+    require(not differ, f"other bits with {' and '.join(differ)} threads than with 1")
+
+
+def memory(backend: ModuleType, case: Case) -> None:
+    T, B, n, keep_every = 1000, 8, 32, 32
+    m = case.x.shape[2]
+    long = random_case(
+        case.cell, T, B, n, m, step_size=0.1, diffusion=0.1, seed=0, dtype=case.dtype, last_state_only=True
+    )
+    given, module = converted(backend, long), getattr(backend, case.cell)
+    if not isinstance(given.x, np.ndarray):
+        raise NotSupported("its arrays are not NumPy's, whose memory can be counted")
+    run(backend, case)  # what a first call compiles or loads is not memory of the pass
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        trajectory = module.forward(given.parameters, given.x, given.h0, keep_every=keep_every, **long.arguments)
+        module.backward(given.parameters, given.x, trajectory, given.g, input_gradient=False, **long.arguments)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    # a few arrays of T/k + k states each, against the T states of plain storage
+    states = peak / given.h0.nbytes
+    allowed = 6 * (T / keep_every + keep_every)
+    require(
+        states <= allowed, f"keep_every={keep_every}: {states:.0f} states of memory at T = {T}, allowed {allowed:.0f}"
+    )
+
+
+def scalar_rounding(backend: ModuleType, case: Case) -> None:
+    plain = run(backend, case)
+    for scalar in (lambda value: float(case.dtype.type(value)), case.dtype.type, np.float64):
+        rounded = case._replace(step_size=scalar(case.step_size), diffusion=scalar(case.diffusion))
+        for name, array in run(backend, rounded).items():
+            require_same_bits(name, array, plain[name])
+    whole = run(backend, case._replace(step_size=1.0, diffusion=2.0))
+    for name, array in run(backend, case._replace(step_size=1, diffusion=2)).items():
+        require_same_bits(name, array, whole[name])
+
+
+def written_outputs(backend: ModuleType, case: Case) -> None:
+    T, B, _ = case.x.shape
+    for steps, columns in ((T, B), (T - 1, B), (T, B - 1), (1, 1)):
+        x, h0, g = case.x[:steps, :columns], case.h0[:columns], case.g[: steps + 1, :columns]
+        given = case._replace(x=x, h0=h0, g=g)
+        plain = run(backend, given)
+        for _ in range(2):
+            # memory that is handed out again is full of NaN then
+            stale = [np.full_like(array, np.nan) for array in plain.values() for _ in range(8)]
+            del stale
+            for name, array in run(backend, given).items():
+                require(bool(np.isfinite(array).all()), f"{name}: not finite, after memory full of NaN was freed")
+                require_same_bits(f"{name}, after memory full of NaN was freed", array, plain[name])
+
+
+def concurrent_calls(backend: ModuleType, case: Case) -> None:
+    cases = [case._replace(x=factor * case.x, h0=-factor * case.h0) for factor in (1, -1, 2, -2)]
+    alone = [run(backend, each) for each in cases]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for _ in range(3):
+            for k, arrays in enumerate(pool.map(functools.partial(run, backend), cases)):
+                for name, array in arrays.items():
+                    require_same_bits(f"{name}, in {len(cases)} threads at once", array, alone[k][name])
+
+
+def inputs_untouched(backend: ModuleType, case: Case) -> None:
+    given, module = converted(backend, case), getattr(backend, case.cell)
+    arrays = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": given.g}
+    before = {name: backend.to_numpy(array) for name, array in arrays.items()}
+    for writeable in (True, False):
+        trajectory = module.forward(given.parameters, given.x, given.h0, **case.arguments)
+        arrays["trajectory.h"] = trajectory.h
+        before["trajectory.h"] = backend.to_numpy(trajectory.h)
+        for array in arrays.values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = writeable
+        for input_gradient in (True, False):
+            if "gradients" in features_of(backend):
+                module.backward(
+                    given.parameters, given.x, trajectory, given.g, input_gradient=input_gradient, **case.arguments
+                )
+            for name, array in arrays.items():
+                require_same_bits(name, backend.to_numpy(array), before[name])
+    module.forward(given.parameters, given.x, given.h0, **case.arguments)
+
+
+def no_aliasing(backend: ModuleType, case: Case) -> None:
+    given = converted(backend, case)
+    if not isinstance(given.x, np.ndarray):
+        raise NotSupported("its arrays are not NumPy's, whose memory can be compared")
+    for g in (given.g, given.g[-1].copy()) if given.g.ndim == 3 else (given.g,):
+        inputs = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": g}
+        for keep_every in (1, 3, 1000):
+            trajectory, gradients = called(backend, given._replace(g=g), keep_every=keep_every, convert=False)
+            for name, result in named_arrays(trajectory.h, gradients).items():
+                owners = inputs if name == "h" else {**inputs, "trajectory.h": trajectory.h}
+                for owner, array in owners.items():
+                    require(not np.shares_memory(result, array), f"{name}: shares memory with {owner}")
+
+
+def non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    if not isinstance(converted(backend, case).x, np.ndarray):
+        raise NotSupported("its arrays are not NumPy's")
+
+    def strided(array: Array) -> Array:
+        wide = np.full([2 * size for size in array.shape], np.nan, case.dtype)
+        view = wide[tuple(slice(None, None, -2) for _ in array.shape)]
+        view[...] = array
+        return view
+
+    last = case._replace(g=case.g[-1].copy())
+    errors: dict[str, ArrayError] = {}
+    if "gradients" in features_of(backend):  # the cotangent of h.sum()
+        ones = case._replace(g=np.broadcast_to(case.dtype.type(1), case.g.shape), name=f"{case.name}, g = 1")
+        trajectory, gradients = called(backend, converted(backend, case)._replace(g=ones.g), convert=False)
+        measure(named_arrays(trajectory.h, gradients), ones)
+    for layout in (np.asfortranarray, strided):
+        if "gradients" not in features_of(backend):
+            parameters = type(case.parameters)(*map(layout, case.parameters))
+            module = getattr(backend, case.cell)
+            errors = measure(
+                {"h": module.forward(parameters, layout(case.x), layout(case.h0), **case.arguments).h}, case
+            )
+            continue
+        trajectory, gradients = called(backend, converted(backend, last)._replace(g=layout(last.g)), convert=False)
+        measure(named_arrays(trajectory.h, gradients), last)
+        parameters = type(case.parameters)(*map(layout, case.parameters))
+        given = case._replace(parameters=parameters, x=layout(case.x), h0=layout(case.h0), g=layout(case.g))
+        plain, kept = (
+            named_arrays(trajectory.h, gradients)
+            for trajectory, gradients in (called(backend, given, keep_every=k, convert=False) for k in (1, 2))
+        )
+        for name, array in kept.items():
+            expected = plain[name][kept_steps(len(case.x), 2)] if name == "h" else plain[name]
+            require_same_bits(f"keep_every=2: {name}", array, expected)
+        errors = measure(plain, case)
+    return errors
+
+
+def signatures(backend: ModuleType, case: Case) -> None:
+    module = getattr(backend, case.cell)
+    shared = {"step_size": inspect.Parameter.empty, "diffusion": inspect.Parameter.empty, "unconstrained": False}
+    for function, positional, keywords in (
+        (module.forward, ["parameters", "x", "h0"], {**shared, "keep_every": 1}),
+        (module.backward, ["parameters", "x", "trajectory", "g"], {**shared, "input_gradient": True}),
+    ):
+        signature = inspect.signature(function).parameters
+        require(list(signature)[: len(positional)] == positional, f"{function.__name__}: expected {positional} first")
+        for name, default in keywords.items():
+            require(name in signature, f"{function.__name__}: has no {name}")
+            found = signature[name]
+            require(found.kind is found.KEYWORD_ONLY, f"{function.__name__}: {name} is not keyword-only")
+            require(found.default == default, f"{function.__name__}: {name} has the default {found.default!r}")
+
+
+def errors(backend: ModuleType, case: Case) -> None:
+    given = converted(backend, case)
+    module, arguments = getattr(backend, case.cell), case.arguments
+    trajectory = module.forward(given.parameters, given.x, given.h0, **arguments)
+    wrong = []
+    for label, function, changes, expected, message in bad_calls(backend, given, trajectory):
+        call = {"parameters": given.parameters, "x": given.x, **arguments}
+        call |= {"h0": given.h0} if function == "forward" else {"trajectory": trajectory, "g": given.g}
+        try:
+            getattr(module, function)(**{**call, **changes})
+            wrong.append(f"{label}: expected {expected.__name__}, nothing was raised")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever comes is compared with what is promised)
+            if type(error) is not expected or str(error) != message:
+                wrong.append(f"{label}: expected {expected.__name__}: {message}; got {type(error).__name__}: {error}")
+    require(not wrong, "\n".join(wrong))
+
+
+def conversion(backend: ModuleType, case: Case) -> None:
+    host = case.x.astype(np.float64)
+    for dtype in (np.float32, np.float64):
+        source = host.astype(dtype)
+        array = backend.asarray(source, dtype)
+        source[...] = np.nan
+        require(array.dtype == dtype, f"asarray: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+        fortran = backend.asarray(np.asfortranarray(host), dtype)
+        contiguous = not isinstance(fortran, np.ndarray) or fortran.flags.c_contiguous
+        require(contiguous, "asarray: expected a C-contiguous array")
+        rounded = backend.to_numpy(backend.asarray(host, dtype))
+        require_same_bits("to_numpy(asarray(float64 x))", rounded, host.astype(dtype))
+        back = backend.to_numpy(array)
+        require(type(back) is np.ndarray, f"to_numpy: expected numpy.ndarray, got {type(back).__name__}")
+        require_same_bits("to_numpy(asarray(x))", back, host.astype(dtype))
+        back[...] = np.nan
+        require_same_bits("to_numpy(asarray(x)), written to", backend.to_numpy(array), host.astype(dtype))
+    wrong: list[tuple[Array, Any]] = [(host, np.dtype(name)) for name in ("int64", "float16", "complex128")]
+    for array, other in (*wrong, (host, None), (host.astype(complex), np.float64)):
+        try:
+            backend.asarray(array, other)
+        except TypeError:
+            continue
+        raise BrokenPromise(f"asarray: expected TypeError for {array.dtype} to {other}, nothing was raised")

@@ -1,0 +1,151 @@
+"""Promises about unusual numbers: NaN, infinity, huge, denormal and zero values."""
+
+from __future__ import annotations
+
+import pickle
+from types import ModuleType
+
+import numpy as np
+
+from antisymrnn_ref import load_backend
+from antisymrnn_ref.contract import Array, GatedParameters
+from antisymrnn_validation.truth.calls import (
+    ArrayError,
+    BrokenPromise,
+    kept_states,
+    largest_difference,
+    promises_bits,
+    require,
+    require_same_bits,
+    run,
+)
+from antisymrnn_validation.truth.cases import (
+    Case,
+    generator_of,
+)
+from antisymrnn_validation.truth.oracles import (
+    relative_error,
+)
+from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure, require_within, truth_and_errors
+
+
+def non_finite_values(backend: ModuleType, case: Case) -> None:
+    specification, generator = load_backend("numpy"), generator_of(case)
+    leaves = {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}
+    poisons = [*((name, np.nan) for name in leaves), ("g", np.inf)]
+    if promises_bits(backend):  # (W − Wᵀ) h − γ h is NaN where (W − Wᵀ − γI) h is infinite
+        poisons.append(("h0", np.inf))
+    for name, value in poisons:
+        array = leaves[name]
+        poisoned = array.copy()
+        index = tuple(map(int, generator.integers(poisoned.shape)))
+        if name == "W" and index[0] == index[1]:
+            index = (index[0], index[1] - 1)  # the diagonal does not act
+        poisoned[index] = value
+        if name in case.parameters._fields:
+            given = case._replace(parameters=case.parameters._replace(**{name: poisoned}))
+        else:
+            given = case._replace(**{name: poisoned})
+        expected = run(specification, given)
+        for result, got in run(backend, given).items():
+            require(got.shape == expected[result].shape, f"{result}: expected shape {expected[result].shape}")
+            for entry in np.argwhere(np.isfinite(got) != np.isfinite(expected[result]))[:1]:
+                place = f"{result}{tuple(map(int, entry))}" if len(entry) else result
+                wanted = "no finite number" if np.isfinite(got[tuple(entry)]) else "a finite number"
+                raise BrokenPromise(f"{place}: expected {wanted} for {value} at {name}{index}, got {got[tuple(entry)]}")
+
+
+def _poisoned(backend: ModuleType, case: Case) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """Results without and with a NaN in one column's input, and which columns are clean; the NaN's own way checked."""
+    T, B, m = case.x.shape
+    at, column, k = map(int, generator_of(case).integers([T, B, m]))
+    x = case.x.copy()
+    x[at, column, k] = np.nan
+    plain, poisoned = run(backend, case), run(backend, case._replace(x=x))
+    require(bool(np.isnan(poisoned["h"][at + 1 :, column]).all()), "h: a NaN input does not reach the states after it")
+    require(bool(np.isfinite(poisoned["h"][: at + 1, column]).all()), "h: a NaN input reaches the states before it")
+    for name in poisoned.keys() & {"W", "V", "b", "step_size", "diffusion"}:
+        off_diagonal = poisoned[name][~np.eye(len(poisoned[name]), dtype=bool)] if name == "W" else poisoned[name]
+        require(bool(np.isnan(off_diagonal).all()), f"{name}: a NaN input does not reach the gradient")
+    return plain, poisoned, np.arange(case.x.shape[1]) != column
+
+
+def nan_column(backend: ModuleType, case: Case) -> None:
+    plain, poisoned, clean = _poisoned(backend, case)
+    require_same_bits("h of the other columns", poisoned["h"][:, clean], plain["h"][:, clean])
+    require(bool(np.isfinite(poisoned["x"][:, clean]).all()), "x: a NaN reaches the gradient of another column")
+    require(bool(np.isfinite(poisoned["h0"][clean]).all()), "h0: a NaN reaches the gradient of another column")
+
+
+def nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
+    plain, poisoned, clean = _poisoned(backend, case)
+    errors = measure(plain, case)
+    for name, index in (("h", (slice(None), clean)), ("x", (slice(None), clean)), ("h0", (clean,))):
+        if name not in plain:
+            continue
+        allowed = 2 * errors[name].tolerance * np.abs(plain[name]).max()
+        difference = largest_difference(poisoned[name][index], plain[name][index])
+        require(difference <= allowed, f"{name} of the other columns: moved by {difference:.1e}, allowed {allowed:.1e}")
+
+
+def infinite_input(backend: ModuleType, case: Case) -> None:
+    at, column, k = map(int, generator_of(case).integers(case.x.shape))
+    x = case.x.copy()
+    x[at, column, k] = np.inf
+    h = kept_states(backend, case._replace(x=x))[at : at + 2, column]
+    increment = np.sign(case.parameters.V[:, k])  # tanh(±∞) = ±1
+    if isinstance(case.parameters, GatedParameters):
+        increment = increment * (case.parameters.V_z[:, k] > 0)  # σ(±∞) = 1, 0
+    expected = h[0] + case.dtype.type(case.step_size) * increment
+    # of others than backends, which may round h_t and h_t+1 apart from a state of higher precision
+    allowed = 0.0 if promises_bits(backend) else FLOOR * float(np.finfo(case.dtype).eps * np.abs(expected).max())
+    off = largest_difference(h[1], expected)
+    require(off <= allowed, f"h: expected ε times a saturated step, off by {off:.1e}, allowed {allowed:.1e}")
+
+
+def blank_inputs(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    x = case.x.copy()
+    x[1] = 0  # a step, for every sample
+    x[:, 0] = 0  # a sample, at every step
+    x[len(x) // 2 :, -2] = 0  # as padding
+    x[:, -1] = x[:, -2]
+    given = case._replace(x=x, name=f"{case.name}, blank inputs")
+    return measure(run(backend, given), given)
+
+
+def huge_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    x, huge = case.x.copy(), 1e30 if case.dtype == np.float32 else 1e300
+    x[1::2] *= case.dtype.type(huge)  # saturates; the steps between do not
+    given = case._replace(x=x, name=f"{case.name} huge")
+    expected, arrays = run(load_backend("numpy"), given), run(backend, given)
+    for name, array in arrays.items():
+        same = array.shape == expected[name].shape and np.array_equal(np.isfinite(array), np.isfinite(expected[name]))
+        require(same, f"{name}: inputs of {huge:.0e}: not finite where the specification is, or the reverse")
+    # the perturbed runs move 1 − s² by a roundoff where it is 0, and huge inputs make that large
+    return measure(arrays, given, beside_specification=True, beside_perturbed_runs=False)
+
+
+def denormal_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    finfo = np.finfo(case.dtype)
+    tiny = case.dtype.type(finfo.smallest_normal / 4)
+    parameters = case.parameters._replace(V=case.parameters.V * tiny, b=case.parameters.b * tiny)
+    given = case._replace(parameters=parameters, h0=case.h0 * tiny, name=f"{case.name} denormal")
+    arrays = run(backend, given)
+    truth, specification, perturbed = truth_and_errors(pickle.dumps(given))
+    # in units of the specification's own error, and of the last denormal bit; others may take denormals for zero
+    T, _, m = given.x.shape
+    lost = (
+        finfo.smallest_subnormal
+        if promises_bits(backend)
+        else T * (len(given.parameters.b) + m) * finfo.smallest_normal
+    )
+    errors = {}
+    for name, array in arrays.items():
+        enclosure = truth.arrays[name]
+        unit = max(of_run[name] for of_run in (specification, *perturbed))
+        floor = FLOOR * float(finfo.eps) * enclosure.condition
+        if enclosure.magnitude:
+            unit = max(unit, float(lost) / enclosure.magnitude)
+        errors[name] = ArrayError(relative_error(array, enclosure), max(FACTOR * unit, floor), unit)
+    require_within(errors)
+    return errors

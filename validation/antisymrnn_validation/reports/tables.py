@@ -1,0 +1,438 @@
+"""Records of results as tables and summary lines."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from antisymrnn_validation.output.files import write_text
+from antisymrnn_validation.output.terminal import Record, Table
+
+BROKE_OFF = "broke off"
+"""The verdict or status of a check that ended in an exception."""
+
+
+def claims_table(records: Sequence[Record]) -> Table:
+    """One row for each claim: in a terminal a paragraph of what else is known beside the verdict, else columns."""
+    alarming = [not record["as_expected"] for record in records]
+    if sys.stdout.isatty():
+        paragraphs = [
+            "\n".join([f"{r['name']}: {r['source']}", r["statement"], f"Evidence: {r['evidence']}", *_condition(r), ""])
+            for r in records
+        ]
+        rows = list(zip(map(verdict, records), paragraphs, strict=True))
+        return Table("The paper's claims", ("verdict", "claim, evidence"), rows, alarming)
+    columns = ("claim", "source", "verdict", "statement", "evidence")
+    lines = [
+        (r["name"], r["source"], verdict(r), r["statement"], " ".join([r["evidence"], *_condition(r)])) for r in records
+    ]
+    return Table("The paper's claims", columns, lines, alarming)
+
+
+def verdict(record: Record) -> str:
+    """The verdict of a claim, and the expected one where it differs."""
+    if record["as_expected"]:
+        return str(record["verdict"])
+    return f"{record['verdict']}, expected: {record['expected']}"
+
+
+def published_table(records: Sequence[Record]) -> Table:
+    """One row for each test accuracy of the paper: the number, our mean and deviation over seeds, the verdict."""
+    rows = []
+    for record in records:
+        found = [run["accuracy"] for run in record["runs"]]
+        ours = f"{statistics.fmean(found):.2f}" if found else ""
+        if len(found) > 1:
+            ours += f" ± {statistics.stdev(found):.2f}"
+        told = "; ".join(
+            f"seed {run['seed']}, {run['iterations']:,} iterations of {run['batch']}, {run['date']}"
+            for run in record["runs"]
+        )
+        long = f"{record['iterations']:,} of {record['batch']}"
+        cells = (record["table"], record["name"], str(record["units"]), f"{record['accuracy']}", long, ours)
+        rows.append((*cells, record["verdict"], told))
+    columns = ("table", "cell", "units", "paper, %", "its iterations, unconfirmed", "ours, %", "verdict", "our runs")
+    return Table("Test accuracies of the paper", columns, rows, [False] * len(rows))
+
+
+def published_line(records: Sequence[Record]) -> str:
+    """How many accuracies of the paper are reproduced, and how many are not."""
+    counts = Counter(record["verdict"] for record in records)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def accuracy_table(title: str, records: Sequence[Record]) -> Table:
+    """One row for each array of each certification; one for a certification that came to no array."""
+    columns = ("backend", "cell", "array", "error", "tolerance", "reference", "verdict")
+    rows, alarming = [], []
+    for record in records:
+        for array, entry in record["errors"].items():
+            inside = entry["error"] <= entry["tolerance"]
+            numbers_ = tuple(f"{entry[key]:.2e}" for key in ("error", "tolerance", "reference"))
+            rows.append((record["backend"], record["cell"], array, *numbers_, "passed" if inside else "failed"))
+            alarming.append(not inside)
+        if not record["errors"]:
+            rows.append((record["backend"], record["cell"], "none", "", "", "", record["status"]))
+            alarming.append(contradicts(record))
+    return Table(title, columns, rows, alarming)
+
+
+def groups_table(records: Sequence[Record]) -> Table:
+    """One row for each check: how many cases passed, failed, did not apply, and why not."""
+    statuses = _statuses(records)
+    rows, alarming = [], []
+    for check in dict.fromkeys(record["check"] for record in records):
+        group = [record for record in records if record["check"] == check]
+        counts = status_counts(group)
+        reasons = [record["detail"].split("; ") for record in group if record["status"] == "not applicable"]
+        why = "; ".join(dict.fromkeys(itertools.chain.from_iterable(reasons)))
+        rows.append((check, *(str(counts[status]) for status in statuses), why))
+        alarming.append(counts["failed"] > 0)
+    return Table("Checks of the contract", ("check", *statuses, "why not applicable"), rows, alarming)
+
+
+def _statuses(records: Sequence[Record]) -> tuple[str, ...]:
+    """The columns of counts: an expected failure is told where there is one."""
+    expected = any(record["status"] == "expected failure" for record in records)
+    return ("passed", "failed", *(["expected failure"] if expected else []), "not applicable")
+
+
+def levels_table(records: Sequence[Record], levels: Mapping[int, str]) -> Table:
+    """One row for each level that has a check: what it is about, and how many checks passed, failed, did not apply."""
+    statuses = _statuses(records)
+    rows, alarming = [], []
+    for level, about in levels.items():
+        group = [record for record in records if record["level"] == level]
+        counts = status_counts(group)
+        if group:
+            rows.append((f"{level}: {about}", *(str(counts[status]) for status in statuses)))
+            alarming.append(counts["failed"] > 0)
+    return Table("Levels", ("level", *statuses), rows, alarming)
+
+
+def times_table(contest: Record, beside: Sequence[str]) -> Table:
+    """One row for each contender of a contest; ``beside`` names the backends that the others' times are divided by."""
+    T, B, m, n = (contest["shape"][name] for name in "TBmn")
+    title = f"{contest['cell']}, T = {T}, B = {B}, m = {m}, n = {n}, {contest['dtype']}; times in ms"
+    columns = ["contender", "forward", "quartiles", "of peak", "f + b", "quartiles", "of peak", "GFLOP/s"]
+    for name in beside:
+        columns += [f"forward / {name}", f"f + b / {name}"]
+    columns += ["samples", "rejected", "note"]
+    by_name = {entry["name"]: entry for entry in contest["contenders"]}
+    rows, alarming = [], []
+    for entry in contest["contenders"]:
+        pair = [entry["times"].get(what, {}) for what in ("forward", "both")]
+        cells = [entry["name"]]
+        for times in pair:
+            cells += [_milliseconds(times, "median"), _quartiles(times), _percent(times.get("fraction"))]
+        cells.append(_number(pair[1].get("gflops"), ".1f"))
+        for name in beside:
+            cells += [_ratio(entry, by_name.get(name), what) for what in ("forward", "both")]
+        cells += ["/".join(str(times[key]) for times in pair if times) for key in ("samples", "rejected")]
+        wrong = entry["status"] != "timed"
+        cells.append(f"{entry['status'].upper()}: {entry['detail']}" if wrong else entry["note"])
+        rows.append(tuple(cells))
+        alarming.append(wrong)
+        if "everything" in entry["times"]:
+            rows.append(_everything_row(entry, len(columns), contest["extra_bytes"]))
+            alarming.append(wrong)
+    return Table(title, tuple(columns), rows, alarming)
+
+
+def memory_table(records: Sequence[Record]) -> Table:
+    """One row for each contender and each case whose memory was measured."""
+    columns = ("contender", "case", "forward and backward, MB", "imports alone, MB", "why not")
+    rows = [
+        (r["name"], r["case"], *(_number(r.get(key), ".1f", 1e-6) for key in ("bytes", "imported")), r["detail"])
+        for r in records
+    ]
+    return Table("Peak memory, each in a process of its own", columns, rows, [bool(r["detail"]) for r in records])
+
+
+def first_calls_table(records: Sequence[Record]) -> Table:
+    """One row for each backend, cell and dtype, cold and from a filled cache."""
+    columns = ("backend", "cell", "dtype", "cache", "import, s", "first forward, s", "first backward, s", "why not")
+    rows, alarming = [], []
+    for r in records:
+        for cache in ("cold", "warm"):
+            seconds = tuple(_number(r.get(cache, {}).get(key), ".3f") for key in ("import", "forward", "backward"))
+            rows.append((r["name"], r["cell"], r["dtype"], cache, *seconds, r["detail"]))
+            alarming.append(bool(r["detail"]))
+    return Table("First calls, each in a process of its own", columns, rows, alarming)
+
+
+def targets_table(backend: str, records: Sequence[Record]) -> Table:
+    """One row for each speed to reach that was measured: what was asked, what came, met or not."""
+    measured = [r for r in records if r["verdict"] != "not measured"]
+    rows = []
+    for r in measured:
+        fraction = not r["against"]
+        against = "the FMA peak" if fraction else " and ".join(r["against"])
+        against = f"the best of {against}" if len(r["against"]) > 1 else against
+        asked = f"{100 * r['at_least']:.0f} %" if fraction else f"{r['at_least']:.1f} times"
+        reached = _percent(r["reached"]) if fraction else _number(r["reached"], ".2f")
+        what = {"forward": "forward", "both": "forward + backward"}[r["what"]]
+        shape = ",".join(str(r["shape"][name]) for name in "TBmn")
+        rows.append((r["cell"], shape, r["dtype"], what, against, asked, reached, r["verdict"]))
+    columns = ("cell", "T,B,m,n", "dtype", "of", "against", "at least", "reached", "verdict")
+    name = f"Speeds to reach: {backend}, {len(measured)} of {len(records)} measured"
+    return Table(name, columns, rows, [r["verdict"] == "not met" for r in measured])
+
+
+def units_table(records: Sequence[Record]) -> Table:
+    """Of each contender, cell, dtype and array the case with the largest error in units of the specification's."""
+    columns = ("contender", "cell", "dtype", "array", "error", "in units of the specification's", "case")
+    rows, alarming = [], []
+    worst: dict[tuple[str, ...], tuple[float, float, str, bool]] = {}
+    for record in records:
+        head = (record["name"], record["cell"], record["dtype"])
+        for array, entry in record["errors"].items():
+            wrong = not entry["error"] <= entry["tolerance"]
+            told = (entry["units"], entry["error"], record["case"], wrong)
+            worst[(*head, array)] = max(worst.get((*head, array), told), told)
+        if not record["errors"]:
+            worst[(*head, "none")] = (math.inf, math.inf, f"{record['case']}: {record['detail']}", True)
+    for key, (units, error, case, wrong) in worst.items():
+        rows.append((*key, f"{error:.2e}", f"{units:.2f}", case))
+        alarming.append(wrong)
+    return Table("Largest errors against the certified truth", columns, rows, alarming)
+
+
+def compare_line(contests: Sequence[Record], total: int, red: Sequence[str]) -> str:
+    """How many contests were held, and what was not timed."""
+    entries = [entry for contest in contests for entry in contest["contenders"]]
+    counts = Counter(entry["status"] for entry in entries)
+    tally = ", ".join(f"{counts[status]} {status}" for status in ("timed", "wrong", "not timed") if counts[status])
+    line = f"contests: {of(len(contests), total)}" + (f"; contenders: {tally}" if entries else "")
+    return line + (f"; NOT CONFORMANT: {', '.join(red)}" if red else "")
+
+
+def _everything_row(entry: Record, width: int, extra_bytes: float) -> tuple[str, ...]:
+    """What an initial state, a cotangent on every state and dL/dx add."""
+    times = entry["times"]["everything"]
+    extra = times["median"] - entry["times"].get("both", {}).get("median", math.nan)
+    note = f"h0, g on every state, dx: {1e-6 * extra_bytes:.1f} MB more"
+    if math.isfinite(extra):
+        note += f" in {1e3 * extra:+.2f} ms" + (f", {1e-9 * extra_bytes / extra:.1f} GB/s" if extra > 0 else "")
+    told = (_milliseconds(times, "median"), _quartiles(times), _percent(times["fraction"]))
+    middle = ("", "", "", *told, _number(times["gflops"], ".1f"))
+    blank = ("",) * (width - len(middle) - 4)
+    return (f"{entry['name']}, everything", *middle, *blank, str(times["samples"]), str(times["rejected"]), note)
+
+
+def _ratio(entry: Record, backend: Record | None, what: str) -> str:
+    """Time of a contender over that of a backend."""
+    pair = [(record or {}).get("times", {}).get(what, {}).get("median", math.nan) for record in (entry, backend)]
+    return _number(pair[0] / pair[1], ".2f")
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None or not math.isfinite(value) else format(scale * value, form)
+
+
+def _milliseconds(times: Record, key: str) -> str:
+    return _number(times.get(key), "#.4g", 1e3)
+
+
+def _quartiles(times: Record) -> str:
+    return " to ".join(filter(None, (_milliseconds(times, key) for key in ("lower", "upper"))))
+
+
+def _percent(value: float | None) -> str:
+    text = _number(value, ".1f", 100.0)
+    return f"{text} %" if text else ""
+
+
+def profile_table(parts: Mapping[str, float], iterations: int) -> Table:
+    """Where an iteration of training spends its time: one row for each part, in seconds by name."""
+    total = sum(parts.values())
+    rows = [(part, _number(seconds, ".3f", 1e3), _percent(seconds / total)) for part, seconds in parts.items()]
+    rows.append(("all", _number(total, ".3f", 1e3), _percent(1.0)))
+    columns = ("part", "ms", "of an iteration")
+    return Table(f"One iteration of training, mean of {iterations}", columns, rows, [False] * len(rows))
+
+
+def turns_table(contenders: Mapping[str, Record], batch: int) -> Table:
+    """Whole iterations of training in turns: one row for each contender, the first being what the others are over."""
+    first = next(iter(contenders.values()))["median"]
+    rows = []
+    for name, times in contenders.items():
+        ratios = _number(batch / times["median"], ".0f"), _number(times["median"] / first, ".2f")
+        rows.append((name, _milliseconds(times, "median"), _quartiles(times), *ratios, str(times["samples"])))
+    columns = ("contender", "median ms", "quartiles", "sequences/s", "times the first", "samples")
+    return Table("The same training in turns", columns, rows, [False] * len(rows))
+
+
+def sections_table(title: str, sections: Mapping[str, Any]) -> Table:
+    """One row for each entry of nested mappings and lists."""
+
+    def flat(content: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(content, Mapping):
+            for key, entry in content.items():
+                for rest, value in flat(entry):
+                    yield f"{key} {rest}".strip(), value
+        elif isinstance(content, list):
+            for entry in content:
+                joined = ", ".join(f"{key} {value}" for key, value in flat(entry)) if isinstance(entry, dict) else entry
+                yield "", str(joined)
+        else:
+            yield "", str(content)
+
+    rows = [(section, *row) for section, content in sections.items() for row in flat(content)]
+    return Table(title, ("part", "entry", "value"), rows, [False] * len(rows))
+
+
+def verify_line(
+    claims: Sequence[Record],
+    certifications: Sequence[Record],
+    total: tuple[int, int],
+    source: str,
+    not_run: Mapping[str, str],
+) -> str:
+    """What ran of how much, and the verdicts."""
+    words = {
+        "holds": "hold",
+        "holds under a stated condition": "under a condition",
+        "refuted": "refuted",
+        "undecided": "undecided",
+        BROKE_OFF: BROKE_OFF,
+    }
+    verdicts = Counter(str(record["verdict"]) for record in claims)
+    tally = ", ".join(f"{verdicts[verdict]} {word}" for verdict, word in words.items() if verdicts[verdict])
+    unexpected = [record["name"] for record in claims if not record["as_expected"]]
+    agreement = f"NOT as the ledger expects: {', '.join(unexpected)}" if unexpected else "all as the ledger expects"
+    line = f"{of(len(claims), total[0])} claims" + (f" ({tally}; {agreement})" if claims else "")
+    line += f", {of(len(certifications), total[1])} certifications"
+    if not certifications:
+        return line
+    counts = status_counts(certifications)
+    if counts["passed"] == total[1]:
+        line += f" passed on {source}"
+    else:
+        line += f" on {source}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    failed = {record["backend"] for record in certifications if contradicts(record)}
+    states = {record["backend"]: "FAILED" if record["backend"] in failed else "ok" for record in certifications}
+    states |= dict.fromkeys(not_run, "not run")
+    return f"{line}; backends: " + ", ".join(f"{name} {state}" for name, state in states.items())
+
+
+def conform_line(records: Sequence[Record], total: int) -> str:
+    """How many checks ran of how many, and what became of them."""
+    counts = status_counts(records)
+    tally = ", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "not applicable"))
+    if counts["expected failure"]:
+        tally += f", {counts['expected failure']} failed as expected"
+    return f"{of(len(records), total)} checks: {tally}"
+
+
+def conformance_state(record: Record) -> str:
+    """``ok``, ``FAILED``, or ``nothing ran``: what the checks of a backend came to."""
+    counts = status_counts(record["checks"])
+    return "FAILED" if counts["failed"] else "ok" if counts["passed"] else "nothing ran"
+
+
+def conformance_line(record: Record) -> str:
+    """How many checks of a backend ran of how many, what became of them, and what the failures have in common."""
+    return conform_line(record["checks"], record["total"]) + diagnosis_of(record["checks"])
+
+
+def of(number: int, total: int) -> str:
+    """``3``, or ``2 of 3``."""
+    return str(number) if number == total else f"{number} of {total}"
+
+
+def status_counts(records: Sequence[Record]) -> Counter[str]:
+    """How many records passed, failed (an exception is a failure) and did not apply."""
+    return Counter("failed" if contradicts(record) else record["status"] for record in records)
+
+
+def contradicts(record: Record) -> bool:
+    """Whether a check or a certification failed or broke off."""
+    return record["status"] not in ("passed", "not applicable", "expected failure")
+
+
+def contradiction(record: Record) -> str:
+    """A claim that is not as expected, in full."""
+    title = f"CONTRADICTION {record['name']}, {record['source']}: {verdict(record)}"
+    return "\n  ".join([title, record["statement"], record["evidence"], *_condition(record)])
+
+
+def diagnosis_of(records: Sequence[Record]) -> str:
+    """What the failures have in common: the known mistakes that most of them equal, and how many."""
+    failed = [record for record in records if contradicts(record)]
+    counts = Counter(name for record in failed for name in record["deviations"][:1])
+    told = [f"{count} of {len(failed)} failures equal the variant {name!r}" for name, count in counts.most_common(2)]
+    return "".join(f"; {text}" for text in told)
+
+
+def failure(record: Record, *, again: bool = False) -> str:
+    """A failed check or certification: what ran, every array outside its tolerance or what came, and the diagnosis.
+
+    ``again`` says that the diagnosis was told before.
+    """
+    outside = [
+        f"{array}: relative error {entry['error']:.3e}, tolerance {entry['tolerance']:.3e}"
+        for array, entry in record["errors"].items()
+        if not entry["error"] <= entry["tolerance"]
+    ]
+    title = f"{record['status'].upper()} {record['backend']}: {record['check']} on {record['case']}"
+    diagnosis = record.get("diagnosis", "").splitlines()
+    if again:
+        diagnosis = [f"the variant {record['deviations'][0]!r} again"]
+    return "\n  ".join([title, *(outside or [record["detail"]]), *diagnosis])
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """A paragraph for each failure, told once, and on how many more cases it is the same."""
+    same: dict[tuple[str, str], list[Record]] = {}
+    for record in filter(contradicts, records):
+        (known,) = record["deviations"][:1] or [record["detail"]]
+        same.setdefault((record["check"], known), []).append(record)
+    told: set[str] = set()
+    paragraphs = []
+    for first, *others in same.values():
+        names = set(first["deviations"][:1])
+        more = [f"  and the same on {len(others)} more case{'s' * (len(others) > 1)}"] if others else []
+        paragraphs.append("\n".join([failure(first, again=bool(names & told)), *more]))
+        told |= names
+    return paragraphs
+
+
+def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:
+    """Write the checks as JUnit XML, atomically."""
+    counts = status_counts(records)
+    suite = ElementTree.Element("testsuite", name="antisymrnn conform", tests=str(len(records)))
+    suite.set("failures", str(counts["failed"]))
+    suite.set("skipped", str(counts["not applicable"] + counts["expected failure"]))
+    for record in records:
+        name = f"{record['check']}: {record['case']}"
+        case = ElementTree.SubElement(suite, "testcase", classname=_printable(record["backend"]), name=_printable(name))
+        case.set("time", f"{record['seconds']:.6f}")
+        if contradicts(record):
+            ElementTree.SubElement(case, "failure", message=_printable(record["detail"])).text = _printable(
+                failure(record)
+            )
+        elif record["status"] != "passed":
+            ElementTree.SubElement(case, "skipped", message=_printable(f"{record['status']}: {record['detail']}"))
+    ElementTree.SubElement(suite, "system-out").text = line
+    write_text(
+        path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+    )
+
+
+def _printable(text: str) -> str:
+    """A text without what XML cannot hold."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
+
+
+def _condition(record: Record) -> list[str]:
+    """The condition of a claim, or what is true instead of it, if it has one."""
+    name = "Instead" if record["expected"] == "refuted" else "Condition"
+    return [f"{name}: {record['condition']}"] if record["condition"] else []

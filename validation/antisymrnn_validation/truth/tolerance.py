@@ -1,0 +1,131 @@
+"""How wrong an array may be: a multiple of the measured error of runs that round at random."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+
+from antisymrnn_ref import load_backend
+from antisymrnn_ref.contract import Array, kept_steps
+from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, run
+from antisymrnn_validation.truth.cases import Case
+from antisymrnn_validation.truth.oracles import (
+    OracleError,
+    Truth,
+    enclose,
+    perturbed_run,
+    relative_error,
+    tangent_identity,
+)
+
+FACTOR = 8
+
+
+FLOOR = 4
+
+
+PERTURBED_RUNS = 3
+
+
+def measure(
+    arrays: dict[str, Array],
+    case: Case,
+    *,
+    keep_every: int = 1,
+    beside_specification: bool = False,
+    beside_perturbed_runs: bool = True,
+) -> dict[str, ArrayError]:
+    """Error and tolerance of every array of a case.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+        Under the names of the truth: ``h``, the parameters, ``x`` (may be left out), ``h0``, ``step_size``,
+        ``diffusion``; or ``h`` alone.
+    case : Case
+    keep_every : int
+        Which states ``h`` holds.
+    beside_specification : bool
+        Whether the specification's own error counts in the reference.
+    beside_perturbed_runs : bool
+        Whether those of the perturbed runs do.
+
+    Returns
+    -------
+    dict of str to ArrayError
+        Tolerance is FACTOR times the reference, and at least FLOOR ulp of the sum of the terms. The reference is the
+        largest error among the perturbed runs and, if asked for, the specification. The gradients that are sums
+        over all steps (parameters, ε, γ) share one reference relative to the sum of their terms, because
+        a sum that is one number may be right by luck.
+
+    Raises
+    ------
+    BrokenPromise
+        If an error exceeds its tolerance.
+    """
+    truth, specification, perturbed = truth_and_errors(pickle.dumps(case))
+    # the specification runs in the target's process, on the NumPy that the target may have changed
+    bounded = {name: min(error, FACTOR * max(run[name] for run in perturbed)) for name, error in specification.items()}
+    runs = [bounded] * beside_specification + perturbed * beside_perturbed_runs
+    allowed = tolerances(case, truth, runs)
+    errors = {}
+    for name, enclosure in truth.arrays.items():
+        if name not in arrays and (name == "x" or arrays.keys() == {"h"}):
+            continue
+        if name == "h":
+            enclosure = enclosure._replace(balls=enclosure.balls[kept_steps(len(case.x), keep_every)])
+        errors[name] = ArrayError(relative_error(arrays[name], enclosure), *allowed[name])
+    try:
+        require_within(errors)
+    except BrokenPromise as broken:
+        raise BrokenPromise(str(broken), errors, Wrong(case, dict(arrays), keep_every)) from None
+    return errors
+
+
+def tolerances(case: Case, truth: Truth, runs: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Tolerance and reference of every array of a truth, as :func:`measure` says; ``runs`` are the errors by array."""
+    limits, allowed = np.finfo(case.dtype), {}
+    sums = [*case.parameters._fields, "step_size", "diffusion"]
+    reference = {name: max(errors[name] for errors in runs) for name in truth.arrays}
+    # what underflows altogether is off by all of itself, which says nothing of the others
+    told = [name for name in sums if not 0 < truth.arrays[name].magnitude < float(limits.smallest_subnormal)]
+    shared = max((reference[name] / truth.arrays[name].condition for name in told), default=0.0)
+    for name, enclosure in truth.arrays.items():
+        unit = shared * enclosure.condition if name in sums else reference[name]
+        if not enclosure.magnitude:
+            allowed[name] = (0.0, unit)
+            continue
+        # below the normal numbers an ulp is no smaller than there
+        terms = max(enclosure.condition, float(limits.smallest_normal) / enclosure.magnitude)
+        allowed[name] = (max(FACTOR * unit, FLOOR * float(limits.eps) * terms), unit)
+    return allowed
+
+
+def require_within(errors: dict[str, ArrayError]) -> None:
+    """Raise :class:`BrokenPromise` if an error exceeds its tolerance, or is NaN."""
+    wrong = [
+        f"{name}: relative error {e.error:.1e}, tolerance {e.tolerance:.1e}"
+        for name, e in errors.items()
+        if not e.error <= e.tolerance
+    ]
+    if wrong:
+        raise BrokenPromise("; ".join(wrong), errors)
+
+
+@functools.lru_cache(maxsize=1024)
+def truth_and_errors(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, float]]]:
+    """The truth of a case, and the errors of the specification and of the perturbed runs; cached by content."""
+    case: Case = pickle.loads(pickled)
+    truth = enclose(case)
+    forwards, backwards = tangent_identity(case, truth)
+    if not forwards.overlaps(backwards):
+        raise OracleError(f"{case.name}: the enclosed gradients contradict the product rule")
+
+    def errors(arrays: dict[str, Array]) -> dict[str, float]:
+        return {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
+
+    perturbed = [errors(perturbed_run(case, seed)) for seed in range(PERTURBED_RUNS)]
+    return truth, errors(run(load_backend("numpy"), case)), perturbed

@@ -1,21 +1,15 @@
-"""Checks: the promises of the contract, run on any backend by name, and on any candidate as far as its features go.
-
-Tolerance is measured, case by case and array by array (:func:`measure`): an array may be wrong by
-``FACTOR`` = 8 times what machines that round at random (and, in another backend's accuracy checks, the specification)
-are wrong by, and never needs to be better than ``FLOOR`` = 4 ulp of the sum of its terms. The promises about
-bits have no tolerance. Of another candidate than a backend (:class:`Candidate`) bits are asked where two calls have the
-same arguments (repeatability, independent calls, ``keep_every``, written outputs, untouched inputs); everything else is
-asked within the measured tolerance.
-"""
+"""A promise of the contract, declared where it is checked, and the check of one promise on one case."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import warnings
-from collections.abc import Callable
-from types import ModuleType
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any, Literal, NamedTuple
 
 from antisymrnn_validation.output.terminal import placed
 from antisymrnn_validation.truth.calls import (
@@ -29,13 +23,10 @@ from antisymrnn_validation.truth.calls import (
     limited,
 )
 from antisymrnn_validation.truth.cases import CELLS, Case
-from antisymrnn_validation.truth.oracles import (
-    OracleError,
-)
+from antisymrnn_validation.truth.oracles import OracleError
 
 PATIENCE = 3
 Status = Literal["passed", "failed", "not applicable", "expected failure"]
-
 
 LEVELS = {
     0: "the last state",
@@ -47,7 +38,139 @@ LEVELS = {
 }
 """What the checks of a level are about; :func:`level` gives each check its own."""
 
+CASES = {
+    "certified": "the cases of truth/cases.py",
+    "generic": "T = 11, B = 4, n = 7, m = 3, in each dtype",
+    "corners": "T = 0, T = 1, B = 1, n = 1 and m = 1",
+    "options": "the ablation, and a cotangent of the last state alone",
+    "long": "T = 47",
+    "wide": "B = 19, n = 33: wide enough for kernels to take another way",
+    "large": "T = 40, n = 33; not with --quick",
+    "BLAS": "B = 16, n = 64: large enough for BLAS to take another way with another layout",
+    "conversion": "one case: the arrays are all that matters",
+}
+"""On which cases a promise is checked; ``plan`` makes them."""
+
 DTYPES = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise, and all that is said of it.
+
+    Attributes
+    ----------
+    name : str
+        In reports; the name of the function that checks it, with blanks.
+    run : callable
+        Takes a backend and a case; raises :class:`BrokenPromise` or :class:`NotSupported`, or returns what it measured.
+    level : int
+        A key of :data:`LEVELS`.
+    needs : frozenset of str
+        Features without which it does not apply, of :data:`~antisymrnn_validation.truth.calls.LACKING`.
+    on : frozenset of str
+        Keys of :data:`CASES`.
+    same_bits : bool or None
+        Whether it is for targets that promise a sample the same bits whatever its neighbours (True), for others
+        (False), or for all.
+    plain : bool
+        Whether the results it measures are those of one call on the case.
+    source : str
+        Equation tags of the specification, or the place in the contract.
+    usual_cause, fix : str
+    """
+
+    name: str
+    run: Callable[..., dict[str, ArrayError] | None]
+    level: int = 4
+    needs: frozenset[str] = frozenset()
+    on: frozenset[str] = frozenset()
+    same_bits: bool | None = None
+    plain: bool = False
+    source: str = ""
+    usual_cause: str = ""
+    fix: str = ""
+
+    @property
+    def statement(self) -> str:
+        """What must hold: the docstring of the function."""
+        return " ".join(inspect.cleandoc(self.run.__doc__ or "").split())
+
+    def __call__(self, backend: ModuleType, case: Case, **arguments: Any) -> dict[str, ArrayError] | None:
+        """Check it; the exceptions are those of ``run``."""
+        return self.run(backend, case, **arguments)
+
+
+_declared: dict[str, Promise] = {}
+
+
+def promise(
+    name: str,
+    *,
+    level: int,
+    source: str,
+    usual_cause: str,
+    fix: str,
+    needs: Set[str] = frozenset(),
+    on: Set[str] = frozenset({"generic"}),
+    same_bits: bool | None = None,
+    plain: bool = False,
+) -> Callable[[Callable[..., dict[str, ArrayError] | None]], Promise]:
+    """Declare a promise where it is checked; the arguments are the attributes of :class:`Promise`.
+
+    Raises
+    ------
+    ValueError
+        At import: for a second promise of the name, a name that is not the function's, an unknown feature, level or
+        case, and a text that is missing.
+    """
+
+    def declare(function: Callable[..., dict[str, ArrayError] | None]) -> Promise:
+        made = Promise(
+            name, function, level, frozenset(needs), frozenset(on), same_bits, plain, source, usual_cause, fix
+        )
+        if name in _declared:
+            raise ValueError(f"promise {name!r}: declared twice")
+        if function.__name__ != name.replace(" ", "_"):
+            raise ValueError(f"promise {name!r}: expected a function of this name, got {function.__name__}")
+        if level not in LEVELS:
+            raise ValueError(f"promise {name!r}: level: expected one of {', '.join(map(str, LEVELS))}, got {level}")
+        for field, given, known in (("needs", needs, LACKING), ("on", on, CASES)):
+            unknown = sorted(given - known.keys())
+            if unknown:
+                raise ValueError(f"promise {name!r}: {field}: expected some of {', '.join(known)}, got {unknown[0]!r}")
+        if not on:
+            raise ValueError(f"promise {name!r}: on: expected some of {', '.join(CASES)}, got none")
+        for field, text in (
+            ("source", source),
+            ("usual_cause", usual_cause),
+            ("fix", fix),
+            ("docstring", made.statement),
+        ):
+            if not text.strip():
+                raise ValueError(f"promise {name!r}: {field}: expected a text, got none")
+        _declared[name] = made
+        return made
+
+    return declare
+
+
+def declared_in(*modules: ModuleType) -> Mapping[str, Promise]:
+    """Every promise of these modules by name, in their order.
+
+    Raises
+    ------
+    ValueError
+        If a public function of one of them is not declared.
+    """
+    found = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, Promise):
+                found[value.name] = value
+            elif isinstance(value, FunctionType) and value.__module__ == module.__name__ and not name.startswith("_"):
+                raise ValueError(f"{module.__name__}.{name}: expected @promise, or a name that begins with _")
+    return found
 
 
 class Result(NamedTuple):
@@ -87,17 +210,12 @@ class Check(NamedTuple):
     level: int = 0
 
 
-Promise = Callable[[ModuleType, Case], dict[str, ArrayError] | None]
-"""Takes a backend and a case; raises :class:`BrokenPromise` or :class:`NotSupported`, or returns what it measured."""
-
-
-def level(promise: Promise, case: Case, *, keep_every: int = 1, first_dtype: str = DTYPES[0]) -> int:
+def level_of(promise: Promise, case: Case, *, keep_every: int = 1, first_dtype: str = DTYPES[0]) -> int:
     """The level of a promise on a case: a key of :data:`LEVELS`; the corners among the cases stand at 4."""
-    found = _LEVELS.get(promise.__name__, 4)
     T, B, _ = case.x.shape
     crossed = case.cell != CELLS[0] or case.unconstrained or keep_every > 1 or case.dtype != first_dtype
     corner = T < 2 or B == 1 or len(case.parameters.b) == 1 or " saturated " in case.name
-    return max(found, 3 * crossed, 4 * corner)
+    return max(promise.level, 3 * crossed, 4 * corner)
 
 
 def _patience(backend: ModuleType) -> contextlib.AbstractContextManager[None]:
@@ -115,12 +233,27 @@ def _patience(backend: ModuleType) -> contextlib.AbstractContextManager[None]:
 
 
 def make_check(
-    promise: Promise, case: Case, *, features: frozenset[str] = ALL, keep_every: int = 1, first_dtype: str = DTYPES[0]
+    promise: Promise,
+    case: Case,
+    *,
+    features: frozenset[str] = ALL,
+    first_dtype: str = DTYPES[0],
+    **arguments: Any,
 ) -> Check:
-    """The check of one promise on one case; without the features it needs, one that does not apply."""
-    name = promise.__name__.strip("_").replace("_", " ")
-    needed = _NEEDED.get(promise.__name__, "").split()
-    needed += ["gated"] * (case.cell == "gated") + ["ablation"] * case.unconstrained
+    """The check of one promise on one case; without the features it needs, one that does not apply.
+
+    Parameters
+    ----------
+    promise : Promise
+    case : Case
+    features : frozenset of str
+        Of the target.
+    first_dtype : str
+        The dtype that the lower levels are about.
+    **arguments
+        For the promise, ``keep_every`` among them.
+    """
+    needed = [*sorted(promise.needs), *["gated"] * (case.cell == "gated"), *["ablation"] * case.unconstrained]
     lacking = [LACKING[feature] for feature in needed if feature not in features]
 
     def checked(backend: ModuleType) -> Result:
@@ -129,58 +262,18 @@ def make_check(
                 raise NotSupported("; ".join(lacking))
             with _patience(backend), warnings.catch_warnings():
                 warnings.simplefilter("error" if "contract" in features else "ignore")  # other code may warn
-                return Result(name, case.name, "passed", errors=promise(backend, case) or {})
+                return Result(promise.name, case.name, "passed", errors=promise(backend, case, **arguments) or {})
         except NotSupported as reason:
-            return Result(name, case.name, "not applicable", str(reason))
+            return Result(promise.name, case.name, "not applicable", str(reason))
         except OracleError as error:  # says nothing of the candidate
-            return Result(name, case.name, "not applicable", f"there is no certified truth: {error}")
+            return Result(promise.name, case.name, "not applicable", f"there is no certified truth: {error}")
         except BrokenPromise as broken:
-            wrong = broken.wrong and broken.wrong._replace(plain=promise.__name__ in _PLAIN)
-            return Result(name, case.name, "failed", str(broken), broken.errors, wrong)
+            wrong = broken.wrong and broken.wrong._replace(plain=promise.plain)
+            return Result(promise.name, case.name, "failed", str(broken), broken.errors, wrong)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 (a candidate may raise anything: it is its failure)
-            return Result(name, case.name, "failed", f"raised {placed(error)}")
+            return Result(promise.name, case.name, "failed", f"raised {placed(error)}")
 
-    return Check(name, case.name, checked, level(promise, case, keep_every=keep_every, first_dtype=first_dtype))
-
-
-_LEVELS = {
-    "last_state": 0,
-    "every_state": 1,
-    "accuracy": 2,
-    "_checkpointing": 3,
-    "_antisymmetric_gradient": 5,
-    "_symmetric_part_of_W": 5,
-    "_signed_permutation": 5,
-    "_chunks": 5,
-    "_batch_sum": 5,
-}
-"""Level by promise; what is not here is at 4."""
-
-_PLAIN = ("last_state", "every_state", "accuracy")
-
-_NEEDED = {
-    "accuracy": "gradients",
-    "_checkpointing": "keep_every",
-    "_antisymmetric_gradient": "gradients",
-    "_inputs_untouched": "arrays",
-    "_non_contiguous": "layouts",
-    "_without_input_gradient": "gradients",
-    "_written_outputs": "arrays",
-    **dict.fromkeys(
-        (
-            "_result_types",
-            "_scalar_rounding",
-            "_no_aliasing",
-            "_signatures",
-            "_errors",
-            "_conversion",
-            "_thread_counts",
-            "_concurrent_calls",
-            "_memory",
-        ),
-        "contract",
-    ),
-}
-"""Features that a promise needs."""
+    level = level_of(promise, case, keep_every=arguments.get("keep_every", 1), first_dtype=first_dtype)
+    return Check(promise.name, case.name, checked, level)

@@ -1,54 +1,17 @@
-"""Which promise is checked on which case."""
+"""The plan: which promise is checked on which case, by what each promise declares."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from antisymrnn_validation.conformance.check import DTYPES, Check, Promise, make_check
-from antisymrnn_validation.conformance.promises.conduct import (
-    checkpointing,
-    concurrent_calls,
-    conversion,
-    errors,
-    independent_calls,
-    inputs_untouched,
-    memory,
-    no_aliasing,
-    non_contiguous,
-    repeatability,
-    result_types,
-    scalar_rounding,
-    signatures,
-    thread_counts,
-    without_input_gradient,
-    written_outputs,
-)
-from antisymrnn_validation.conformance.promises.metamorphic import (
-    antisymmetric_gradient,
-    batch_sum,
-    chunks,
-    neighbours,
-    neighbours_to_rounding,
-    signed_permutation,
-    symmetric_part_of_W,
-)
-from antisymrnn_validation.conformance.promises.numbers import (
-    blank_inputs,
-    denormal_values,
-    huge_values,
-    infinite_input,
-    nan_column,
-    nan_column_to_rounding,
-    non_finite_values,
-)
-from antisymrnn_validation.truth.calls import ALL, ArrayError, BrokenPromise, Wrong, kept_states, run
+from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, Promise, make_check
+from antisymrnn_validation.conformance.promises import PROMISES
+from antisymrnn_validation.truth.calls import ALL
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
-from antisymrnn_validation.truth.tolerance import measure
 
 
 def iter_checks(
@@ -72,7 +35,23 @@ def iter_checks(
     -------
     list of Check
     """
-    asked = functools.partial(make_check, features=features, first_dtype=dtypes[0])
+    same_bits = backend_name != "numpy" and "contract" in features
+    sites = [where for where in CASES if where != "certified" and not (quick and where == "large")]
+    cases = {where: made_cases(where, dtypes) for where in sites}
+    return certified_checks(backend_name, quick=quick, features=features, dtypes=dtypes) + [
+        make_check(promise, case, features=features, first_dtype=dtypes[0])
+        for promise in PROMISES.values()
+        if promise.same_bits in (None, same_bits)
+        for where in sites
+        if where in promise.on
+        for case in cases[where]
+    ]
+
+
+def certified_checks(
+    backend_name: str, *, quick: bool = False, features: frozenset[str] = ALL, dtypes: Sequence[str] = DTYPES
+) -> list[Check]:
+    """The checks against the certified truth; arguments as for :func:`iter_checks`."""
     certified = functools.partial(certify, backend_name, features=features, first_dtype=dtypes[0])
     generic = [case for case in generic_cases(quick=quick) if case.dtype.name in dtypes]
     swept = [sweep for sweep in swept_cases(quick=quick) if sweep.case.dtype.name in dtypes]
@@ -91,35 +70,7 @@ def iter_checks(
         if " generic " in case.name
     ]
     what = "accuracy" if "gradients" in features else "every state"
-    checks += [certified(case, what=what, keep_every=k, input_gradient=dx) for case, k, dx in swept]
-    promised = functools.partial(random_case, step_size=0.3, diffusion=0.2, name="promises", dtype=dtypes[0])
-    for promise in promises(backend_name if "contract" in features else "numpy"):
-        for cell in CELLS:
-            for dtype in dtypes:
-                case = promised(cell, 11, 4, 7, 3, seed=101, dtype=dtype)
-                checks.append(asked(promise, case))
-    corner = [result_types, checkpointing, no_aliasing, without_input_gradient, inputs_untouched]
-    for cell in CELLS:
-        for sizes in ((0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1)):
-            case = promised(cell, *sizes, seed=102)
-            checks += [asked(promise, case) for promise in corner]
-        for unconstrained, last_state_only in ((True, True), (True, False), (False, True)):
-            case = promised(cell, 9, 3, 6, 4, seed=106, unconstrained=unconstrained, last_state_only=last_state_only)
-            checks += [asked(promise, case) for promise in (*corner, repeatability, independent_calls)]
-        long = promised(cell, 47, 2, 5, 2, seed=108, unconstrained=True)
-        checks += [asked(promise, long) for promise in (checkpointing, non_contiguous)]
-        # wide enough for kernels to take another way
-        wide = promised(cell, 3, 19, 33, 2, seed=107)
-        to_rounding = backend_name == "numpy" or "contract" not in features
-        beside = neighbours_to_rounding if to_rounding else neighbours
-        checks += [asked(promise, wide) for promise in (beside, checkpointing, repeatability)]
-        if not quick:
-            large = promised(cell, 40, 4, 33, 3, seed=105)
-            checks += [asked(promise, large) for promise in (thread_counts, concurrent_calls, memory)]
-        # large enough for BLAS to take another way with another layout
-        checks.append(asked(non_contiguous, promised(cell, 3, 16, 64, 2, seed=104)))
-    checks.append(asked(conversion, promised("antisymmetric", 3, 2, 4, 1, seed=103)))
-    return checks
+    return checks + [certified(case, what=what, keep_every=k, input_gradient=dx) for case, k, dx in swept]
 
 
 def drawn_checks(
@@ -135,35 +86,25 @@ def drawn_checks(
     ]
 
 
-def promises(backend_name: str) -> list[Promise]:
-    """Every promise that can be asked on any case with T >= 2, B >= 2 and a cotangent on every state."""
-    specification = backend_name == "numpy"
-    return [
-        result_types,
-        checkpointing,
-        without_input_gradient,
-        repeatability,
-        independent_calls,
-        scalar_rounding,
-        antisymmetric_gradient,
-        symmetric_part_of_W,
-        signed_permutation,
-        chunks,
-        batch_sum,
-        neighbours_to_rounding if specification else neighbours,
-        nan_column_to_rounding if specification else nan_column,
-        blank_inputs,
-        infinite_input,
-        non_finite_values,
-        huge_values,
-        denormal_values,
-        written_outputs,
-        inputs_untouched,
-        no_aliasing,
-        non_contiguous,
-        signatures,
-        errors,
-    ]
+def made_cases(where: str, dtypes: Sequence[str] = DTYPES) -> list[Case]:
+    """The cases under a key of :data:`~antisymrnn_validation.conformance.check.CASES`, but for the certified ones."""
+    made = functools.partial(random_case, step_size=0.3, diffusion=0.2, name="promises", dtype=dtypes[0])
+    corners = ((0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1))
+    options = ((True, True), (True, False), (False, True))
+    of_cell: dict[str, Callable[[str], list[Case]]] = {
+        "generic": lambda cell: [made(cell, 11, 4, 7, 3, seed=101, dtype=dtype) for dtype in dtypes],
+        "corners": lambda cell: [made(cell, *sizes, seed=102) for sizes in corners],
+        "options": lambda cell: [
+            made(cell, 9, 3, 6, 4, seed=106, unconstrained=unconstrained, last_state_only=last_state_only)
+            for unconstrained, last_state_only in options
+        ],
+        "long": lambda cell: [made(cell, 47, 2, 5, 2, seed=108, unconstrained=True)],
+        "wide": lambda cell: [made(cell, 3, 19, 33, 2, seed=107)],
+        "large": lambda cell: [made(cell, 40, 4, 33, 3, seed=105)],
+        "BLAS": lambda cell: [made(cell, 3, 16, 64, 2, seed=104)],
+        "conversion": lambda cell: [made(cell, 3, 2, 4, 1, seed=103)] * (cell == CELLS[0]),
+    }
+    return [case for cell in CELLS for case in of_cell[where](cell)]
 
 
 def certify(
@@ -177,25 +118,24 @@ def certify(
 ) -> Check:
     """The check that every state and every gradient of a case agrees with the certified truth.
 
-    ``what`` is "accuracy", or "last state" or "every state" for less. ``options`` are those of :func:`make_check`.
+    ``what`` is "accuracy", or "last state" or "every state" for less. ``options`` are those of ``make_check``.
     """
-    options["keep_every"] = keep_every
+    arguments: dict[str, Any] = {"beside_specification": backend_name != "numpy"}
+    if what != "last state":
+        arguments["keep_every"] = keep_every
+    if what == "accuracy":
+        arguments["input_gradient"] = input_gradient
+    return make_check(PROMISES[what], case, **options, **arguments)
 
-    def last_state(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
-        states = kept_states(backend, case)
-        try:
-            ends = {"h": states[[0, -1]]}
-            return measure(ends, case, keep_every=len(case.x), beside_specification=backend_name != "numpy")
-        except BrokenPromise as broken:
-            raise BrokenPromise(str(broken), broken.errors, Wrong(case, {"h": states}, 1)) from None
 
-    def every_state(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
-        states = {"h": kept_states(backend, case, keep_every)}
-        return measure(states, case, keep_every=keep_every, beside_specification=backend_name != "numpy")
+def promised(name: str) -> Promise:
+    """A promise by name.
 
-    def accuracy(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
-        arrays = run(backend, case, keep_every=keep_every, input_gradient=input_gradient)
-        return measure(arrays, case, keep_every=keep_every, beside_specification=backend_name != "numpy")
-
-    promise = {"last state": last_state, "every state": every_state, "accuracy": accuracy}[what]
-    return make_check(promise, case, **options)
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in PROMISES:
+        raise ValueError(f"check: expected one of {', '.join(PROMISES)}, got {name!r}")
+    return PROMISES[name]

@@ -183,5 +183,6 @@ def is_triangular(configuration: Configuration) -> bool:
 
 
 def cell_options(configuration: Configuration) -> dict[str, Any]:
+    """The keyword arguments of the cell's forward and backward."""
     options: dict[str, Any] = {"step_size": configuration.step_size, "diffusion": configuration.diffusion}
     return options | ({"unconstrained": True} if configuration.unconstrained else {})

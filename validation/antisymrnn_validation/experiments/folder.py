@@ -318,6 +318,7 @@ def _difference(held: Configuration, asked: Configuration) -> str:
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
+    """Add a line of JSON to the metrics of a run."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(files.strict(record)) + "\n")

@@ -56,7 +56,8 @@ def read_grid(path: Path) -> list[Configuration]:
     ----------
     path : Path
         TOML. Its keys are fields of :class:`~antisymrnn_validation.experiments.configuration.Configuration`,
-        ``task`` among them; each has a value or a list of values. What is not there is chosen for the task, as ``train`` does.
+        ``task`` among them; each has a value or a list of values. What is not there is chosen for the task,
+        as ``train`` does.
 
     Returns
     -------

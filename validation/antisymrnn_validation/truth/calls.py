@@ -152,17 +152,20 @@ def promises_bits(backend: ModuleType) -> bool:
 
 
 def kept_states(backend: ModuleType, case: Case, keep_every: int = 1) -> Array:
+    """The states that a backend keeps of a case, as a NumPy array."""
     given, module = converted(backend, case), getattr(backend, case.cell)
     trajectory = module.forward(given.parameters, given.x, given.h0, keep_every=keep_every, **case.arguments)
     return backend.to_numpy(trajectory.h)
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise :class:`BrokenPromise` with the message unless the condition holds."""
     if not condition:
         raise BrokenPromise(message)
 
 
 def require_same_bits(name: str, got: Array, expected: Array) -> None:
+    """Raise :class:`BrokenPromise` unless two arrays have the same shape, dtype and bytes."""
     require(
         got.shape == expected.shape and got.dtype == expected.dtype and got.tobytes() == expected.tobytes(),
         f"{name}: expected the same bits, largest difference {largest_difference(got, expected):.1e}",
@@ -170,4 +173,5 @@ def require_same_bits(name: str, got: Array, expected: Array) -> None:
 
 
 def largest_difference(left: Array, right: Array) -> float:
+    """The largest difference of two entries; infinity for other shapes."""
     return float(np.max(np.abs(left - right), initial=0.0)) if left.shape == right.shape else math.inf

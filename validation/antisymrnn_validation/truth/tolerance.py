@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, kept_steps
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, run
-from antisymrnn_validation.truth.cases import Case
+from antisymrnn_validation.truth.cases import Case, cached_by_content
 from antisymrnn_validation.truth.oracles import (
     OracleError,
     Truth,
@@ -22,11 +20,7 @@ from antisymrnn_validation.truth.oracles import (
 )
 
 FACTOR = 8
-
-
 FLOOR = 4
-
-
 PERTURBED_RUNS = 3
 
 
@@ -66,7 +60,7 @@ def measure(
     BrokenPromise
         If an error exceeds its tolerance.
     """
-    truth, specification, perturbed = truth_and_errors(pickle.dumps(case))
+    truth, specification, perturbed = truth_and_errors(case)
     # the specification runs in the target's process, on the NumPy that the target may have changed
     bounded = {name: min(error, FACTOR * max(run[name] for run in perturbed)) for name, error in specification.items()}
     runs = [bounded] * beside_specification + perturbed * beside_perturbed_runs
@@ -115,10 +109,9 @@ def require_within(errors: dict[str, ArrayError]) -> None:
         raise BrokenPromise("; ".join(wrong), errors)
 
 
-@functools.lru_cache(maxsize=1024)
-def truth_and_errors(pickled: bytes) -> tuple[Truth, dict[str, float], list[dict[str, float]]]:
+@cached_by_content(maxsize=1024)
+def truth_and_errors(case: Case) -> tuple[Truth, dict[str, float], list[dict[str, float]]]:
     """The truth of a case, and the errors of the specification and of the perturbed runs; cached by content."""
-    case: Case = pickle.loads(pickled)
     truth = enclose(case)
     forwards, backwards = tangent_identity(case, truth)
     if not forwards.overlaps(backwards):

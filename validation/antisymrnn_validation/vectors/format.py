@@ -441,6 +441,7 @@ def _notes(document: Mapping[str, Any], vectors: Sequence[Vector], name: str) ->
 
 
 def file_bytes(folder: Path, name: str) -> bytes:
+    """The bytes of a file of a set."""
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
@@ -450,6 +451,8 @@ def file_bytes(folder: Path, name: str) -> bytes:
 
 
 def document_of(content: bytes, name: str) -> dict[str, Any]:
+    """The document of a JSON file of a set, of which nothing is taken on trust."""
+
     def refuse(token: str) -> Any:
         raise VectorError(f"{name}: expected JSON, which has no {token}")
 

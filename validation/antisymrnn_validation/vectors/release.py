@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.conformance.check import Check, make_check
+from antisymrnn_validation.conformance.check import Check, Promise, make_check
 from antisymrnn_validation.output.files import ReportError, check_new
 from antisymrnn_validation.truth.calls import ArrayError, run
 from antisymrnn_validation.truth.cases import Case
@@ -128,7 +128,7 @@ def _error(array: Array, expected: Array) -> float:
 def vector_checks(version: str = VERSION) -> Iterator[Check]:
     """The check of a backend on every vector: states and gradients within the stored noise floor."""
     for vector in load(version):
-        yield make_check(_promise(vector), vector.case)
+        yield make_check(Promise("golden vector", _promise(vector)), vector.case)
 
 
 def _promise(vector: Vector) -> Callable[[ModuleType, Case], dict[str, ArrayError]]:

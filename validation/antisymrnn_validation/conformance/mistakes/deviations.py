@@ -7,8 +7,6 @@ checks must reject.
 
 from __future__ import annotations
 
-import functools
-import pickle
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE, Deviation, by_name
 from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines, planted_cell, results, returned
-from antisymrnn_validation.truth.cases import CELLS, Case
+from antisymrnn_validation.truth.cases import CELLS, Case, cached_by_content
 from antisymrnn_validation.truth.tolerance import FACTOR
 
 __all__ = ["CATALOGUE", "Deviation", "Match", "by_name", "identify", "outputs", "planted"]
@@ -105,8 +103,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     ValueError
         For an array of another name than the truth has.
     """
-    pickled = pickle.dumps(case)
-    truth = _predictions(pickled, keep_every)[()]
+    truth = _predictions(case, keep_every)[()]
     if unknown := [name for name in arrays if name not in truth.arrays]:
         raise ValueError(f"arrays: expected some of {', '.join(truth.arrays)}, got {', '.join(unknown)}")
     allowed = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(arrays, tolerance)
@@ -118,7 +115,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     for predictions in (_predictions, _pairs):
         found = [
             match
-            for names, prediction in predictions(pickled, keep_every).items()
+            for names, prediction in predictions(case, keep_every).items()
             if (match := _match(names, prediction, arrays, truth, allowed))
         ]
         if found:
@@ -188,10 +185,9 @@ def _prediction(
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _predictions(pickled: bytes, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
+@cached_by_content(maxsize=64)
+def _predictions(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
     """Of the paper's cell, by (), and of every deviation of a case's cell, by its name; cached by content."""
-    case: Case = pickle.loads(pickled)
     truth = _prediction(Lines(), case, keep_every, _both(Lines(), case))
     found: dict[tuple[str, ...], _Prediction] = {(): truth}
     for deviation in CATALOGUE:
@@ -201,11 +197,10 @@ def _predictions(pickled: bytes, keep_every: int) -> dict[tuple[str, ...], _Pred
     return found
 
 
-@functools.lru_cache(maxsize=8)
-def _pairs(pickled: bytes, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
+@cached_by_content(maxsize=8)
+def _pairs(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
     """Of every convention together with every mistake of a case's cell; cached by content."""
-    case: Case = pickle.loads(pickled)
-    truth = _predictions(pickled, keep_every)[()]
+    truth = _predictions(case, keep_every)[()]
     here = [deviation for deviation in CATALOGUE if case.cell in deviation.cells]
     conventions = [deviation for deviation in here if deviation.kind == "convention"]
     found: dict[tuple[str, ...], _Prediction] = {}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import functools
 import math
-import pickle
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ import numpy as np
 from antisymrnn_ref.contract import Array, kept_steps
 from antisymrnn_validation.conformance.mistakes.deviations import Match, identify
 from antisymrnn_validation.truth.calls import ArrayError
-from antisymrnn_validation.truth.cases import Case, random_case
+from antisymrnn_validation.truth.cases import Case, cached_by_content, random_case
 from antisymrnn_validation.truth.oracles import enclose
 
 SHOWN = 3
@@ -127,7 +125,7 @@ def diagnose(
     -------
     Diagnosis
     """
-    truth = _truth(pickle.dumps(case))
+    truth = _truth(case)
     kept = kept_steps(len(case.x), keep_every)
     places, first_step = [], None
     for name, entry in errors.items():
@@ -153,9 +151,8 @@ def diagnose(
     return Diagnosis(matches, places, first_step, _script(case, keep_every, target), bool(fit))
 
 
-@functools.lru_cache(maxsize=64)
-def _truth(pickled: bytes) -> dict[str, Array]:
-    case: Case = pickle.loads(pickled)
+@cached_by_content(maxsize=64)
+def _truth(case: Case) -> dict[str, Array]:
     return {
         name: np.array([float(ball.mid()) for ball in enclosure.balls.ravel()]).reshape(enclosure.balls.shape)
         for name, enclosure in enclose(case).arrays.items()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref.contract import Array, Gradients, kept_steps
+from antisymrnn_validation.conformance.check import promise
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
 from antisymrnn_validation.truth.calls import (
     ArrayError,
@@ -37,7 +38,17 @@ from antisymrnn_validation.truth.oracles import (
 from antisymrnn_validation.truth.tolerance import measure
 
 
+@promise(
+    "result types",
+    level=4,
+    needs={"contract"},
+    on={"generic", "corners", "options"},
+    source="contract.Gradients, contract.Trajectory",
+    usual_cause="a scalar gradient returned as float, or h without h0.",
+    fix="Return () arrays for ε and γ, and (K, B, n) states with h[0] = h0.",
+)
 def result_types(backend: ModuleType, case: Case) -> None:
+    """Gradients has the parameters' own type; every array has the contract's shape, dtype and array type."""
     trajectory, gradients = called(backend, case)
     array_type = type(backend.asarray(case.x, case.dtype))
     T, B, _ = case.x.shape
@@ -56,7 +67,19 @@ def result_types(backend: ModuleType, case: Case) -> None:
         require(array.dtype == case.dtype, f"{name}: expected dtype {case.dtype}, got {array.dtype}")
 
 
+@promise(
+    "checkpointing",
+    level=3,
+    needs={"keep_every"},
+    on={"generic", "corners", "options", "long", "wide"},
+    source="DERIVATION.md, section 4",
+    usual_cause=(
+        "sums over steps whose order depends on the segments, or another kernel for the steps that are made again."
+    ),
+    fix="Make a step by one function, and add over steps in an order that does not know keep_every.",
+)
 def checkpointing(backend: ModuleType, case: Case) -> None:
+    """keep_every=k keeps the states 0, k, 2k, … and T, and changes no bit of them or of a gradient."""
     plain, T = run(backend, case), len(case.x)
     some = {2, 3, max(T - 1, 1), max(T, 1)}
     for keep_every in sorted(some | {1, 20, T + 5, 2**31, 10**30} if promises_bits(backend) else some):
@@ -67,7 +90,22 @@ def checkpointing(backend: ModuleType, case: Case) -> None:
             require_same_bits(f"keep_every={keep_every}: {name}", array, expected[name])
 
 
+@promise(
+    "without input gradient",
+    level=4,
+    needs={"gradients"},
+    on={"generic", "corners", "options"},
+    source="contract.Gradients",
+    usual_cause=(
+        "zeros returned for None; a branch on needs_input_grad that skips more than the gradient that is not needed."
+    ),
+    fix="Return None for what is not needed, and compute the others by the same lines.",
+)
 def without_input_gradient(backend: ModuleType, case: Case) -> None:
+    """input_gradient=False leaves x out (None) and changes nothing else.
+
+    In PyTorch the gradients of the parameters are taken alone then, and those of h0, ε and γ alone.
+    """
     without = run(backend, case, input_gradient=False)
     if not promises_bits(backend):
         measure(without, case)
@@ -77,13 +115,38 @@ def without_input_gradient(backend: ModuleType, case: Case) -> None:
         require_same_bits(name, array, plain[name])
 
 
+@promise(
+    "repeatability",
+    level=4,
+    on={"generic", "options", "wide"},
+    source="the contract, on bits",
+    usual_cause="atomic sums, a reduction whose order depends on threads, uninitialised memory.",
+    fix="Fix the order of every sum, and write every entry before it is read.",
+)
 def repeatability(backend: ModuleType, case: Case) -> None:
+    """The same call gives the same bits."""
     first = run(backend, case)
     for name, array in run(backend, case).items():
         require_same_bits(name, array, first[name])
 
 
+@promise(
+    "independent calls",
+    level=4,
+    on={"generic", "options"},
+    source="the contract, on arguments",
+    usual_cause=(
+        "a workspace or a packed matrix kept between calls, with other arrays or other ε and γ, or a "
+        "trajectory that refers to shared buffers; in PyTorch, what backward needs kept on the module or in a "
+        "global."
+    ),
+    fix=(
+        "Give results memory of their own; key a cache by the content of all that it depends on; save what "
+        "backward needs in ctx."
+    ),
+)
 def independent_calls(backend: ModuleType, case: Case) -> None:
+    """A call depends on its arguments alone, and no result is overwritten by a later call."""
     mine, module = converted(backend, case), getattr(backend, case.cell)
     scaled = {name: 2 * array for name, array in case.parameters._asdict().items()}
     other = case._replace(parameters=type(case.parameters)(**scaled), x=-case.x, h0=3 * case.h0, g=-2 * case.g)
@@ -129,7 +192,17 @@ def independent_calls(backend: ModuleType, case: Case) -> None:
             require_same_bits(f"{name}, after W was changed in place", edited[name], array)
 
 
+@promise(
+    "thread counts",
+    level=4,
+    needs={"contract"},
+    on={"large"},
+    source="the contract, on bits",
+    usual_cause="work cut by the number of threads.",
+    fix="Cut by the sizes alone.",
+)
 def thread_counts(backend: ModuleType, case: Case) -> None:
+    """1, 2 and 3 threads give the same bits."""
     name = backend.__name__
     if name == "antisymrnn_ref":
         raise NotSupported("the specification leans on NumPy's BLAS and does not promise the same bits")
@@ -159,7 +232,17 @@ def thread_counts(backend: ModuleType, case: Case) -> None:
     require(not differ, f"other bits with {' and '.join(differ)} threads than with 1")
 
 
+@promise(
+    "memory",
+    level=4,
+    needs={"contract"},
+    on={"large"},
+    source="DERIVATION.md, section 4",
+    usual_cause="something of T states kept beside the trajectory.",
+    fix="Keep per segment what backward needs per step.",
+)
 def memory(backend: ModuleType, case: Case) -> None:
+    """keep_every=k takes O(T/k + k) states of memory."""
     T, B, n, keep_every = 1000, 8, 32, 32
     m = case.x.shape[2]
     long = random_case(
@@ -188,7 +271,16 @@ def memory(backend: ModuleType, case: Case) -> None:
     )
 
 
+@promise(
+    "scalar rounding",
+    level=4,
+    needs={"contract"},
+    source="DERIVATION.md, section 1.5",
+    usual_cause="a Python float used in float64 arithmetic beside float32 arrays.",
+    fix="Round both scalars first, and use the rounded ones everywhere.",
+)
 def scalar_rounding(backend: ModuleType, case: Case) -> None:
+    """ε and γ are rounded once to the dtype of the arrays."""
     plain = run(backend, case)
     for scalar in (lambda value: float(case.dtype.type(value)), case.dtype.type, np.float64):
         rounded = case._replace(step_size=scalar(case.step_size), diffusion=scalar(case.diffusion))
@@ -199,7 +291,16 @@ def scalar_rounding(backend: ModuleType, case: Case) -> None:
         require_same_bits(name, array, whole[name])
 
 
+@promise(
+    "written outputs",
+    level=4,
+    needs={"arrays"},
+    source="the contract, on results",
+    usual_cause="memory from an allocator that is not cleared, and an entry (a tail, T = 0) that no loop reaches.",
+    fix="Write tails, and the results of empty loops.",
+)
 def written_outputs(backend: ModuleType, case: Case) -> None:
+    """Every entry of every result is written."""
     T, B, _ = case.x.shape
     for steps, columns in ((T, B), (T - 1, B), (T, B - 1), (1, 1)):
         x, h0, g = case.x[:steps, :columns], case.h0[:columns], case.g[: steps + 1, :columns]
@@ -214,7 +315,17 @@ def written_outputs(backend: ModuleType, case: Case) -> None:
                 require_same_bits(f"{name}, after memory full of NaN was freed", array, plain[name])
 
 
+@promise(
+    "concurrent calls",
+    level=4,
+    needs={"contract"},
+    on={"large"},
+    source="the contract, on bits",
+    usual_cause="scratch memory shared between calls.",
+    fix="One workspace for each call.",
+)
 def concurrent_calls(backend: ModuleType, case: Case) -> None:
+    """Calls from several threads at once give the bits of calls one after another."""
     cases = [case._replace(x=factor * case.x, h0=-factor * case.h0) for factor in (1, -1, 2, -2)]
     alone = [run(backend, each) for each in cases]
     with ThreadPoolExecutor(len(cases)) as pool:
@@ -224,7 +335,17 @@ def concurrent_calls(backend: ModuleType, case: Case) -> None:
                     require_same_bits(f"{name}, in {len(cases)} threads at once", array, alone[k][name])
 
 
+@promise(
+    "inputs untouched",
+    level=4,
+    needs={"arrays"},
+    on={"generic", "corners", "options"},
+    source="the contract, on arguments",
+    usual_cause="an update in place of h0 or g.",
+    fix="Copy what is to be changed.",
+)
 def inputs_untouched(backend: ModuleType, case: Case) -> None:
+    """No argument is written, and read-only ones are accepted."""
     given, module = converted(backend, case), getattr(backend, case.cell)
     arrays = {**given.parameters._asdict(), "x": given.x, "h0": given.h0, "g": given.g}
     before = {name: backend.to_numpy(array) for name, array in arrays.items()}
@@ -245,7 +366,17 @@ def inputs_untouched(backend: ModuleType, case: Case) -> None:
     module.forward(given.parameters, given.x, given.h0, **case.arguments)
 
 
+@promise(
+    "no aliasing",
+    level=4,
+    needs={"contract"},
+    on={"generic", "corners", "options"},
+    source="the contract, on arguments",
+    usual_cause="h[0] or dh0 returned as a view of an input; T = 0 is where it happens.",
+    fix="Copy.",
+)
 def no_aliasing(backend: ModuleType, case: Case) -> None:
+    """No result shares memory with an argument."""
     given = converted(backend, case)
     if not isinstance(given.x, np.ndarray):
         raise NotSupported("its arrays are not NumPy's, whose memory can be compared")
@@ -259,7 +390,17 @@ def no_aliasing(backend: ModuleType, case: Case) -> None:
                     require(not np.shares_memory(result, array), f"{name}: shares memory with {owner}")
 
 
+@promise(
+    "non contiguous",
+    level=4,
+    needs={"layouts"},
+    on={"generic", "long", "BLAS"},
+    source="the contract, on arguments",
+    usual_cause="strides ignored, or another order of summation for another layout.",
+    fix="Copy to C order first.",
+)
 def non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """Arrays of any layout give results within the tolerance, and keep_every still changes no bit."""
     if not isinstance(converted(backend, case).x, np.ndarray):
         raise NotSupported("its arrays are not NumPy's")
 
@@ -298,7 +439,16 @@ def non_contiguous(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     return errors
 
 
+@promise(
+    "signatures",
+    level=4,
+    needs={"contract"},
+    source="the contract, on arguments",
+    usual_cause="defaults: public codes disagree on them.",
+    fix="Copy the signatures of antisymrnn_ref/antisymmetric.py.",
+)
 def signatures(backend: ModuleType, case: Case) -> None:
+    """ε and γ are keyword-only and have no default."""
     module = getattr(backend, case.cell)
     shared = {"step_size": inspect.Parameter.empty, "diffusion": inspect.Parameter.empty, "unconstrained": False}
     for function, positional, keywords in (
@@ -314,7 +464,16 @@ def signatures(backend: ModuleType, case: Case) -> None:
             require(found.default == default, f"{function.__name__}: {name} has the default {found.default!r}")
 
 
+@promise(
+    "errors",
+    level=4,
+    needs={"contract"},
+    source="contract.checked_forward, contract.checked_backward",
+    usual_cause="checks of one's own.",
+    fix="Decorate forward and backward with the contract's decorators.",
+)
 def errors(backend: ModuleType, case: Case) -> None:
+    """Bad calls raise the contract's exceptions with the contract's words, before any work."""
     given = converted(backend, case)
     module, arguments = getattr(backend, case.cell), case.arguments
     trajectory = module.forward(given.parameters, given.x, given.h0, **arguments)
@@ -331,7 +490,17 @@ def errors(backend: ModuleType, case: Case) -> None:
     require(not wrong, "\n".join(wrong))
 
 
+@promise(
+    "conversion",
+    level=4,
+    needs={"contract"},
+    on={"conversion"},
+    source="the contract, on arrays",
+    usual_cause="a silent cast.",
+    fix="Accept float32 and float64 alone.",
+)
 def conversion(backend: ModuleType, case: Case) -> None:
+    """Arrays are converted without loss and copied by asarray and to_numpy, which refuse another dtype."""
     host = case.x.astype(np.float64)
     for dtype in (np.float32, np.float64):
         source = host.astype(dtype)

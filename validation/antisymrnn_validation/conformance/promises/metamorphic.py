@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from antisymrnn_ref.contract import Array
+from antisymrnn_validation.conformance.check import promise
 from antisymrnn_validation.truth.calls import (
     ArrayError,
     features_of,
@@ -25,7 +26,16 @@ from antisymrnn_validation.truth.cases import (
 from antisymrnn_validation.truth.tolerance import measure
 
 
+@promise(
+    "antisymmetric gradient",
+    level=5,
+    needs={"gradients"},
+    source="(B8)",
+    usual_cause="dW = G, or the two halves summed in different orders.",
+    fix="dW = G − Gᵀ, as one subtraction for each pair of entries.",
+)
 def antisymmetric_gradient(backend: ModuleType, case: Case) -> None:
+    """The gradient of W is antisymmetric: dW + dWᵀ = 0 exactly."""
     arrays = run(backend, case)
     dW, allowed = arrays["W"], 0.0
     if not promises_bits(backend):
@@ -34,7 +44,15 @@ def antisymmetric_gradient(backend: ModuleType, case: Case) -> None:
     require(largest <= allowed, f"W: dW + dWᵀ is not zero, largest entry {largest:.1e}, allowed {allowed:.1e}")
 
 
+@promise(
+    "symmetric part of W",
+    level=5,
+    source="(F1)",
+    usual_cause="W used beside W − Wᵀ, or W read as triangular.",
+    fix="Let W act through W − Wᵀ alone.",
+)
 def symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
+    """A symmetric matrix added to W changes no bit of any result."""
     W = np.round(8 * case.parameters.W) / 8  # eighths: adding others rounds nothing, and W h − Wᵀ h little
     drawn = generator_of(case).integers(-9, 10, W.shape) / 8
     symmetric = (drawn + drawn.T).astype(case.dtype)
@@ -48,7 +66,15 @@ def symmetric_part_of_W(backend: ModuleType, case: Case) -> None:
         require_same_bits(name, array, plain[name])
 
 
+@promise(
+    "chunks",
+    level=5,
+    source="(F4), (B2)",
+    usual_cause="h0 or the cotangent of the last state handled apart.",
+    fix="Begin from h0 and g_T, whatever they are.",
+)
 def chunks(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """A sequence cut in two, the second begun from the first's last state, gives the results of the whole."""
     split, x, g = generator_of(case).integers(len(case.x) + 1), case.x, case.g
     h0 = kept_states(backend, case._replace(x=x[:split]))[-1]
     if "gradients" not in features_of(backend):
@@ -70,7 +96,15 @@ def chunks(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     return measure(joined, case)
 
 
+@promise(
+    "batch sum",
+    level=5,
+    source="DERIVATION.md, section 1.3",
+    usual_cause="a mean over the batch, or samples that see each other.",
+    fix="Sum; a mean belongs into g.",
+)
 def batch_sum(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """A batch gives the states of its samples, and the sum of their gradients."""
     columns = [slice(k, k + 1) for k in range(case.x.shape[1])]
     singles = [
         run(backend, case._replace(x=case.x[:, column], h0=case.h0[column], g=case.g[:, column])) for column in columns
@@ -81,7 +115,15 @@ def batch_sum(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     return measure(joined, case)
 
 
+@promise(
+    "signed permutation",
+    level=5,
+    source="(F1) to (F4)",
+    usual_cause="a special treatment of some units: tails of a vector, a triangular W, γ off the diagonal.",
+    fix="Look at the units that the failure names.",
+)
 def signed_permutation(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """Units renamed (and, without a gate, their signs turned) give the same results, renamed."""
     n = len(case.parameters.b)
     generator = generator_of(case)
     order, signs = generator.permutation(n), generator.choice([-1, 1], n).astype(case.dtype)
@@ -120,13 +162,33 @@ def _among_others(case: Case) -> Iterator[tuple[Case, int]]:
     yield case._replace(x=case.x[:, :1], h0=case.h0[:1], g=case.g[:, :1]), 0
 
 
+@promise(
+    "neighbours",
+    level=4,
+    on={"generic", "wide"},
+    same_bits=True,
+    source="the contract, on bits",
+    usual_cause="a matrix product whose order of summation depends on the size of the batch, as BLAS's does.",
+    fix="Sum every entry in one order, whatever the tile.",
+)
 def neighbours(backend: ModuleType, case: Case) -> None:
+    """A sample's states do not depend, to the bit, on the rest of the batch."""
     column = kept_states(backend, case)[:, 0]
     for other, place in _among_others(case):
         require_same_bits("h of a column", kept_states(backend, other)[:, place], column)
 
 
+@promise(
+    "neighbours to rounding",
+    level=4,
+    on={"generic", "wide"},
+    same_bits=False,
+    source="(F2)",
+    usual_cause="statistics over the batch, or a wrong axis.",
+    fix="Samples are rows; nothing is summed over them in forward.",
+)
 def neighbours_to_rounding(backend: ModuleType, case: Case) -> None:
+    """A sample's states do not depend, but for rounding, on the rest of the batch."""
     column = kept_states(backend, case)[:, 0]
     allowed = 2 * measure(run(backend, case), case)["h"].tolerance * np.abs(column).max()
     for other, place in _among_others(case):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from types import ModuleType
 
 import numpy as np
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, GatedParameters
+from antisymrnn_validation.conformance.check import promise
 from antisymrnn_validation.truth.calls import (
     ArrayError,
     BrokenPromise,
@@ -29,7 +29,18 @@ from antisymrnn_validation.truth.oracles import (
 from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure, require_within, truth_and_errors
 
 
+@promise(
+    "non finite values",
+    level=4,
+    source="(F1) to (B9)",
+    usual_cause=(
+        "padding multiplied into the sums, 0 · ∞; a term skipped where a factor is 0; in a backend, γ h "
+        "subtracted from a rather than γ from the diagonal of M."
+    ),
+    fix="Keep padding at 0 on both sides of a product; form M = W − Wᵀ − γI.",
+)
 def non_finite_values(backend: ModuleType, case: Case) -> None:
+    """A NaN or ∞ in any argument reaches the entries that it reaches in the specification, and no other."""
     specification, generator = load_backend("numpy"), generator_of(case)
     leaves = {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}
     poisons = [*((name, np.nan) for name in leaves), ("g", np.inf)]
@@ -70,14 +81,32 @@ def _poisoned(backend: ModuleType, case: Case) -> tuple[dict[str, Array], dict[s
     return plain, poisoned, np.arange(case.x.shape[1]) != column
 
 
+@promise(
+    "nan column",
+    level=4,
+    same_bits=True,
+    source="the contract, on NaN",
+    usual_cause="fast-math, a clipped or masked input, or samples that share a lane.",
+    fix="Compile without fast-math; take min and max in an order that keeps NaN.",
+)
 def nan_column(backend: ModuleType, case: Case) -> None:
+    """A NaN in the input of one sample reaches its later states and the shared gradients, and no other sample."""
     plain, poisoned, clean = _poisoned(backend, case)
     require_same_bits("h of the other columns", poisoned["h"][:, clean], plain["h"][:, clean])
     require(bool(np.isfinite(poisoned["x"][:, clean]).all()), "x: a NaN reaches the gradient of another column")
     require(bool(np.isfinite(poisoned["h0"][clean]).all()), "h0: a NaN reaches the gradient of another column")
 
 
+@promise(
+    "nan column to rounding",
+    level=4,
+    same_bits=False,
+    source="the contract, on NaN",
+    usual_cause="fast-math, a clipped or masked input, or samples that share a lane.",
+    fix="Compile without fast-math; take min and max in an order that keeps NaN.",
+)
 def nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
+    """A NaN in the input of one sample reaches its later states and the shared gradients; no other sample moves."""
     plain, poisoned, clean = _poisoned(backend, case)
     errors = measure(plain, case)
     for name, index in (("h", (slice(None), clean)), ("x", (slice(None), clean)), ("h0", (clean,))):
@@ -88,7 +117,15 @@ def nan_column_to_rounding(backend: ModuleType, case: Case) -> None:
         require(difference <= allowed, f"{name} of the other columns: moved by {difference:.1e}, allowed {allowed:.1e}")
 
 
+@promise(
+    "infinite input",
+    level=4,
+    source="(F3), (GF4)",
+    usual_cause="tanh by exp(2a)/(exp(2a) + 1), which is ∞/∞.",
+    fix="Take a tanh that saturates.",
+)
 def infinite_input(backend: ModuleType, case: Case) -> None:
+    """An infinite input saturates: tanh(±∞) = ±1, σ(±∞) is 1 or 0."""
     at, column, k = map(int, generator_of(case).integers(case.x.shape))
     x = case.x.copy()
     x[at, column, k] = np.inf
@@ -103,7 +140,15 @@ def infinite_input(backend: ModuleType, case: Case) -> None:
     require(off <= allowed, f"h: expected ε times a saturated step, off by {off:.1e}, allowed {allowed:.1e}")
 
 
+@promise(
+    "blank inputs",
+    level=4,
+    source="(F2), (F3)",
+    usual_cause="steps of zeros masked or skipped as padding, or results looked up by the input alone.",
+    fix="Make every step: with x_t = 0 the state still moves by ε tanh(M h + b).",
+)
 def blank_inputs(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """Inputs that are all zero, and samples with equal inputs, are inputs like any other."""
     x = case.x.copy()
     x[1] = 0  # a step, for every sample
     x[:, 0] = 0  # a sample, at every step
@@ -113,7 +158,15 @@ def blank_inputs(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     return measure(run(backend, given), given)
 
 
+@promise(
+    "huge values",
+    level=4,
+    source="(F2), (F3), (GF4)",
+    usual_cause="exp of a large argument, or a square that overflows.",
+    fix="Clip inside tanh and σ, where they are constant.",
+)
 def huge_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """Where huge arguments leave a result finite in the specification, it is finite, and nowhere else."""
     x, huge = case.x.copy(), 1e30 if case.dtype == np.float32 else 1e300
     x[1::2] *= case.dtype.type(huge)  # saturates; the steps between do not
     given = case._replace(x=x, name=f"{case.name} huge")
@@ -125,13 +178,21 @@ def huge_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
     return measure(arrays, given, beside_specification=True, beside_perturbed_runs=False)
 
 
+@promise(
+    "denormal values",
+    level=4,
+    source="(F2)",
+    usual_cause="a division by something near 0 inside tanh; flushed denormals are within the tolerance.",
+    fix="Use tanh a ≈ a near 0.",
+)
 def denormal_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """Denormal arguments give results within the tolerance."""
     finfo = np.finfo(case.dtype)
     tiny = case.dtype.type(finfo.smallest_normal / 4)
     parameters = case.parameters._replace(V=case.parameters.V * tiny, b=case.parameters.b * tiny)
     given = case._replace(parameters=parameters, h0=case.h0 * tiny, name=f"{case.name} denormal")
     arrays = run(backend, given)
-    truth, specification, perturbed = truth_and_errors(pickle.dumps(given))
+    truth, specification, perturbed = truth_and_errors(given)
     # in units of the specification's own error, and of the last denormal bit; others may take denormals for zero
     T, _, m = given.x.shape
     lost = (

@@ -20,7 +20,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 CASES = """
 import numpy as np, antisymrnn_numba
 from antisymrnn_validation.truth.cases import CELLS, random_case
-from antisymrnn_validation.conformance.check import measure, run
+from antisymrnn_validation.truth.calls import run
+from antisymrnn_validation.truth.tolerance import measure
 def cases():
     for k, sizes in enumerate(((5, 3, 7, 3), (9, 21, 19, 2), (3, 1, 40, 5), (4, 40, 5, 1), (2, 7, 33, 18))):
         for cell in CELLS:

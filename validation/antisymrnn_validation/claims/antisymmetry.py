@@ -5,24 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flint import arb, fmpq, fmpq_mat, fmpq_poly
+from flint import fmpq, fmpq_mat, fmpq_poly
 
 from antisymrnn_ref import dynamics, stability
 from antisymrnn_ref.antisymmetric import recurrent_matrix
 from antisymrnn_validation.claims.evidence import (
-    SWING,
     UNIT_ROUNDOFF,
     Outcome,
     decide,
-    derivative_of_tanh,
     diagonal_matrix,
-    ends,
     fractions,
-    interval,
     largest,
     largest_ratio,
 )
-from antisymrnn_validation.claims.ode import random_matrix, swing_jacobians
+from antisymrnn_validation.claims.ode import random_matrix
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
 
 
@@ -200,27 +196,4 @@ def real_parts_with_diffusion(quick: bool) -> Outcome:
         f"{outside} of {count} matrices D(M − γI), n = 2 to 32, γ = 0.01 to 30, have a real part outside "
         f"[−γ max d, −γ min d] by more than rounding; in {negative} all real parts are negative.",
         {"instances": count, "outside": outside, "all negative": negative},
-    )
-
-
-def squares(matrix: fmpq_mat) -> fmpq:
-    """Square of the Frobenius norm, exact."""
-    return sum((entry * entry for entry in matrix.entries()), fmpq(0))
-
-
-def jacobian_varies_slowly(quick: bool) -> Outcome:  # noqa: ARG001
-    """Relative change of J between two inputs, exact: both diagonals have entries in [0, 1]."""
-    first, second = swing_jacobians()
-    change = squares(second - first) / squares(first)
-    bounded = bool(SWING > 0) and bool(SWING <= 1)
-    a = arb(1 - SWING).sqrt().atanh()
-    reached = derivative_of_tanh(a)
-    refuted = bounded and bool(reached.contains(arb(SWING))) and change > fmpq(1, 100)
-    size = arb(change).sqrt()
-    return Outcome(
-        decide(False, refuted=refuted),
-        f"From one input to the next D may go from diag(1, {SWING}) to diag({SWING}, 1), all entries in [0, 1], for "
-        f"example by pre-activations (0, a) and (a, 0) with a in {interval(a)}. Then ‖J_(t+1) − J_t‖ / ‖J_t‖ is in "
-        f"{interval(size)}: the change is as large as J, at any step size.",
-        {"relative change of J": ends(size), "its square": str(change), "pre-activation": ends(a)},
     )

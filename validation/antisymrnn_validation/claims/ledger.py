@@ -107,7 +107,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The diagonal factor of J is bounded in [0, 1], so that J(t) changes smoothly over time.",
         "J changes as fast as the input does.",
         REFUTED,
-        antisymmetry.jacobian_varies_slowly,
+        ode.jacobian_varies_slowly,
     ),
     Claim(
         "critical-criterion-keeps-gradients",

@@ -24,6 +24,7 @@ from antisymrnn_validation.claims.evidence import (
     Outcome,
     balls,
     decide,
+    derivative_of_tanh,
     diagonal_matrix,
     ends,
     fraction,
@@ -447,4 +448,27 @@ def energy_of_the_ode(quick: bool) -> Outcome:
         f"{count} systems, n = {n}, with bias, t = {t_end:g}: E(t) − E(0) + γ ∫‖tanh v‖² drifts by at most "
         f"{worst['γ = 0']:.1e} of the solver's summed local errors at γ = 0 and {worst['γ > 0']:.1e} at γ > 0.",
         {"instances": count} | {f"worst drift / bound, {label}": value for label, value in worst.items()},
+    )
+
+
+def squares(matrix: fmpq_mat) -> fmpq:
+    """Square of the Frobenius norm, exact."""
+    return sum((entry * entry for entry in matrix.entries()), fmpq(0))
+
+
+def jacobian_varies_slowly(quick: bool) -> Outcome:  # noqa: ARG001
+    """Relative change of J between two inputs, exact: both diagonals have entries in [0, 1]."""
+    first, second = swing_jacobians()
+    change = squares(second - first) / squares(first)
+    bounded = bool(SWING > 0) and bool(SWING <= 1)
+    a = arb(1 - SWING).sqrt().atanh()
+    reached = derivative_of_tanh(a)
+    refuted = bounded and bool(reached.contains(arb(SWING))) and change > fmpq(1, 100)
+    size = arb(change).sqrt()
+    return Outcome(
+        decide(False, refuted=refuted),
+        f"From one input to the next D may go from diag(1, {SWING}) to diag({SWING}, 1), all entries in [0, 1], for "
+        f"example by pre-activations (0, a) and (a, 0) with a in {interval(a)}. Then ‖J_(t+1) − J_t‖ / ‖J_t‖ is in "
+        f"{interval(size)}: the change is as large as J, at any step size.",
+        {"relative change of J": ends(size), "its square": str(change), "pre-activation": ends(a)},
     )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 # each registers its commands, in the order of --help
-from antisymrnn_validation.cli import conform, compare, portraits, spectra, train, sweep, vectors  # noqa: F401  isort: skip
+from antisymrnn_validation.cli import verify, conform, explain, info, compare, portraits, spectra, train, sweep, vectors  # noqa: F401  isort: skip
 from antisymrnn_validation.cli.command import app
 
 

@@ -46,7 +46,7 @@ def vectors_list(
     start = time.perf_counter()
     with _reading_vectors() as (form, release):
         every = release.load()
-        size = sum(entry.size for entry in form.read_manifest(form.released()).values())
+        size = sum(entry.size for entry in form.read_manifest(release.released()).values())
     chosen = [vector for vector in every if matches(only, vector.id, vector.comment, *vector.flags)]
     if not chosen:
         raise NothingRan(f"none of {len(every)} vectors has {only!r} in its id, comment or flags")
@@ -125,7 +125,7 @@ def vectors_verify(
     check_writable(json)
     start = time.perf_counter()
     with _reading_vectors() as (form, release):
-        place = form.released() if folder is None else folder
+        place = release.released() if folder is None else folder
         if not place.is_dir():
             raise UsageError(f"DIR: expected a folder, got {place}, which is none")
         records, entries = release.verify_folder(place)
@@ -170,8 +170,8 @@ def vectors_generate(
                 begin(name)
                 contents[name] = make()
         contents[form.MANIFEST] = form.to_manifest(contents)
-        release.write_folder(target, contents)
-        wrong = [name for name, content in contents.items() if content != (form.released() / name).read_bytes()]
+        files.write_folder(target, contents)
+        wrong = [name for name, content in contents.items() if content != (release.released() / name).read_bytes()]
     verdict = f"NOT as released: {', '.join(wrong)}" if wrong else f"the bytes of the released {form.VERSION}"
     print(f"vectors generate: {len(contents)} files in {target}, {verdict}")
     return CONTRADICTED if wrong else AS_EXPECTED

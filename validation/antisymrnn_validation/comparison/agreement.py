@@ -1,6 +1,6 @@
 """Nothing wrong is timed: what a contender computes, held against the truth before its time is taken.
 
-A small case has a certified truth and ``conformance.checks.measure``'s tolerance. The timed case is too large for that:
+A small case has a certified truth and ``truth.tolerance.measure``'s tolerance. The timed case is too large for that:
 its stand-in for the truth is the specification in float64, and the tolerance follows the same rule: FACTOR times what
 the specification in float32 is off from it (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
 of the sum of the terms. PyTorch's own layers are not the paper's cell: they are held, on the small case, against their

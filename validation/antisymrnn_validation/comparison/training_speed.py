@@ -105,8 +105,8 @@ def profile(configuration: Configuration, data: Data, backend: ModuleType, itera
         "update": (optimizers, "update"),
         "step": (training, "step"),
         "evaluation": (training, "evaluate"),
-        "checkpoint": (runs, "save"),
-        "metrics": (runs, "_append"),
+        "checkpoint": (runs, "save_state"),
+        "metrics": (runs, "append_metrics"),
     }
     with tempfile.TemporaryDirectory() as folder, _clocks(timed) as spent:
         runs.train(Path(folder), short, data, backend, progress=progress, evaluated=evaluated)

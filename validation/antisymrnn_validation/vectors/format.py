@@ -30,6 +30,7 @@ INTERMEDIATES = ("a", "s", "a_z", "z")
 
 
 COTANGENTS = ("every state", "last state")
+SCHEMA_FILE = Path(__file__).parent / VERSION / SCHEMA
 
 
 class VectorError(ValueError):
@@ -136,22 +137,6 @@ class VectorFile(NamedTuple):
 
     vectors: tuple[Vector, ...]
     notes: dict[str, Note]
-
-
-def released(version: str = VERSION) -> Path:
-    """The folder of a released set.
-
-    Raises
-    ------
-    VectorError
-        If no set of this version is released.
-    """
-    folder = Path(__file__).parent
-    known = sorted(path.name for path in folder.glob("v*") if path.is_dir())
-    if version not in known:
-        there = " or ".join(known) or f"a set in {folder}, where there is none"
-        raise VectorError(f"version: expected {there}, got {version!r}")
-    return folder / version
 
 
 def shapes(cell: str, group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -523,7 +508,7 @@ def _number(text: Any, dtype: np.dtype[Any], where: str) -> float:
 
 
 def _require_schema(document: Any, part: str, name: str) -> None:
-    root = json.loads((Path(__file__).parent / VERSION / SCHEMA).read_text(encoding="utf-8"))
+    root = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     wanted = root["$defs"][part] if part else root
     for wrong in schema_errors(document, wanted, root):
         raise VectorError(f"{name}: {wrong}")

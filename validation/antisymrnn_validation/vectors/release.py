@@ -12,12 +12,8 @@ order of the operations; ``h[0]`` has the bits of the argument h0.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +23,7 @@ import numpy as np
 
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.conformance.check import Check, Promise, make_check
-from antisymrnn_validation.output.files import ReportError, check_new
+from antisymrnn_validation.output import files
 from antisymrnn_validation.truth.calls import ArrayError, run
 from antisymrnn_validation.truth.cases import Case
 from antisymrnn_validation.truth.tolerance import require_within
@@ -46,8 +42,23 @@ from antisymrnn_validation.vectors.format import (
     read_bytes,
     read_file,
     read_manifest,
-    released,
 )
+
+
+def released(version: str = VERSION) -> Path:
+    """The folder of a released set.
+
+    Raises
+    ------
+    VectorError
+        If no set of this version is released.
+    """
+    folder = Path(__file__).parent
+    known = sorted(path.name for path in folder.glob("v*") if path.is_dir())
+    if version not in known:
+        there = " or ".join(known) or f"a set in {folder}, where there is none"
+        raise VectorError(f"version: expected {there}, got {version!r}")
+    return folder / version
 
 
 def load(version: str = VERSION) -> list[Vector]:
@@ -217,27 +228,6 @@ def export(target: Path, version: str = VERSION) -> int:
     folder = released(version)
     contents = {name: read_bytes(folder, name, entry) for name, entry in read_manifest(folder).items()}
     contents[MANIFEST] = file_bytes(folder, MANIFEST)
-    write_folder(target, contents)
+    files.check_new(target)
+    files.write_folder(target, contents)
     return len(contents)
-
-
-def write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a new folder, whole or not at all: it is filled beside its place and then renamed.
-
-    Raises
-    ------
-    ReportError
-        If there is something in its place or it cannot be written.
-    """
-    check_new(target)
-    temporary = target.with_name(f".antisymrnn-{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.mkdir()
-        for name, content in contents.items():
-            (temporary / name).write_bytes(content)
-        os.rename(temporary, target)
-    except OSError as error:
-        raise ReportError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)

@@ -32,7 +32,7 @@ from antisymrnn_validation.truth.oracles import (
     tangent_identity,
 )
 from antisymrnn_validation.truth.tolerance import PERTURBED_RUNS, tolerances
-from antisymrnn_validation.vectors.format import SCHEMA, VERSION, Noise, Vector, released, to_json, to_npz
+from antisymrnn_validation.vectors.format import SCHEMA, SCHEMA_FILE, VERSION, Noise, Vector, to_json, to_npz
 from antisymrnn_validation.vectors.plans import DTYPES, LONG, LONG_FILES, NOTES, PLANS, Plan, case
 
 NOISE_BITS = 6
@@ -167,7 +167,7 @@ def certify(found: Vector) -> list[str]:
 
 def files() -> dict[str, Callable[[], bytes]]:
     """The files of a set by name, each with what makes its bytes; the manifest is made of them."""
-    made: dict[str, Callable[[], bytes]] = {SCHEMA: (released() / SCHEMA).read_bytes}
+    made: dict[str, Callable[[], bytes]] = {SCHEMA: SCHEMA_FILE.read_bytes}
     for cell in CELLS:
         for dtype in DTYPES:
             made[f"{cell}-{dtype}.json"] = functools.partial(_json, cell, dtype)

@@ -177,8 +177,9 @@ def _script(case: Case, keep_every: int, target: str) -> str:
     modules = {ast.unparse(function.value) for function in calls if isinstance(function, ast.Attribute)}
     lines = [
         *(f"import {module}" for module in sorted(modules)),
+        "from antisymrnn_validation.truth.calls import run",
         "from antisymrnn_validation.truth.cases import random_case",
-        "from antisymrnn_validation.conformance.check import measure, run",
+        "from antisymrnn_validation.truth.tolerance import measure",
         f"case = {case.recipe}",
         changes,
         f"arrays = run({target}, case, keep_every={keep_every})",

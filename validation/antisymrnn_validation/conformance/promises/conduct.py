@@ -210,7 +210,7 @@ def thread_counts(backend: ModuleType, case: Case) -> None:
         raise NotSupported("it has no module path that another process could import")
     program = (
         "import hashlib, importlib, pickle, sys\n"
-        "from antisymrnn_validation.conformance.check import run\n"
+        "from antisymrnn_validation.truth.calls import run\n"
         "name, case = pickle.load(sys.stdin.buffer)\n"
         "arrays = run(importlib.import_module(name), case)\n"
         "print(*(f'{key}:{hashlib.sha256(array.tobytes()).hexdigest()}' for key, array in arrays.items()))"

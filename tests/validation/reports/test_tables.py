@@ -83,7 +83,7 @@ def test_paths_that_cannot_be_written(tmp_path, call):
 def test_a_device_is_not_replaced():
     before = os.stat(os.devnull)
     with pytest.raises(files.ReportError, match="not a regular file"):
-        files.check_writable(terminal.Path(os.devnull))
+        files.check_writable(files.Path(os.devnull))
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
     assert os.stat(os.devnull).st_ino == before.st_ino
 
@@ -260,7 +260,7 @@ def test_claims_have_the_same_words_in_a_pipe_and_in_a_terminal(monkeypatch):
             text = " ".join(row)
             for words in ("equation (1)", "What the paper says.", "Numbers.", label):
                 assert words in text
-        assert (len(rows[0]) > 1) == terminal
+        assert (len(rows[0]) > 1) == isatty
 
 
 def test_groups_count_and_say_why_not():

@@ -603,7 +603,7 @@ SLIPS_OF_STATES = {
 
 
 def planted_slips() -> ModuleType:
-    path = Path(__file__).with_name("test_planted_slips.py")
+    path = Path(__file__).parents[1] / "test_planted_slips.py"
     spec = importlib.util.spec_from_file_location("planted_slips", path)
     assert spec
     assert spec.loader

@@ -813,7 +813,7 @@ def test_the_next_mirror_is_tried(server, tmp_path, way):
 )
 def test_no_mirror_has_it(server, tmp_path, monkeypatch, way, words):
     taken = []
-    monkeypatch.setattr(downloading.report, "progress_of_bytes", lambda *_: contextlib.nullcontext(taken.append))
+    monkeypatch.setattr(downloading.terminal, "progress_of_bytes", lambda *_: contextlib.nullcontext(taken.append))
     server.ways["bad"] = way
     with pytest.raises(DataError) as caught:
         fetch(server, tmp_path, "bad")

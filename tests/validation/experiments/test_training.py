@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from antisymrnn_ref import load_backend, readout
 from antisymrnn_validation import cli
-from antisymrnn_validation.experiments import downloading, folder, optimizers, runs, tasks, training
+from antisymrnn_validation.experiments import downloading, optimizers, runs, tasks, training
 from antisymrnn_validation.experiments.configuration import DEFAULTS, Configuration, check_configuration
 from antisymrnn_validation.experiments.data import DataError
 from antisymrnn_validation.experiments.folder import (
@@ -41,6 +41,7 @@ from antisymrnn_validation.experiments.folder import (
     write_other_environment,
 )
 from antisymrnn_validation.output import drawing, environment, files
+from antisymrnn_validation.truth.cases import CELLS
 
 SMALL = Configuration(
     "tiny", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=60,
@@ -117,7 +118,7 @@ def test_parameter_counts_are_the_published_ones(count, options):
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("cell", training.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("optimizer", optimizers.SLOTS)
 def test_the_loss_decreases_and_W_stays_triangular(backend, cell, optimizer):
     if backend == "numba":
@@ -251,7 +252,7 @@ def stepped_by(configuration, *values):
     return [slot for (slot,) in changed.slots], measured["norm"]
 
 
-@pytest.mark.parametrize("cell", training.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_sigma_w_scales_W_alone(cell):
     one, four = (training.initial(SMALL._replace(cell=cell, sigma_w=value), 2, 2).cell for value in (1.0, 4.0))
     np.testing.assert_array_equal(four.W, 4 * one.W)
@@ -284,7 +285,7 @@ def test_a_step_tells_the_loss_and_the_accuracy_of_its_batch():
     assert (measured["loss"], measured["accuracy"]) == (0.625, 0.75)
 
 
-@pytest.mark.parametrize("cell", training.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_gradient_is_that_of_the_specification_at_this_step_size_and_diffusion(cell):
     configuration = SMALL._replace(cell=cell, step_size=0.3, diffusion=0.2)
     state, specification = training.initial(configuration, 2, 2), load_backend("numpy")
@@ -468,7 +469,7 @@ def killed_behind(module, name, after):
 def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, after):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, keep=True)
-    with killed_behind(folder, "save_state", after):
+    with killed_behind(runs, "save_state", after):
         train(killed, keep=True)
     train(killed, resume=True, keep=True)
     for name in ("checkpoint.npz", "best.npz", "checkpoints/000005.npz"):
@@ -618,11 +619,11 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path, monkeypatc
     alone, other = run_alone, SMALL._replace(iterations=5, seed=1)
 
     def faster(folder):
-        monkeypatch.setattr(folder, "run_alone", alone)
+        monkeypatch.setattr(runs, "run_alone", alone)
         train(folder, other)
         return alone(folder)
 
-    monkeypatch.setattr(folder, "run_alone", faster)
+    monkeypatch.setattr(runs, "run_alone", faster)
     with pytest.raises(RunError, match="another configuration: iterations is 5, asked for 60"):
         train(tmp_path, resume=True)
     assert configuration_of(tmp_path) == other
@@ -775,7 +776,7 @@ def progress(k, measured):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 try:
     tested.train(Path(sys.argv[2]), progress=progress)
-except tested.report.ReportError as error:
+except tested.files.ReportError as error:
     print(error)
 """
 
@@ -919,7 +920,7 @@ def test_a_run_from_before_the_shards_can_be_read_and_gone_on_with(tmp_path):
     assert fingerprint_of(SMALL._replace(shards=2)) != fingerprint_of(SMALL)
 
 
-@pytest.mark.parametrize("cell", training.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_shards_sum_to_the_gradient_of_the_batch_in_their_order(cell):
     configuration = SMALL._replace(cell=cell, dtype="float64", optimizer="sgd")
     data, backend = tiny(), load_backend("numpy")
@@ -1040,6 +1041,7 @@ def test_a_finished_run_that_lost_its_checkpoint_is_unfinished_until_its_end(tmp
 READOUT = """
 import numpy as np, threadpoolctl
 from antisymrnn_ref import load_backend
+from antisymrnn_validation.truth.cases import CELLS
 from antisymrnn_validation.experiments import training
 
 wide = training.Configuration("digits", "numba", units=256, batch=256)

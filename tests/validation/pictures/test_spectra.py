@@ -302,7 +302,7 @@ def test_the_json_file_has_each_number_under_its_name(monkeypatch):
     monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)
     moments, tables = spectra.Moments([5], [0.5], [-0.25]), []
     values = singular_values.SingularValues([5], [[3.0, 2.0, 1.0]], [(0.0, 4.0)])
-    monkeypatch.setattr(spectra, "_table", lambda *sizes: tables.append(sizes))
+    monkeypatch.setattr(command, "_table", lambda *sizes: tables.append(sizes))
     monkeypatch.setattr(spectra, "spectra", lambda *_: [spectra.Spectrum("a", moments, values, [-1.0, 0.0])])
     monkeypatch.setattr(spectra, "grid", lambda *_: {(0.1, 1.0): moments})
     content, _ = command._untrained(None, 3, 2, [9, 900])

@@ -32,13 +32,13 @@ RELEASED = "fedff7f38889b8605541c1e7da6111a7d2f80f50b03047d3e7eea1e97fc5fcaa"
 """SHA-256 of the manifest of v1, and thereby of every file: it never changes."""
 
 FLOAT64, FLOAT32 = np.dtype("float64"), np.dtype("float32")
-FOLDER = format.released()
+FOLDER = release.released()
 BY_ID = {vector.id: vector for vector in release.load()}
 
 
 def by_path(name):
-    """A module beside this one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    """A module among the tests of conformance."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "conformance" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -918,7 +918,7 @@ def test_usage(run):
 def test_a_broken_installation_is_no_usage_error(run, copy, monkeypatch):
     folder, _ = copy
     (folder / "gated-float32.json").unlink()
-    monkeypatch.setattr(format, "released", lambda *_: folder)
+    monkeypatch.setattr(release, "released", lambda *_: folder)
     release._load.cache_clear()
     try:
         for arguments in (("list",), ("describe", "gated-float64-generic-1"), ("export", folder.parent / "copy")):

@@ -29,7 +29,7 @@ from antisymrnn_validation.conformance.targets.conventions import declared
 from antisymrnn_validation.truth.calls import ALL, BrokenPromise, Candidate, features_of
 from antisymrnn_validation.truth.cases import Case, random_case
 
-EXAMPLE = Path(__file__).parents[2] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
+EXAMPLE = Path(__file__).parents[4] / "validation" / "examples" / "cpp" / "antisymrnn.cpp"
 
 NUMPY_CELLS = """
 import numpy as np

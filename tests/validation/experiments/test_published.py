@@ -19,7 +19,7 @@ from antisymrnn_validation.experiments.folder import RunError, command_of, confi
 from antisymrnn_validation.experiments.published import Verdict
 from antisymrnn_validation.reports import tables
 
-README = Path(__file__).parents[2] / "validation/README.md"
+README = Path(__file__).parents[3] / "validation/README.md"
 
 
 @pytest.fixture(scope="module")

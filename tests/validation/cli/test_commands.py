@@ -19,7 +19,8 @@ from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Ver
 from antisymrnn_validation.cli import compare as cli_comparing
 from antisymrnn_validation.cli import conform, verify
 from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
-from antisymrnn_validation.conformance import check, plan
+from antisymrnn_validation.conformance import plan
+from antisymrnn_validation.conformance.check import Check, Result
 from antisymrnn_validation.conformance.plan import certify
 from antisymrnn_validation.experiments import published
 from antisymrnn_validation.experiments.folder import RunError
@@ -88,13 +89,11 @@ def certifying(monkeypatch):
 
     def replace(result):
         def certify(backend_name, case):
-            return check.Check("accuracy", case.name, lambda _: result(backend_name, case))
+            return Check("accuracy", case.name, lambda _: result(backend_name, case))
 
         monkeypatch.setattr(plan, "certify", certify)
 
-    replace(
-        lambda _, case: check.Result("accuracy", case.name, "passed", "", {"h": calls.ArrayError(1e-16, 1e-15, 1e-16)})
-    )
+    replace(lambda _, case: Result("accuracy", case.name, "passed", "", {"h": calls.ArrayError(1e-16, 1e-15, 1e-16)}))
     return replace
 
 
@@ -201,7 +200,7 @@ def test_an_exception_in_a_claim_exits_1_and_the_run_goes_on(run, ledger, tmp_pa
     code, out, _ = run("verify", "--json", tmp_path / "report.json")
     assert code == 1
     assert "CONTRADICTION broken, equation (1): broke off, expected: holds" in out
-    assert re.search(r"ZeroDivisionError: division by zero \(test_cli\.py, line \d+\)", out)
+    assert re.search(r"ZeroDivisionError: division by zero \(test_commands\.py, line \d+\)", out)
     assert "verify: 2 claims (1 hold, 1 broke off; NOT as the ledger expects: broken)" in out.splitlines()[-1]
     first, last = strictly(tmp_path / "report.json")["claims"]
     assert "ZeroDivisionError" in first["traceback"]
@@ -228,7 +227,7 @@ def test_an_exception_in_a_certification_exits_1_and_the_run_goes_on(run, certif
     def broken(_, case):
         if case.cell == "antisymmetric":
             raise MemoryError
-        return check.Result("accuracy", case.name, "passed")
+        return Result("accuracy", case.name, "passed")
 
     certifying(broken)
     code, out, _ = run("verify")
@@ -479,9 +478,9 @@ def results(monkeypatch, *triples):
         def run(_):
             if isinstance(status, Exception):
                 raise status
-            return check.Result(name, f"case {k}", status, detail)
+            return Result(name, f"case {k}", status, detail)
 
-        return check.Check(name, f"case {k}", run)
+        return Check(name, f"case {k}", run)
 
     made = [check(*triple, k) for k, triple in enumerate(triples)]
     monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: made)
@@ -523,7 +522,9 @@ def test_conform_reports_every_failure_and_goes_on(run, monkeypatch):
     code, out, _ = run("conform", "numpy")
     assert code == 1
     assert "FAILED numpy: bits on case 0\n  h: expected the same bits\n" in out
-    assert re.search(r"BROKE OFF numpy: errors on case 3\n  ValueError: no such thing \(test_cli.py, line \d+\)\n", out)
+    assert re.search(
+        r"BROKE OFF numpy: errors on case 3\n  ValueError: no such thing \(test_commands.py, line \d+\)\n", out
+    )
     assert re.search(r"^bits +1 +1 +0$", out, re.MULTILINE)
     assert re.search(r"^threads +0 +0 +1 +one thread only$", out, re.MULTILINE)
     assert re.search(r"^errors +0 +1 +0$", out, re.MULTILINE)
@@ -595,9 +596,9 @@ def test_each_backend_of_a_report_is_judged_itself_and_any_failure_exits_1(run, 
 
     def judged(module):
         status = "failed" if module.__name__ == "wrong_backend" else "passed"
-        return check.Result("planted bits", "a case", status)
+        return Result("planted bits", "a case", status)
 
-    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: [check.Check("planted bits", "a case", judged)])
+    monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: [Check("planted bits", "a case", judged)])
     asked = [word for name in order for word in ("--backend", name)]
     options = ("--only", "planted bits", "--report", tmp_path / "page", "--json", tmp_path / "report.json")
     code, out, _ = run("verify", "--quick", *asked, *options)
@@ -946,7 +947,7 @@ def test_memory_of_the_machine(monkeypatch):
 STAND_IN = """
 import signal, sys, time, types
 import antisymrnn_validation.claims as house
-from antisymrnn_validation.claims.verdicts import Claim, Judgement, Outcome, Verdict
+from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent that runs in the background ignores it
 

@@ -21,7 +21,7 @@ from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu import Budget, Entrant, host_clock, line_up
 from antisymrnn_validation.comparison.workload import Shape, timed_case
-from antisymrnn_validation.conformance.check import Check, Result, make_check
+from antisymrnn_validation.conformance.check import Check, Promise, Result, make_check
 from antisymrnn_validation.output import environment
 from antisymrnn_validation.truth.cases import CELLS
 
@@ -331,7 +331,7 @@ def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
 def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
-    endless = make_check(lambda *_: time.sleep(5), timed_case(*PLANS[0]))
+    endless = make_check(Promise("endless", lambda *_: time.sleep(5)), timed_case(*PLANS[0]))
     told = []
     begun = time.monotonic()
     device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), told)

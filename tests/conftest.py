@@ -1,9 +1,21 @@
-"""Hypothesis profiles: no deadline anywhere; the same examples every time in CI."""
+"""Two tiers, and hypothesis profiles: no deadline anywhere; the same examples every time in CI.
+
+Plain ``pytest`` runs the fast tier, in which no test may take long (``--fail-slow`` in pyproject.toml).
+``pytest -m ""`` runs the tests that are marked ``slow`` too.
+"""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a slow test take its time."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fail_slow("20 min"))

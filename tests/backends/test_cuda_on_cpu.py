@@ -256,6 +256,7 @@ def sanitized(kind: str, folder: Path, kernel: str, bug: int) -> tuple[int, str]
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thread", "address"])
 def test_no_false_report(folder: Path, kind: str) -> None:
     status, text = sanitized(kind, folder, "all", 0)
@@ -263,6 +264,7 @@ def test_no_false_report(folder: Path, kind: str) -> None:
     assert "done" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "bug", "places"),
     [

@@ -29,6 +29,9 @@ JOBS = [
     if arch != "sm_80" or all(kernel.cluster == 1 for kernel in kernels)
 ]
 
+FAST = ("sm_90", "float32_32")
+"""The job in the fast tier."""
+
 needs_nvrtc = pytest.mark.skipif(sys.platform != "linux", reason="NVRTC comes with the test extra, on Linux only")
 
 
@@ -64,7 +67,10 @@ def compiled(request):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("arch", "module"), JOBS)
+@pytest.mark.parametrize(
+    ("arch", "module"),
+    [pytest.param(*job, marks=[] if job == FAST else pytest.mark.slow) for job in JOBS],
+)
 def test_a_module_compiles_to_what_the_table_says(arch, module, compiled):
     result = compiled[arch, module].result()
     assert compile_gate.complaints(result, wanted(module), compile_gate.SHARED_BYTES[arch]) == []

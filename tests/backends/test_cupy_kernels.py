@@ -13,6 +13,7 @@ from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from antisymrnn_validation.truth.tolerance import measure
 from cuda_on_cpu.driver import Card
+from tiers import tiered
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,10 @@ def borders() -> list[tuple[str, int, int]]:
     return found
 
 
-@pytest.mark.parametrize(("dtype", "N", "n"), borders())
+@pytest.mark.parametrize(
+    ("dtype", "N", "n"),
+    [pytest.param(*border, marks=[] if border[1] <= 64 else pytest.mark.slow) for border in borders()],
+)
 def test_every_instance_at_its_borders(loaded, dtype, N, n):
     driver, backend = loaded
     driver.launches.clear()
@@ -50,7 +54,7 @@ def test_every_instance_at_its_borders(loaded, dtype, N, n):
     assert [launch.name for launch in steps] == [f"{way}_{cell}_{dtype}_{N}" for way in ("forward", "backward")]
 
 
-@pytest.mark.parametrize("n", [129, 513])
+@pytest.mark.parametrize("n", tiered([129, 513], lambda n: n == 129))
 def test_without_clusters_the_grid_takes_over(on_cpu, n):
     driver, backend = on_cpu(Card(capability="80", shared_bytes=163 * 1024))
     case = case_of("antisymmetric", 2, 2, n, 2, "float32" if n > 256 else "float64")

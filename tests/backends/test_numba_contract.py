@@ -31,8 +31,10 @@ from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from antisymrnn_validation.truth.oracles import named_arrays
 from antisymrnn_validation.truth.tolerance import measure
+from tiers import tiered
 
-CHECKS = iter_checks("numba")
+QUICK = {(check.name, check.case) for check in iter_checks("numba", quick=True)}
+CHECKS = tiered(iter_checks("numba"), lambda check: (check.name, check.case) in QUICK or "T=40" in check.case)
 
 
 def bits(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:

@@ -71,6 +71,7 @@ def test_a_target_is_found_by_its_features(architecture, features, expected):
     assert find_target(architecture, features) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="the restricted targets are x86-64's")
 @pytest.mark.parametrize(
     ("cpu", "features", "width"),
@@ -84,6 +85,7 @@ def test_a_restricted_target_agrees(cpu, features, width, tmp_path):
     assert python(told + JUDGED, **settings) == "agrees"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [Target(64, 32, True), Target(16, 32, True), Target(32, 16, False)])
 def test_the_kernels_of_another_target_agree_when_this_processor_runs_them(target, tmp_path):
     # LLVM cuts wide vectors into what there is: the IR for AVX-512 or NEON is judged, not their instructions
@@ -103,6 +105,7 @@ loader.loader.exec_module(_target)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="AVX-512 is of x86-64")
 def test_the_code_for_avx512_uses_its_registers_and_spills_none_in_the_loop(tmp_path):
     code = """
@@ -152,6 +155,7 @@ print(_threads.workers(64), numba.get_num_threads(), _threads.workers(64))
     assert python(code, NUMBA_NUM_THREADS=str(threads)).split() == [str(threads)] * 3
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_at_import_and_a_second_process_finds_the_first_ones_code(tmp_path):
     code = """
 import antisymrnn_numba
@@ -188,11 +192,13 @@ print("warned")
 """
 
 
+@pytest.mark.slow
 def test_no_folder_for_the_cache_gives_a_warning_and_the_result():
     before = "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []"
     assert python(WARNED.format(before=before)) == "warned"
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_any_more_gives_a_warning_and_the_result(tmp_path):
     before = (
         "import antisymrnn_numba, os, pathlib, shutil; folder = pathlib.Path(os.environ['NUMBA_CACHE_DIR']); "
@@ -201,6 +207,7 @@ def test_a_cache_that_cannot_be_written_any_more_gives_a_warning_and_the_result(
     assert python(WARNED.format(before=before), NUMBA_CACHE_DIR=str(tmp_path / "cache")) == "warned"
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_gives_a_warning_and_the_result(tmp_path):
     whole = WARNED.format(before="pass").replace("assert any", "assert not any").replace("warned", "made")
     assert python(whole, NUMBA_CACHE_DIR=str(tmp_path)) == "made"
@@ -227,7 +234,7 @@ GUARDED = """
 import ctypes, mmap, numpy as np, antisymrnn_numba
 from antisymrnn_numba import _host, _memory
 from antisymrnn_validation.truth.cases import CELLS, random_case
-from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.truth.calls import run
 
 page, library, plain, maps = mmap.PAGESIZE, ctypes.CDLL(None), _memory.empty, []
 
@@ -272,6 +279,7 @@ def test_no_address_outside_of_an_array_is_read_or_written():
     assert python(GUARDED) == "True"
 
 
+@pytest.mark.slow
 def test_a_missing_cache_folder_is_made(tmp_path):
     code = WARNED.format(before="pass").replace("assert any", "assert not any").replace("warned", "made")
     assert python(code, NUMBA_CACHE_DIR=str(tmp_path / "not" / "yet")) == "made"
@@ -292,6 +300,7 @@ except BackendUnavailable as error:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read with the module resource")
 @pytest.mark.parametrize("cell", ["antisymmetric", "gated"])
 def test_a_million_steps_train_in_a_few_hundred_megabytes(cell):

@@ -208,6 +208,7 @@ def test_an_exception_in_a_claim_exits_1_and_the_run_goes_on(run, ledger, tmp_pa
 
 
 @pytest.mark.usefixtures("ledger")
+@pytest.mark.slow
 def test_a_failed_certification_exits_1(run, tmp_path, monkeypatch):
     (tmp_path / "wrong_backend.py").write_text(WRONG_BACKEND)
     monkeypatch.syspath_prepend(tmp_path)
@@ -319,6 +320,7 @@ def small_mnist(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MNIST, reason="ANTISYMRNN_DATA is not set: no real MNIST files")
 @pytest.mark.usefixtures("ledger")
 def test_verify_certifies_the_specification_on_mnist(run, tmp_path):

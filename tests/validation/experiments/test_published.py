@@ -205,6 +205,7 @@ def test_the_command_of_a_recorded_run_asks_for_its_configuration(path, run, mon
     assert caught.value.args == (held,)
 
 
+@pytest.mark.slow
 def test_recorded_parameters_give_the_recorded_accuracy():
     folder = os.environ.get("ANTISYMRNN_DATA")
     if not folder:

@@ -391,6 +391,7 @@ def test_the_folder_of_a_kept_run_is_removed_by_the_worker_that_has_it(tmp_path,
     assert asked == [None, ["tcp://b"]]
 
 
+@pytest.mark.slow
 def test_a_result_that_could_not_be_kept_is_not_trained_again(tmp_path, monkeypatch, capsys):
     """The disk of the client is full when the first run comes; then a leftover that is of no use."""
     output, grid = tmp_path / "out", write_grid(tmp_path / "grid.toml")
@@ -727,6 +728,7 @@ def scheduler(tmp_path_factory):
             process.wait()
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_bits_of_one_and_a_killed_worker_loses_nothing(scheduler, tmp_path, alone, capsys):
     address, (_, victim, _), scratch = scheduler
     sharded = SHORT._replace(shards=3, clip=0.1)

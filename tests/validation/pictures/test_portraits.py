@@ -192,6 +192,7 @@ def test_a_wrong_end_state_is_a_contradiction(run, monkeypatch):
     assert out.count("DIFFERS") == 1
 
 
+@pytest.mark.slow
 def test_the_files_are_the_same_bytes_again_and_the_results_are_told(run, tmp_path):
     for folder in ("a", "b"):
         code, out, err = run("portraits", "--output", folder, "--json", f"{folder}.json")

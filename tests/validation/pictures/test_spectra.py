@@ -332,6 +332,7 @@ def test_bad_input_is_one_line_and_nothing_is_drawn(options, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_files_are_the_same_bytes_again_without_a_display(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("ANTISYMRNN_DATA", raising=False)

@@ -639,6 +639,7 @@ def test_every_planted_deviation_is_rejected(deviation: Deviation, cell: str) ->
         assert "relative error" in result.detail
 
 
+@pytest.mark.slow
 def test_the_honest_copy_keeps_every_promise() -> None:
     results = [check.run(planted(None)) for check in iter_checks("planted", quick=True)]
     assert len(results) > 250

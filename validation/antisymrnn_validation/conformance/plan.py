@@ -139,3 +139,13 @@ def promised(name: str) -> Promise:
     if name not in PROMISES:
         raise ValueError(f"check: expected one of {', '.join(PROMISES)}, got {name!r}")
     return PROMISES[name]
+
+
+def markdown() -> str:
+    """Every promise as a row of a table in Markdown, in the order in which they are checked."""
+    rows = ["| check | level | needs | what must hold |", "|---|---|---|---|"]
+    rows += [
+        f"| {promise.name} | {promise.level} | {', '.join(sorted(promise.needs))} | {promise.statement} |"
+        for promise in PROMISES.values()
+    ]
+    return "\n".join(rows)

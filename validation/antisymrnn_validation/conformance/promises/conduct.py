@@ -202,7 +202,7 @@ def independent_calls(backend: ModuleType, case: Case) -> None:
     fix="Cut by the sizes alone.",
 )
 def thread_counts(backend: ModuleType, case: Case) -> None:
-    """1, 2 and 3 threads give the same bits."""
+    """1, 2 and 3 threads, in processes of their own, give the same bits; not promised by the specification."""
     name = backend.__name__
     if name == "antisymrnn_ref":
         raise NotSupported("the specification leans on NumPy's BLAS and does not promise the same bits")
@@ -242,7 +242,7 @@ def thread_counts(backend: ModuleType, case: Case) -> None:
     fix="Keep per segment what backward needs per step.",
 )
 def memory(backend: ModuleType, case: Case) -> None:
-    """keep_every=k takes O(T/k + k) states of memory."""
+    """keep_every=k takes O(T/k + k) states of memory, after a first call, where the arrays are NumPy's."""
     T, B, n, keep_every = 1000, 8, 32, 32
     m = case.x.shape[2]
     long = random_case(

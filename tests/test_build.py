@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -44,3 +45,13 @@ def test_a_python_that_is_too_old_is_refused_with_the_version_needed(dependencie
 
 def test_newer_pythons_build(dependencies) -> None:
     assert [dependencies(3, minor, 0, level, 0) for minor in (11, 14) for level in ("final", "candidate")] == [[]] * 4
+
+
+def test_the_parameters_of_recorded_runs_are_not_in_the_wheel() -> None:
+    if not HOOK.exists():
+        pytest.skip("what a wheel leaves out is in a checkout")
+    wheel = tomllib.loads((HOOK.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    left_out = {path for pattern in wheel["exclude"] for path in HOOK.parent.glob(pattern)}
+    packed = {path for package in wheel["packages"] for path in (HOOK.parent / package).rglob("*")} - left_out
+    assert len(left_out) == len(list(HOOK.parent.glob("validation/antisymrnn_validation/experiments/recorded/*")))
+    assert {path.parent.name for path in packed if path.suffix == ".npz"} == {"v1"}

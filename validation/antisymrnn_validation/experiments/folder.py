@@ -141,9 +141,7 @@ def load_state(path: Path, configuration: Configuration, data: Data | None = Non
     try:
         stream = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"{path}: expected a checkpoint, got nothing; a run has it from its first evaluation on"
-        ) from None
+        raise RunError(f"{path}: expected a checkpoint, got nothing; {_where_parameters_are(path.parent)}") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -177,6 +175,15 @@ def load_state(path: Path, configuration: Configuration, data: Data | None = Non
         )
     layer = ReadoutParameters(*values[len(kind._fields) :])
     return State(iteration, kind(*values[: len(kind._fields)]), layer, slots, best, best_iteration)
+
+
+def _where_parameters_are(folder: Path) -> str:
+    try:
+        summary_of(folder, date=str)  # which a recorded run has
+    except RunError:
+        return "a run has it from its first evaluation on"
+    where = f"validation/antisymrnn_validation/experiments/recorded/{folder.resolve().name}"
+    return f"an installed package has recorded runs without their parameters, a checkout has them in {where}"
 
 
 def _check_arrays(

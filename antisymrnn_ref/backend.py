@@ -12,7 +12,7 @@ from antisymrnn_ref.contract import BackendUnavailable
 
 ENTRY_POINT_GROUP = "antisymrnn_ref.backends"
 BUILT_IN = {"numpy": "antisymrnn_ref", "numba": "antisymrnn_numba", "cupy": "antisymrnn_cupy"}
-_EXTRAS = {"numba": "'antisymrnn-ref[numba]'", "cupy": "'antisymrnn-ref[cuda12]' or 'antisymrnn-ref[cuda13]'"}
+_EXTRAS = {"numba": ("numba",), "cupy": ("cuda12", "cuda13")}
 _PROMISED = (
     "asarray",
     "to_numpy",
@@ -72,12 +72,12 @@ def load_backend(name: str) -> ModuleType:
         if absent and name not in modules:
             raise ValueError(unknown + (hint or f"; there is no module {error.name!r} where Python looks")) from None
         if absent and name in BUILT_IN:
-            reason = f"this version of antisymrnn-ref comes without the package {path}"
-            mend = "install one that has it: pip install --upgrade antisymrnn-ref"
-        else:
-            reason = f"importing {path} failed: {error}"
-            mend = f"install what it needs: pip install {_EXTRAS.get(name, error.name or path)}"
-        raise BackendUnavailable(f"backend {name!r}: {reason}; {mend}") from error
+            reason = f"this version of antisymrnn-ref comes without the package {path}; install one that has it"
+            raise BackendUnavailable(f"backend {name!r}: {reason}") from error
+        reason = f"importing {path} failed: {error}"
+        if name not in _EXTRAS:
+            reason += f"; install the package that brings {error.name or path}"
+        raise BackendUnavailable(f"backend {name!r}: {reason}", extras=_EXTRAS.get(name, ())) from error
     missing = [promise for promise in _PROMISED if not _has(module, promise)]
     if missing:
         raise TypeError(f"backend {name!r}: {path} is not a backend, it has no {', '.join(missing)}")

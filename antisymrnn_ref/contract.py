@@ -36,6 +36,7 @@ from antisymrnn_ref.arguments import (
     positive,
     to_numpy,
 )
+from antisymrnn_ref.installation import install_command
 
 __all__ = [
     "DTYPES",
@@ -57,7 +58,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class BackendUnavailable(ImportError):
-    """A backend that is known but cannot run here; the message ends with the one line that mends it."""
+    """A backend that is known but cannot run here; the message ends with what to do about it.
+
+    Parameters
+    ----------
+    message : str
+        Why it cannot run.
+    extras : tuple of str
+        Extras of this project of which any brings what is missing: the message goes on with how to install them.
+    """
+
+    def __init__(self, message: str, *, extras: tuple[str, ...] = ()) -> None:
+        commands = " or ".join(map(install_command, extras))
+        super().__init__(f"{message}; install it: {commands}" if extras else message)
 
 
 class Parameters(NamedTuple):

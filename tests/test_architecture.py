@@ -57,6 +57,16 @@ def test_the_doors_are_where_the_plan_has_them() -> None:
     assert (PACKAGES[1] / "py.typed").is_file()
 
 
+def test_no_test_needs_the_cache_of_pytest() -> None:
+    uses = re.compile(r"\bconfig\.cache\b|def \w+\([^)]*\b(cache|pytestconfig)\b")
+    for example in ("def on_cpu(pytestconfig: pytest.Config):", "request.config.cache.mkdir"):
+        assert uses.search(example)
+    tests = Path(__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in tests.rglob("*.py") if path != Path(__file__)}
+    assert len(sources) > 20
+    assert [str(path.relative_to(tests)) for path, source in sources.items() if uses.search(source)] == []
+
+
 def test_importing_the_specification_imports_no_judge_and_no_backend() -> None:
     code = "import sys, antisymrnn_ref; print(*(m for m in sys.modules if m.split('.')[0] not in {own}))"
     code = code.format(own="{'numpy', 'antisymrnn_ref'} | set(sys.stdlib_module_names)")

@@ -16,12 +16,14 @@ from antisymrnn_cupy._instances import KERNELS, OPTIONS, Kernel, source
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, BackendUnavailable
 
-_WHEELS = "pip install 'antisymrnn-ref[cuda12]' or 'antisymrnn-ref[cuda13]', as the driver's CUDA is"
+_EXTRAS, _AS_THE_DRIVER = ("cuda12", "cuda13"), "for CUDA 12 or 13 as the driver has"
 
 try:
     import cupy
 except ImportError as error:
-    raise BackendUnavailable(f"backend 'cupy': CuPy cannot be imported ({error}); install it: {_WHEELS}") from error
+    raise BackendUnavailable(
+        f"backend 'cupy': CuPy cannot be imported ({error}), for CUDA 12 or 13 as the driver has", extras=_EXTRAS
+    ) from error
 
 LEAST_CAPABILITY = (8, 0)
 CLUSTER_CAPABILITY = (9, 0)
@@ -79,7 +81,9 @@ def _describe(number: int) -> Device:
     try:
         cupy.cuda.nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
-        raise BackendUnavailable(f"backend 'cupy': NVRTC is missing ({error}); install it: {_WHEELS}") from error
+        raise BackendUnavailable(
+            f"backend 'cupy': NVRTC is missing ({error}), of CUDA 12 or 13 as the driver has", extras=_EXTRAS
+        ) from error
     attributes = device.attributes
     return Device(number, capability, attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
 

@@ -20,9 +20,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("numba", "llvmlite"):
         raise
-    raise BackendUnavailable(
-        f"backend 'numba': the package {error.name} is missing; install it: pip install 'antisymrnn-ref[numba]'"
-    ) from error
+    raise BackendUnavailable(f"backend 'numba': the package {error.name} is missing", extras=("numba",)) from error
 if getattr(numba.config, "DISABLE_JIT", 0):
     raise BackendUnavailable("backend 'numba': expected NUMBA_DISABLE_JIT unset: its kernels cannot run as Python")
 

@@ -12,6 +12,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref import BackendUnavailable, backend, load_backend
+from antisymrnn_ref.installation import install_command
 
 
 def test_the_specification_is_backend_zero() -> None:
@@ -69,7 +70,7 @@ def test_a_missing_library_that_the_backends_name_begins_with_is_named(
 ) -> None:
     (tmp_path / "needy_backend.py").write_text("import needy\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(BackendUnavailable, match="install what it needs: pip install needy$"):
+    with pytest.raises(BackendUnavailable, match="needy'; install the package that brings needy$"):
         load_backend("needy_backend")
 
 
@@ -142,7 +143,7 @@ def test_a_built_in_backend_that_is_not_there_says_how_to_get_it(name: str, monk
         load_backend(name)
     assert str(error.value) == (
         f"backend {name!r}: this version of antisymrnn-ref comes without the package antisymrnn_{name}; "
-        "install one that has it: pip install --upgrade antisymrnn-ref"
+        "install one that has it"
     )
 
 
@@ -153,8 +154,9 @@ def test_a_built_in_backend_without_its_library_says_how_to_get_it(
     (tmp_path / "antisymrnn_numba" / "__init__.py").write_text("import library_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "antisymrnn_numba", raising=False)
-    with pytest.raises(BackendUnavailable, match=r"install what it needs: pip install 'antisymrnn-ref\[numba\]'$"):
+    with pytest.raises(BackendUnavailable, match="library_that_is_not_there") as error:
         load_backend("numba")
+    assert str(error.value).endswith(f"; install it: {install_command('numba')}")
 
 
 def test_asarray_never_guesses_a_dtype() -> None:

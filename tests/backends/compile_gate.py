@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from antisymrnn_ref.installation import install_command
+
 PACKAGE = "nvidia-cuda-nvrtc-cu12"
 LIBRARY = "libnvrtc.so.12"
 
@@ -83,7 +85,7 @@ def find_library(package: str = PACKAGE) -> Path:
     for file in installed:
         if file.name == LIBRARY:
             return Path(str(file.locate()))
-    raise FileNotFoundError(f"expected {LIBRARY} of {package}; pip install 'antisymrnn-ref[test]' brings it on Linux")
+    raise FileNotFoundError(f"expected {LIBRARY} of {package}; {install_command('test')} brings it on Linux")
 
 
 @functools.cache

@@ -11,11 +11,11 @@ from cuda_on_cpu import driver, emulator
 
 
 @pytest.fixture(scope="session")
-def on_cpu(pytestconfig: pytest.Config) -> Callable[..., tuple[driver.Driver, Any]]:
+def on_cpu() -> Callable[..., tuple[driver.Driver, Any]]:
     """``on_cpu(card, edit=...)`` gives a driver and the backend on it; libraries are built once and kept."""
     if not emulator.available():
         pytest.skip("the kernels run on the CPU by way of g++, which is not installed")
-    folder = pytestconfig.cache.mkdir("cuda_on_cpu")
+    folder = emulator.library_folder()
 
     def load(card: driver.Card = driver.Card(), **options: Any) -> tuple[driver.Driver, Any]:  # noqa: B008
         stand_in = driver.Driver(card, folder, **options)

@@ -293,6 +293,20 @@ def test_overflow_of_shared_memory(folder: Path) -> None:
     assert "16-byte region" in text
 
 
+def test_libraries_are_kept_where_nobody_else_can_put_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(emulator.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = emulator.library_folder()
+    assert folder == emulator.library_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="expected a folder that nobody else can write to; remove it, or set TMP"):
+        emulator.library_folder()
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="nobody else"):
+        emulator.library_folder()
+
+
 if __name__ == "__main__":
     kind, path, kernel, bug = sys.argv[1:]
     sanitized_library = emulator.build(SOURCE, KERNELS, sanitizer=kind, folder=Path(path))

@@ -133,9 +133,9 @@ def main(kind: str, folder: str, name: str, bug: Bug | None) -> None:
 
 
 @pytest.fixture
-def sanitized(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+def sanitized(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    folder = pytestconfig.cache.mkdir("cuda_on_cpu")
+    folder = emulator.library_folder()
 
     def sanitized(kind: str, name: str, number: int | None = None) -> tuple[int, str]:
         arguments = [kind, str(folder), name, "" if number is None else str(number)]

@@ -14,6 +14,7 @@ import pytest
 
 from antisymrnn_numba import _target
 from antisymrnn_numba._target import Target, find_target
+from antisymrnn_ref.installation import install_command
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -295,9 +296,8 @@ try:
 except BackendUnavailable as error:
     print(error)
 """
-    assert python(code) == (
-        "backend 'numba': the package numba is missing; install it: pip install 'antisymrnn-ref[numba]'"
-    )
+    expected = f"backend 'numba': the package numba is missing; install it: {install_command('numba')}"
+    assert python(code) == expected
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,6 +102,22 @@ def available() -> bool:
     return shutil.which("g++") is not None
 
 
+def library_folder() -> Path:
+    """The folder of libraries that every checkout and process of this user shares: a file's name is its content's.
+
+    Raises
+    ------
+    PermissionError
+        If somebody else can write there: libraries in it are loaded.
+    """
+    folder = Path(tempfile.gettempdir(), f"antisymrnn-cuda-on-cpu-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder}: expected a folder that nobody else can write to; remove it, or set TMPDIR")
+    return folder
+
+
 def build(source: str, kernels: dict[str, str], *, sanitizer: str | None = None, folder: Path) -> Library:
     """Compile a source, once.
 
@@ -184,16 +202,26 @@ def _compiler() -> str:
     return path
 
 
+@functools.cache
+def _compiler_target() -> str:
+    """What the flags mean here: the version of g++, and the processor that it compiles for."""
+    options = (["--version"], ["-march=native", "-Q", "--help=target"])
+    return "".join(_run([_compiler(), *words], _unsanitized()).stdout for words in options)
+
+
+def _unsanitized() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _compiled(text: str, flags: list[str], objects: list[str], folder: Path, suffix: str) -> Path:
-    key = hashlib.sha256("\0".join([text, *flags, *objects]).encode()).hexdigest()[:20]
+    key = hashlib.sha256("\0".join([_compiler_target(), text, *flags, *objects]).encode()).hexdigest()[:20]
     made = folder / f"{key}{suffix}"
     if made.exists():
         return made
     source = folder / f"{key}.{os.getpid()}.cpp"
     source.write_text(text)
     partial = folder / f"{key}.{os.getpid()}{suffix}"  # renamed when whole: others may build beside this
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = _run([_compiler(), *flags, str(source), *objects, "-o", str(partial)], environment)
+    done = _run([_compiler(), *flags, str(source), *objects, "-o", str(partial)], _unsanitized())
     if done.returncode:
         raise EmulationError("g++: " + "\n".join(done.stderr.splitlines()[:20]))
     partial.rename(made)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import antisymrnn_validation.claims
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
 from antisymrnn_validation.cli import compare as cli_comparing
 from antisymrnn_validation.cli import conform, verify
@@ -458,7 +459,7 @@ def test_a_missing_package_exits_2(run, monkeypatch):
     monkeypatch.setattr(conform, "load_backend_named", absent)
     code, _, err = run("conform", "numpy")
     assert code == 2
-    expected = "antisymrnn conform: the package flint is missing: pip install 'antisymrnn-ref[validation]'"
+    expected = f"antisymrnn conform: the package flint is missing: {install_command('validation')}"
     assert one_line(err) == expected
 
 
@@ -843,8 +844,8 @@ def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
 @pytest.mark.parametrize(
     ("missing", "arguments", "words"),
     [
-        ("torch", ["--peers", "torch"], "torch cannot be imported: pip install 'antisymrnn-ref[peers]'"),
-        ("llvmlite.binding", [], "llvmlite.binding cannot be imported: pip install 'antisymrnn-ref[numba]'"),
+        ("torch", ["--peers", "torch"], f"torch cannot be imported: {install_command('peers')}"),
+        ("llvmlite.binding", [], f"llvmlite.binding cannot be imported: {install_command('numba')}"),
     ],
 )
 def test_compare_without_a_library(run, monkeypatch, missing, arguments, words):

@@ -15,6 +15,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref.antisymmetric import recurrent_matrix
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.comparison import agreement, contest, peers, processes, targets, timing, workload
 from antisymrnn_validation.comparison.contenders import Contender, backend_contender, prepare_backend
 from antisymrnn_validation.comparison.peak import Peak, Registers
@@ -33,7 +34,7 @@ def libraries(name):
     """What a test of this peer needs; the peers are not in the test extra."""
     library = name.split()[0]
     if library in peers.LIBRARIES:
-        pytest.importorskip(library, reason=f"the peer {name} needs {library}: pip install 'antisymrnn-ref[peers]'")
+        pytest.importorskip(library, reason=f"the peer {name} needs {library}: {install_command('peers')}")
 
 
 def every_peer():
@@ -366,7 +367,7 @@ def test_collection_is_off_while_samples_are_taken_and_on_again():
 
 needs_llvmlite = pytest.mark.skipif(
     importlib.util.find_spec("llvmlite") is None,
-    reason="the FMA loop needs llvmlite: pip install 'antisymrnn-ref[numba]'",
+    reason=f"the FMA loop needs llvmlite: {install_command('numba')}",
 )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import antisymrnn_ref
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.comparison import agreement, device, device_report, gpu, gpu_tools, peers, sanitizer, targets
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.contest import Plan
@@ -29,7 +30,7 @@ TINY = Shape(9, 5, 1, 6)
 PLANS = [Plan("antisymmetric", TINY, "float32"), Plan("gated", TINY, "float64")]
 ABSENT = {"torch": "no torch here", "jax": "JAX sees no GPU", "flashrnn": ""}
 has_torch = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not has_torch, reason="the peers need torch: pip install 'antisymrnn-ref[peers]'")
+needs_torch = pytest.mark.skipif(not has_torch, reason=f"the peers need torch: {install_command('peers')}")
 
 
 class Clock:

@@ -205,16 +205,35 @@ def test_the_command_of_a_recorded_run_asks_for_its_configuration(path, run, mon
     assert caught.value.args == (held,)
 
 
+def test_where_the_parameters_of_a_recorded_run_are(finished, tmp_path, run, monkeypatch):
+    folder, data = finished
+    monkeypatch.setattr(tasks, "data_of", lambda *_: data)
+    kept = published.record(folder, tmp_path)
+    assert run("evaluate", kept)[0] == 0
+    (kept / "best.npz").unlink()  # as from a wheel
+    code, out, err = run("evaluate", kept)
+    assert (code, out) == (2, "")
+    assert err.rstrip("\n") == (
+        f"antisymrnn evaluate: {kept}/best.npz: expected a checkpoint, got nothing; an installed package has recorded "
+        "runs without their parameters, a checkout has them in "
+        "validation/antisymrnn_validation/experiments/recorded/mnist-antisymmetric-seed0"
+    )
+    assert published.decide(tmp_path)[0]["runs"]  # the verdict does not need them
+
+
 @pytest.mark.slow
 def test_recorded_parameters_give_the_recorded_accuracy():
     folder = os.environ.get("ANTISYMRNN_DATA")
     if not folder:
         pytest.skip("ANTISYMRNN_DATA names no folder with the real data")
     pytest.importorskip("antisymrnn_numba")
+    checkout = README.parent / "antisymrnn_validation/experiments/recorded"
+    if not checkout.exists():
+        pytest.skip("the parameters of recorded runs are in a checkout alone")
     recorded = [run["name"] for record in published.decide() for run in record["runs"]]
     assert recorded
     for name in recorded:
-        path = published.RECORDED / name
+        path = checkout / name
         configuration = configuration_of(path)
         data, state = tasks.data_of(configuration.task, Path(folder)), load_state(path / "best.npz", configuration)
         everything = np.arange(len(data.test_labels))

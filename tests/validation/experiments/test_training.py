@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from antisymrnn_validation.experiments.folder import (
     configuration_of,
     fingerprint_of,
     load_state,
+    locked,
     metrics_of,
     run_alone,
     run_name,
@@ -657,25 +657,46 @@ def test_a_folder_that_is_trained_in_is_refused(tmp_path):
     assert [record["iteration"] for record in metrics_of(tmp_path)] == [5]
 
 
-def test_a_lock_that_is_no_database_is_refused_and_closed(tmp_path, monkeypatch):
-    opened, connect = [], sqlite3.connect
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from antisymrnn_validation.experiments.folder import locked
+with locked(Path(sys.argv[1])) as ours:
+    print(ours, flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    lock = tmp_path / ".lock"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], **pipes) as other:
+        assert other.stdout.readline() == "True\n"
+        with locked(lock) as ours:
+            assert not ours
+        with pytest.raises(RunError, match="another process trains in it; wait for that, or take another --output"):
+            train(tmp_path)
+        other.communicate("x")
+    assert other.returncode == -signal.SIGKILL
+    assert lock.exists()
+    with locked(lock) as ours:
+        assert ours
 
-    def kept(*arguments, **options):
-        opened.append(connect(*arguments, **options))
-        return opened[-1]
 
-    monkeypatch.setattr(sqlite3, "connect", kept)
-    (tmp_path / ".lock").write_text("garbage " * 100)
-    with pytest.raises(files.ReportError, match=".lock: cannot be locked: file is not a database"):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EROFS])
+def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(files.ReportError, match=f".lock: cannot be locked: {os.strerror(number)}"):
         train(tmp_path)
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        opened[0].execute("SELECT 1")
+    monkeypatch.undo()
+    train(tmp_path, SMALL._replace(iterations=5))  # and nothing is left locked
 
 
-def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(tmp_path):
-    (tmp_path / ".lock").touch()
-    (tmp_path / ".lock-journal").mkdir()  # where SQLite wants a file
-    with pytest.raises(files.ReportError, match=".lock: cannot be locked: unable to open"):
+def test_a_lock_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(files.ReportError, match=".lock: cannot be locked: Is a directory"):
         train(tmp_path)
 
 

@@ -6,12 +6,14 @@ path or backend; 3 nothing ran; 130 interrupted; 141 the reader of the output we
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
-# each registers its commands, in the order of --help
-from antisymrnn_validation.cli import verify, conform, explain, info, compare, portraits, spectra, train, sweep, vectors  # noqa: F401  isort: skip
-from antisymrnn_validation.cli.command import app
+from antisymrnn_ref.installation import install_command
+
+COMMANDS = ("verify", "conform", "explain", "info", "compare", "portraits", "spectra", "train", "sweep", "vectors")
+"""Modules that register their commands, in the order of --help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,4 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for a terminal without the paper's letters
+    try:
+        for name in COMMANDS:
+            importlib.import_module(f"antisymrnn_validation.cli.{name}")
+        from antisymrnn_validation.cli.command import app
+    except ModuleNotFoundError as error:
+        if (error.name or "antisymrnn").startswith("antisymrnn"):
+            raise
+        missing = f"the package {error.name} is missing: {install_command('validation')}"
+        print(f"antisymrnn: {missing}", file=sys.stderr)
+        sys.exit(2)
     app(arguments, prog_name="antisymrnn")

@@ -13,12 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
-try:
-    import typer
-except ImportError:
-    print("antisymrnn: the command needs more packages: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
-    sys.exit(2)
+import typer
 
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
 from antisymrnn_validation.reports import tables
@@ -86,7 +83,7 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
         except ModuleNotFoundError as error:
             if (error.name or "antisymrnn").startswith("antisymrnn"):
                 raise
-            needs = f"the package {error.name} is missing: pip install 'antisymrnn-ref[validation]'"
+            needs = f"the package {error.name} is missing: {install_command('validation')}"
             code = _complain(name, needs, USAGE)
         except MemoryError as error:
             code = _complain(name, f"the memory is too small: {error}", USAGE)
@@ -180,7 +177,7 @@ def import_package(package: str, extra: str) -> None:
         importlib.import_module(package)
     except ImportError as error:
         said = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
-        raise UsageError(f"{package} cannot be imported{said}: pip install 'antisymrnn-ref[{extra}]'") from error
+        raise UsageError(f"{package} cannot be imported{said}: {install_command(extra)}") from error
 
 
 def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record]) -> list[Record]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.cli.command import (
     AS_EXPECTED,
     CONTRADICTED,
@@ -325,7 +326,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError:
-        return f"{line}; PyTorch is not installed: pip install 'antisymrnn-ref[peers]'", AS_EXPECTED, results
+        return f"{line}; PyTorch is not installed: {install_command('peers')}", AS_EXPECTED, results
     try:
         held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)
     except training.Diverged as error:

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from antisymrnn_ref import load_backend
+from antisymrnn_ref.installation import install_command
 
 try:
     from antisymrnn_validation.comparison import agreement, gpu_tools
@@ -66,7 +67,7 @@ try:
 except ModuleNotFoundError as missing:
     if (missing.name or "antisymrnn").startswith("antisymrnn"):
         raise
-    print(f"device: the package {missing.name} is missing: pip install 'antisymrnn-ref[validation]'", file=sys.stderr)
+    print(f"device: the package {missing.name} is missing: {install_command('validation')}", file=sys.stderr)
     sys.exit(2)
 
 BUDGET_SECONDS = 520.0

@@ -154,7 +154,7 @@ def _check(client: Client) -> None:
     except Exception as error:  # dask names an exception of the other side only in its text
         raise ClusterError(
             "--scheduler: it and its workers cannot import what is asked of them; install the same version of "
-            f"'antisymrnn-ref[validation]' there: {reason(error)}"
+            f"antisymrnn-ref with its extra validation there: {reason(error)}"
         ) from error
     here = versions()
     asked: dict[str, int] = {}

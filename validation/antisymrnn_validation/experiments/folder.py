@@ -9,12 +9,12 @@ import json
 import math
 import os
 import shlex
-import sqlite3
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
@@ -48,25 +48,27 @@ class RunError(ValueError):
     """A folder that cannot be used as asked; the message names the file, what was expected and what came."""
 
 
-def locked(path: Path) -> sqlite3.Connection:
-    """A lock that ends with the process that holds it: a connection, in a transaction unless another one has it.
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock on a file, or another one has; it ends with the process at the latest.
 
     Raises
     ------
     ReportError
         If files cannot be locked there.
     """
+    lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)  # a soft one would outlive a killed process
     try:
-        found = sqlite3.connect(path, timeout=0, isolation_level=None)
-        try:
-            found.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                found.close()
-                raise
-    except sqlite3.Error as error:
-        raise files.ReportError(f"{path}: cannot be locked: {error}") from None
-    return found
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise files.ReportError(f"{path}: cannot be locked: {error.strerror or error}") from None
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def run_name(configuration: Configuration) -> str:
@@ -139,9 +141,7 @@ def load_state(path: Path, configuration: Configuration, data: Data | None = Non
     try:
         stream = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"{path}: expected a checkpoint, got nothing; a run has it from its first evaluation on"
-        ) from None
+        raise RunError(f"{path}: expected a checkpoint, got nothing; {_where_parameters_are(path.parent)}") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -175,6 +175,15 @@ def load_state(path: Path, configuration: Configuration, data: Data | None = Non
         )
     layer = ReadoutParameters(*values[len(kind._fields) :])
     return State(iteration, kind(*values[: len(kind._fields)]), layer, slots, best, best_iteration)
+
+
+def _where_parameters_are(folder: Path) -> str:
+    try:
+        summary_of(folder, date=str)  # which a recorded run has
+    except RunError:
+        return "a run has it from its first evaluation on"
+    where = f"validation/antisymrnn_validation/experiments/recorded/{folder.resolve().name}"
+    return f"an installed package has recorded runs without their parameters, a checkout has them in {where}"
 
 
 def _check_arrays(
@@ -294,8 +303,8 @@ def write_other_environment(folder: Path, iteration: int) -> None:
 @contextlib.contextmanager
 def run_alone(folder: Path) -> Iterator[None]:
     """Refuse a folder that another process trains in, and keep others out."""
-    with contextlib.closing(locked(folder / ".lock")) as there:
-        if not there.in_transaction:
+    with locked(folder / ".lock") as ours:
+        if not ours:
             raise RunError(f"{folder}: another process trains in it; wait for that, or take another --output")
         yield
 

@@ -1,7 +1,7 @@
 """The paper's two tables of test accuracies, and what our recorded runs say of each of their cells.
 
 A recorded run is the folder of a finished run in ``recorded/``, with its best checkpoint: ``antisymrnn evaluate`` gives
-whoever has the data its accuracy again.
+whoever has the data its accuracy again. The checkpoints are in a checkout alone: a wheel is built without them.
 """
 
 from __future__ import annotations

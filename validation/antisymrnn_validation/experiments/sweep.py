@@ -165,8 +165,8 @@ def forget(fingerprints: Sequence[str], scratch: Path) -> None:
     """Remove the folders of points whose results are kept from one of unfinished runs, unless a process is there."""
     for fingerprint in fingerprints:
         if (scratch / fingerprint).exists():
-            with contextlib.closing(locked(scratch / f"{fingerprint}.lock")) as lock:
-                if lock.in_transaction:
+            with locked(scratch / f"{fingerprint}.lock") as ours:
+                if ours:
                     shutil.rmtree(scratch / fingerprint, ignore_errors=True)  # what stays is in nobody's way
 
 
@@ -208,12 +208,12 @@ def _train(configuration: Configuration, data: Path | None, scratch: Path | None
 def _owned(place: Path, name: str) -> Iterator[Path]:
     """The folder of a run, which may have a checkpoint, or a fresh one while another process is at that.
 
-    The former stays until :func:`forget`, the fresh one is gone at the end. The lock is SQLite's: it ends with the
-    process that holds it; its empty file stays.
+    The former stays until :func:`forget`, the fresh one is gone at the end. The lock ends with the process that holds
+    it; its empty file stays.
     """
     place.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(locked(place / f"{name}.lock")) as lock:
-        if not lock.in_transaction:
+    with locked(place / f"{name}.lock") as ours:
+        if not ours:
             with tempfile.TemporaryDirectory(prefix=name, dir=place) as fresh:
                 yield Path(fresh)
             return

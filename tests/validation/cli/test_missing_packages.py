@@ -1,0 +1,71 @@
+"""Commands where a package is not installed: one line on stderr that says what to install, and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from antisymrnn_ref.installation import install_command
+
+BLOCKED = """
+import runpy, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+missing, sys.argv[:] = set(sys.argv[1].split(",")), sys.argv[2:]
+sys.meta_path.insert(0, Blocked())
+runpy.run_module("antisymrnn_validation.cli", run_name="__main__", alter_sys=False)
+"""
+TRAIN = ["train", "digits", "--backend", "numpy", "--iterations", "1", "--units", "2", "--validation", "0.1"]
+SPECTRA = ["spectra", "--quick", "--output"]
+
+
+def without(missing, *arguments, **options):
+    """Run a command in a process of its own, without some packages."""
+    command = [sys.executable, "-c", BLOCKED, missing, "antisymrnn", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["verify"], ["info"], ["vectors", "list"]], ids=" ".join)
+def test_nothing_but_the_specification_is_installed(arguments):
+    extras = "typer,rich,flint,scipy,sklearn,distributed,dask,matplotlib,plotly,pooch,threadpoolctl,filelock,jsonschema"
+    done = without(extras, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = f"antisymrnn: the package typer is missing: {install_command('validation')}\n"
+    assert done.stderr == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("rich", ["verify", "--quick"]),
+        ("flint", ["verify", "--quick"]),
+        ("flint", ["conform", "numpy", "--level", "0"]),
+        ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
+        ("scipy", ["verify", "--quick"]),
+        ("sklearn", TRAIN),
+        ("filelock", TRAIN),
+        ("matplotlib", ["curves", "run"]),
+        ("matplotlib", ["portraits"]),
+        ("distributed", ["sweep", "grid.toml", "--output", "runs"]),
+        ("threadpoolctl", TRAIN),
+        ("jsonschema", ["vectors", "verify"]),
+    ],
+)
+def test_a_package_that_a_command_needs_is_missing(missing, arguments, tmp_path):
+    done = without(missing, *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert missing in done.stderr
+    assert install_command_from(tmp_path, "validation") in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def install_command_from(folder, extra):
+    """The hint of a process in another folder."""
+    code = f"from antisymrnn_ref.installation import install_command; print(install_command({extra!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return done.stdout.strip()

@@ -104,6 +104,12 @@ def one_line(text):
     return line
 
 
+def summary(out):
+    """The one line that sums up a run of verify."""
+    (line,) = [line for line in out.splitlines() if line.startswith(("verify: ", "verify --quick: "))]
+    return line
+
+
 def strictly(path):
     """Parse a JSON file, and refuse the tokens that JSON does not have."""
 
@@ -122,7 +128,7 @@ def test_verify_with_the_real_ledger(run, tmp_path):
 
     code, out, err = run("verify", "--quick", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
-    assert re.match(rf"verify --quick: {len(CLAIMS)} claims \(.*; all as the ledger expects\), ", out.splitlines()[-1])
+    assert re.match(rf"verify --quick: {len(CLAIMS)} claims \(.*; all as the ledger expects\), ", summary(out))
     document = strictly(tmp_path / "report.json")
     assert [entry["name"] for entry in document["claims"]] == [claim.name for claim in CLAIMS]
     assert {entry["verdict"] for entry in document["claims"]} == {"holds", "holds under a stated condition", "refuted"}
@@ -132,15 +138,16 @@ def test_verify_with_the_real_ledger(run, tmp_path):
 @pytest.mark.usefixtures("ledger")
 def test_verify_certifies_the_specification_on_digits(run, tmp_path):
     """The real certification, at its default size, beside stand-ins for the claims."""
-    code, out, err = run("verify", "--json", tmp_path / "report.json")
+    code, out, err = run("verify", "--verbose", "--json", tmp_path / "report.json")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[-1] == (
-        "verify: 3 claims (1 hold, 1 under a condition, 1 refuted; all as the ledger expects), 2 certifications passed "
-        "on digits (T = 64, n = 32, B = 4); backends: numpy ok, absent not run; accuracies of the paper: 1 not run"
+    assert summary(out) == (
+        "verify: 3 claims (1 hold, 1 conditional, 1 known refutation; all as the ledger expects), 2 certifications "
+        "passed on digits (T = 64, n = 32, B = 4); backends: numpy ok, absent not run; accuracies of the paper: 1 not "
+        "run"
     )
-    assert any(" ".join(line.split()) == "Table 1 mnist-antisymmetric 128 98.0 50,000 of 128 not run" for line in lines)
-    assert any(re.match(r"backend absent not run: .*a_package_that_is_not_there", line) for line in lines)
+    assert "Table 1, mnist-antisymmetric: not run\n  Paper: 98.0 %, 128 units, 50,000 iterations of 128 (unconf" in out
+    assert any(re.match(r"Backend absent did not run: .*a_package_that_is_not_there", line) for line in lines)
     arrays = {
         "antisymmetric": ["h", "W", "V", "b", "x", "h0", "step_size", "diffusion"],
         "gated": ["h", "W", "V", "b", "V_z", "b_z", "x", "h0", "step_size", "diffusion"],
@@ -154,7 +161,7 @@ def test_verify_certifies_the_specification_on_digits(run, tmp_path):
     assert document["schema_version"] == files.SCHEMA_VERSION
     assert document["command"] == "verify"
     assert document["data"] == "digits (T = 64, n = 32, B = 4)"
-    assert document["summary"]["line"] == lines[-1]
+    assert document["summary"]["line"] == summary(out)
     assert document["summary"]["exit_code"] == 0
     assert document["environment"]["versions"]["numpy"] == np.__version__
     assert list(document["not_run"]) == ["absent"]
@@ -167,16 +174,69 @@ def test_verify_certifies_the_specification_on_digits(run, tmp_path):
             assert 0 <= error["error"] <= error["tolerance"] < 1e-12
 
 
+@pytest.mark.usefixtures("certifying")
+def test_verify_has_one_line_for_each_claim_accuracy_and_certification(run, ledger):
+    long = claim("a-name-of-forty-letters-" + "with-hyphens-in-it", Verdict.REFUTED)
+    ledger(claim("first"), long._replace(statement="A long statement. " * 9), claim("third", Verdict.CONDITIONAL))
+    code, out, _ = run("verify")
+    assert code == 0
+    assert out.splitlines()[:-4] == [
+        "The paper's claims",
+        "verdict      claim                                       statement",
+        "holds        first                                       Statement of first.",
+        "refuted      a-name-of-forty-letters-with-hyphens-in-it  A long statement. A long statement. A long…",
+        "conditional  third                                       Statement of third.",
+        "",
+        "Known refutations do not fail the run: the ledger expects them, and says why.",
+        "",
+        "Test accuracies of the paper",
+        "table    cell                 paper, %  ours, %  verdict",
+        "Table 1  mnist-antisymmetric  98.0               not run",
+        "",
+        "Relative errors of the states and of every gradient on digits (T = 64, n = 32, B = 4)",
+        "backend  cell           arrays  worst array  error     tolerance  verdict",
+        "numpy    antisymmetric  1       h            1.00e-16  1.00e-15   passed",
+        "numpy    gated          1       h            1.00e-16  1.00e-15   passed",
+        "",
+    ]
+
+
 @pytest.mark.usefixtures("ledger", "certifying")
-def test_verify_prints_whole_lines_in_a_pipe(run):
-    _, out, _ = run("verify")
-    lines = out.splitlines()
-    header = next(line for line in lines if line.startswith("claim "))
+def test_verbose_shows_the_evidence_in_paragraphs_no_wider_than_a_page(run):
+    before, _, _ = run("verify", "-v")[1].partition("verify: ")
+    assert max(map(len, before.splitlines())) <= 100
+    assert not re.search("[─━│┃]", before)
     for name in ("first", "second", "third"):
-        row = next(line for line in lines if line.startswith(f"{name} "))
-        assert row[header.index("evidence") :].startswith(f"Evidence for {name} in [brackets], ")
-        assert row.endswith("and an end.")
-    assert not re.search("[─━│┃]", out)
+        _, _, paragraph = before.partition(f"\n{name}, equation (")
+        paragraph, _, _ = paragraph.partition("\n\n")
+        text = " ".join(paragraph.split())
+        assert f"Statement of {name}. Evidence: Evidence for {name} in [brackets], with many numbers" in text
+        assert text.endswith('and an end. Numbers: number: 0.1; not a number: "nan"; numpy: 2.0')
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_known_refutations_are_named_as_such(run):
+    words = "Known refutations do not fail the run"
+    code, out, _ = run("verify", "--only", "second")
+    assert (code, words in out, "1 known refutation" in summary(out)) == (0, True, True)
+    assert words not in run("verify", "--only", "first")[1]
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_the_end_says_what_to_do_next(run, small_mnist):
+    def closing(*arguments):
+        _, _, after = run("verify", *arguments)[1].partition("\nverify")
+        return after.splitlines()[2:]
+
+    port = "antisymrnn conform --callable MODULE:FUNCTION judges your own port"
+    reason, following = closing()
+    assert reason.startswith("Backend absent did not run: importing a_package_that_is_not_there failed")
+    assert following == f"Next: antisymrnn verify -v shows the evidence; {port}"
+    assert closing("-v")[-1] == f"Next: {port}"
+    assert closing("--only", "equation (11)", "--quick", "--data", small_mnist) == [
+        "Not selected by --only 'equation (11)': 2 of 3 claims, all 10 accuracies, all 2 certifications.",
+        f"Next: antisymrnn verify --quick --data {small_mnist} --only 'equation (11)' -v shows the evidence; {port}",
+    ]
 
 
 @pytest.mark.usefixtures("certifying")
@@ -184,9 +244,15 @@ def test_an_unexpected_verdict_exits_1_and_the_run_goes_on(run, ledger, tmp_path
     ledger(claim("good"), claim("bad", Verdict.HOLDS, Verdict.REFUTED), claim("last"))
     code, out, _ = run("verify", "--json", tmp_path / "report.json")
     assert code == 1
-    assert "CONTRADICTION bad, equation (1): holds, expected: refuted\n  Statement of bad.\n  Evidence for bad" in out
-    assert "verify: 3 claims (3 hold; NOT as the ledger expects: bad), 2 certifications passed" in out.splitlines()[-1]
-    assert any(line.startswith("last ") for line in out.splitlines())
+    assert (
+        "CONTRADICTION bad, equation (1): holds, expected: refuted\n  Statement of bad.\n  Evidence: Evidence for"
+        in out
+    )
+    assert out.splitlines()[-1] == (
+        "Next: see CONTRADICTION bad above. To run it again: antisymrnn verify --only bad -v"
+    )
+    assert "verify: 3 claims (3 hold; NOT as the ledger expects: bad), 2 certifications passed" in summary(out)
+    assert any(line.startswith("holds                     last ") for line in out.splitlines())
     document = strictly(tmp_path / "report.json")
     assert [entry["as_expected"] for entry in document["claims"]] == [True, False, True]
     assert document["summary"]["exit_code"] == 1
@@ -202,7 +268,7 @@ def test_an_exception_in_a_claim_exits_1_and_the_run_goes_on(run, ledger, tmp_pa
     assert code == 1
     assert "CONTRADICTION broken, equation (1): broke off, expected: holds" in out
     assert re.search(r"ZeroDivisionError: division by zero \(test_commands\.py, line \d+\)", out)
-    assert "verify: 2 claims (1 hold, 1 broke off; NOT as the ledger expects: broken)" in out.splitlines()[-1]
+    assert "verify: 2 claims (1 hold, 1 broke off; NOT as the ledger expects: broken)" in summary(out)
     first, last = strictly(tmp_path / "report.json")["claims"]
     assert "ZeroDivisionError" in first["traceback"]
     assert last["as_expected"]
@@ -217,8 +283,13 @@ def test_a_failed_certification_exits_1(run, tmp_path, monkeypatch):
     assert code == 1
     assert len(re.findall(r"^FAILED wrong_backend: accuracy on \w+ real input", out, re.MULTILINE)) == 2
     assert len(re.findall(r"^  h0: relative error 1\.000e-09, tolerance \d\.\d+e-1[45]", out, re.MULTILINE)) == 2
-    assert len(re.findall(r"^wrong_backend .*failed$", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^wrong_backend +\w+ +\d+ +h0 .*failed$", out, re.MULTILINE)) == 2
     assert out.splitlines()[-1] == (
+        "Next: see FAILED wrong_backend: accuracy on antisymmetric real input T=64 B=2 n=16 m=1 float64 above. To run "
+        "it again: antisymrnn verify --quick --backend wrong_backend --only "
+        "'antisymmetric real input T=64 B=2 n=16 m=1 float64'"
+    )
+    assert summary(out) == (
         "verify --quick: 0 of 3 claims, 4 certifications on digits (T = 64, n = 16, B = 2): 2 failed, 2 passed; "
         "backends: wrong_backend FAILED, numpy ok"
     )
@@ -236,14 +307,14 @@ def test_an_exception_in_a_certification_exits_1_and_the_run_goes_on(run, certif
     assert code == 1
     assert "BROKE OFF numpy: accuracy on antisymmetric" in out
     assert "MemoryError" in out
-    assert "1 failed, 1 passed; backends: numpy FAILED" in out.splitlines()[-1]
+    assert "1 failed, 1 passed; backends: numpy FAILED" in summary(out)
 
 
 @pytest.mark.usefixtures("ledger", "certifying")
 def test_only_selects_by_name_and_by_source(run):
-    assert "verify: 1 of 3 claims (1 refuted; all" in run("verify", "--only", "SECOND")[1]
+    assert "verify: 1 of 3 claims (1 known refutation; all" in run("verify", "--only", "SECOND")[1]
     _, out, _ = run("verify", "--only", "equation (11)")
-    assert out.splitlines()[-1].endswith("1 of 3 claims (1 refuted; all as the ledger expects), 0 of 2 certifications")
+    assert summary(out).endswith("1 of 3 claims (1 known refutation; all as the ledger expects), 0 of 2 certifications")
     assert "0 of 3 claims, 1 of 2 certifications" in run("verify", "--only", "gated")[1]
 
 
@@ -251,7 +322,7 @@ def test_only_selects_by_name_and_by_source(run):
 def test_accuracies_alone_are_something_and_a_source_selects_certifications(run, tmp_path):
     code, out, _ = run("verify", "--quick", "--only", "MNIST-antisymmetric", "--json", tmp_path / "report.json")
     assert code == 0
-    assert out.splitlines()[-1].endswith("0 of 2 certifications; accuracies of the paper: 1 not run")
+    assert summary(out).endswith("0 of 2 certifications; accuracies of the paper: 1 not run")
     document = strictly(tmp_path / "report.json")
     assert (document["quick"], document["only"]) == (True, "MNIST-antisymmetric")
     assert [entry["name"] for entry in document["accuracies"]] == ["mnist-antisymmetric"]
@@ -285,6 +356,17 @@ def test_nothing_selected_exits_3(run):
         "nothing ran: none of 3 claims, 10 accuracies and 2 certifications has 'no such claim' in its name or source"
     )
     assert one_line(err) == f"antisymrnn verify: {expected}"
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_a_backend_asked_for_by_name_that_nothing_selected_judges_exits_3(run):
+    code, out, err = run("verify", "--backend", "numpy", "--only", "second")
+    assert (code, out) == (3, "")
+    assert one_line(err) == (
+        "antisymrnn verify: nothing ran: --only 'second' selects nothing that judges backend numpy: choose another "
+        "text or drop --backend"
+    )
+    assert run("verify", "--backend", "numpy", "--only", "gated")[0] == 0
 
 
 @pytest.mark.usefixtures("certifying")
@@ -327,7 +409,7 @@ def small_mnist(tmp_path):
 def test_verify_certifies_the_specification_on_mnist(run, tmp_path):
     code, out, _ = run("verify", "--data", MNIST, "--quick", "--only", "accuracy", "--json", tmp_path / "report.json")
     assert code == 0
-    assert "2 certifications passed on MNIST (T = 784, n = 32, B = 1)" in out.splitlines()[-1]
+    assert "2 certifications passed on MNIST (T = 784, n = 32, B = 1)" in summary(out)
     for entry in strictly(tmp_path / "report.json")["certifications"]:
         for error in entry["errors"].values():
             assert error["error"] < 1e-13
@@ -570,10 +652,15 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
     assert code == 1
     assert "FAILED numpy: bits on case 0\n  h: expected the same bits\n" in out
     assert re.search(r"^0: the last state +0 +1 +1$", out, re.MULTILINE)
-    assert out.splitlines()[-1].endswith(
-        "absent not run; accuracies of the paper: 1 not run; quick conformance of numpy FAILED, "
+    assert summary(out).endswith(
+        "absent not run; accuracies of the paper: 1 not run; quick conformance of numpy: FAILED, "
         "2 checks: 0 passed, 1 failed, 1 not applicable"
     )
+    assert out.splitlines()[-2:] == [
+        "Next: see FAILED numpy: bits on case 0 above. To run it again: antisymrnn conform numpy --quick --only "
+        "'bits: case 0'",
+        f"Page: {tmp_path / 'page' / 'index.html'}",
+    ]
     (told,) = strictly(tmp_path / "report.json")["conformance"]
     assert (told["backend"], told["total"]) == ("numpy", 2)
     assert [entry["status"] for entry in told["checks"]] == ["failed", "not applicable"]
@@ -581,15 +668,36 @@ def test_verify_report_judges_each_backend_and_a_failure_exits_1(run, monkeypatc
 
     code, out, _ = run("verify", *options, "--only", "threads")
     assert code == 3
-    assert out.splitlines()[-1].endswith(
-        "quick conformance of numpy nothing ran, 1 of 2 checks: 0 passed, 0 failed, 1 not applicable"
+    assert summary(out).endswith(
+        "quick conformance of numpy: nothing ran, 1 of 2 checks: 0 passed, 0 failed, 1 not applicable"
     )
+    assert "Next: no selected check applies. To run everything: antisymrnn verify --report DIR\n" in out
     code, _, err = run("verify", *options, "--only", "no such check")
     assert code == 3
-    assert "none of 3 claims, 10 accuracies and 2 certifications and 2 checks has 'no such check'" in one_line(err)
+    assert "none of 3 claims, 10 accuracies, 2 certifications and 2 checks of numpy has 'no such check'" in one_line(
+        err
+    )
     monkeypatch.setattr(plan, "iter_checks", lambda *_, **__: pytest.fail("a check was made"))
     assert run("verify", "--json", tmp_path / "report.json")[0] == 0
     assert strictly(tmp_path / "report.json")["conformance"] == []
+
+
+@pytest.mark.usefixtures("ledger", "certifying")
+def test_a_report_of_claims_alone_says_that_no_backend_was_judged(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(verify, "_figures", lambda _: {})
+    results(monkeypatch, ("bits", "passed", ""), ("threads", "passed", ""))
+    code, out, _ = run("verify", "--only", "second", "--report", tmp_path)
+    left_out = "2 of 3 claims, all 10 accuracies, all 2 certifications, all 2 checks of numpy."
+    assert code == 0
+    assert summary(out).endswith("0 of 2 certifications; quick conformance of numpy: not selected")
+    assert f"\nNot selected by --only 'second': {left_out}\n" in out
+    assert "Quick conformance of numpy" not in out
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"Not selected by --only &#x27;second&#x27;: {left_out}" in page
+    assert "None of its 2 quick checks was selected: this page does not say whether it conforms." in page
+    assert "checks of the contract passed" not in page
+    code, out, _ = run("verify", "--only", "bits", "--report", tmp_path)
+    assert (code, "quick conformance of numpy: selection ok, 1 of 2 checks: 1 passed" in summary(out)) == (0, True)
 
 
 @pytest.mark.usefixtures("ledger", "wrong_backend")
@@ -609,8 +717,8 @@ def test_each_backend_of_a_report_is_judged_itself_and_any_failure_exits_1(run, 
     assert (code, document["summary"]["exit_code"]) == (1, 1)
     told = {entry["backend"]: [record["status"] for record in entry["checks"]] for entry in document["conformance"]}
     assert told == {"dummy_backend": ["passed"], "wrong_backend": ["failed"]}
-    assert "quick conformance of dummy_backend ok, 1 checks: 1 passed" in out
-    assert "quick conformance of wrong_backend FAILED, 1 checks: 0 passed, 1 failed" in out
+    assert "quick conformance of dummy_backend: ok, 1 checks: 1 passed" in out
+    assert "quick conformance of wrong_backend: FAILED, 1 checks: 0 passed, 1 failed" in out
 
 
 def test_conform_exits_3_if_nothing_ran(run, monkeypatch):
@@ -1005,7 +1113,7 @@ def test_a_reader_that_goes_away():
 def test_a_pipe_without_the_letters_of_the_paper():
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    with start("verify", "--only", "slow", env=env, **options) as process:
+    with start("verify", "-v", "--only", "slow", env=env, **options) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "working\n")
     assert "Evidence for \\u03b3 \\u2265 0" in out
@@ -1018,23 +1126,29 @@ def test_a_colour_setting_does_not_reach_a_pipe():
     assert ESCAPE not in out + err
 
 
-def test_a_terminal_gets_a_table_and_a_progress_bar():
+@pytest.mark.parametrize(
+    ("verbose", "shown"),
+    [
+        ([], ["─────", "holds    slow   Statement."]),
+        (["-v"], ["slow, equation (1): holds", "  Evidence: Evidence for γ ≥ 0 in [brackets]."]),
+    ],
+)
+def test_a_terminal_gets_a_table_or_paragraphs_and_a_progress_bar(verbose, shown):
     screen, terminal = os.openpty()
-    with start(
-        "verify", "--only", "slow", stdout=terminal, stderr=terminal, env={"TERM": "xterm", "COLUMNS": "80"}
-    ) as process:
+    env = {"TERM": "xterm", "COLUMNS": "80"}
+    with start("verify", *verbose, "--only", "slow", stdout=terminal, stderr=terminal, env=env) as process:
         os.close(terminal)
-        shown = b""
+        received = b""
         while chunk := _read(screen):
-            shown += chunk
+            received += chunk
         process.wait(timeout=60)
     os.close(screen)
-    text = shown.decode()
+    text = received.decode()
     assert process.returncode == 0
     assert ESCAPE in text
     assert "0/1" in text  # the bar
-    assert "─────" in text  # the table
-    assert "in [brackets]" in text.replace("\r\n", " ")
+    for words in shown:
+        assert words in re.sub(rf"{ESCAPE}\[[\d;]*m", "", text)
     assert text.count(f"{ESCAPE}[?25l") == text.count(f"{ESCAPE}[?25h") > 0  # the cursor is shown again
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import verify
-from antisymrnn_validation.output import drawing, terminal
+from antisymrnn_validation.experiments import published
+from antisymrnn_validation.output import drawing, environment, terminal
 from antisymrnn_validation.pictures import portraits, spectra
 from antisymrnn_validation.reports import page
 
@@ -45,6 +46,7 @@ def results():
     }
     skipped = {**passed, "check": "threads", "status": "not applicable"}
     return {
+        "left_out": "",
         "summary": {"line": f"verify: {HOSTILE}"}, "environment": {"versions": {"numpy": HOSTILE}}, "data": HOSTILE,
         "claims": [claim, {**claim, "name": "antisymmetric", "verdict": "holds", "expected": "holds"}],
         "accuracies": [
@@ -119,13 +121,31 @@ def test_conformance_of_each_backend_failures_diagnosed():
     )
     assert "FAILED wrong: accuracy on one\n  W: relative error 1.000e+00, tolerance 1.000e-14\n" in told
     assert "and more\n  and the same on 1 more case" in told
-    assert section.count('<tr class="bad"><td>⚠ ') == 2  # a level and a check
+    assert len(re.findall('<tr class="bad"><td class="(?:short|long)">⚠ ', section)) == 2  # a level and a check
     assert "⚠ 2: every gradient" in told
     assert "⚠ accuracy" in told
     assert f"cupy – not run{HOSTILE}" in told
     tally = Structure(page.page(results(), {}).partition("<nav")[0]).text
     assert "⚠ 2 of 4 checks of the contract passed" in tally
     assert "⚠ 1 of 2 certifications passed" in tally
+
+
+def test_what_was_not_selected_is_said_and_looks_like_no_result():
+    told = results()
+    told |= {"claims": [], "accuracies": [], "certifications": [], "left_out": f"Not selected: {HOSTILE}."}
+    told["conformance"] = [
+        {"backend": "numpy", "total": 3, "checks": []},
+        {**told["conformance"][0], "backend": "numba"},
+    ]
+    text = page.page(told, {})
+    words = Structure(text).text
+    assert f"◐ selection Not selected: {HOSTILE}." in words
+    assert words.count("None was selected.") == 3
+    assert "numpy – not selectedNone of its 3 quick checks was selected: this page does not say" in words
+    assert "numba ◐ selection ok2 of 3 checks: 1 passed" in words
+    assert "Levels, numpy" not in text
+    assert "Levels, numba" in text
+    assert "selection" not in Structure(page.page(results() | {"conformance": []}, {})).text
 
 
 def test_the_chart_says_in_words_what_it_shows_and_where_the_numbers_stand():
@@ -248,8 +268,12 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
+    """The page with the real accuracies of the paper, certifications and environment, which have the widest tables."""
+    told, entry = results(), {"error": 1.52e-15, "tolerance": 1.65e-14, "reference": 2.06e-15}
+    told["certifications"][0] |= {"backend": "numpy", "errors": dict.fromkeys(("step_size", "diffusion"), entry)}
+    told |= {"accuracies": published.decide(), "environment": environment.environment()}
     file = tmp_path_factory.mktemp("page") / "index.html"
-    file.write_text(page.page(results(), FIGURES), encoding="utf-8")
+    file.write_text(page.page(told, FIGURES), encoding="utf-8")
     return file.as_uri()
 
 
@@ -288,6 +312,27 @@ def test_every_width_and_scheme(browser, visit, width):
         emulate(browser, scheme)
         backgrounds.add(ask("return getComputedStyle(document.body).backgroundColor"))
     assert len(backgrounds) == 2
+
+
+TABLES = """document.querySelectorAll('details').forEach((one) => { one.open = true; });
+    return [...document.querySelectorAll('table')].map((table) => {
+        const box = table.closest('.box'), edges = box.getBoundingClientRect();
+        return {name: box.getAttribute('aria-label'), table: table.offsetWidth, inside: box.clientWidth,
+            left: edges.left, right: edges.right, scrolls: getComputedStyle(box).overflowX === 'auto'};
+    });"""
+
+
+@pytest.mark.parametrize(("width", "media"), [(1280, ""), (800, ""), (390, ""), (688, "print")])
+def test_no_table_is_cut_off(browser, visit, width, media):
+    """Every table fits into its box on a screen and on paper, 182 mm wide; on a telephone the box may scroll."""
+    ask = visit(width)
+    emulate(browser, "light", media)
+    found = ask(TABLES)
+    emulate(browser, "light")
+    assert {"Test accuracies of the paper", "Errors and tolerances", "Environment"} <= {one["name"] for one in found}
+    for one in found:
+        assert 0 <= one["left"] < one["right"] <= width, one
+        assert one["table"] <= one["inside"] or (width == 390 and one["scrolls"]), one
 
 
 def test_by_keyboard(browser, visit):
@@ -363,7 +408,8 @@ def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, m
         assert error.value.code == code
     out, err = capsys.readouterr()
     assert "cannot be made a folder" in err
-    assert "; quick conformance of numpy ok, 4 of 329 checks: 4 passed, 0 failed, 0 not applicable" in out
+    assert "; quick conformance of numpy: selection ok, 4 of 329 checks: 4 passed, 0 failed, 0 not applicable" in out
+    assert out.splitlines()[-1] == f"Page: {tmp_path / 'again' / 'index.html'}"
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
     text = (tmp_path / "page" / "index.html").read_bytes()
     assert b'id="figure-one"' in text

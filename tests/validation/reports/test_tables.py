@@ -1,165 +1,14 @@
-"""Tables keep every word and carry no control codes in a pipe; files are strict JSON, whole or not there."""
+"""Tables, paragraphs and summary lines say what the records say."""
 
-import errno
-import json
 import math
-import os
-import stat
-from enum import StrEnum
-from fractions import Fraction
 
-import numpy as np
 import pytest
 
 from antisymrnn_validation.comparison import contest
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.timing import Sample
 from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.reports import tables
-
-
-class Colour(StrEnum):
-    RED = "red"
-
-
-def strictly(text):
-    """Parse JSON, and refuse the tokens that JSON does not have."""
-
-    def refuse(token):
-        raise AssertionError(f"not JSON: {token}")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "report.json"
-
-
-def test_json_takes_what_checks_produce(target):
-    document = {
-        "floats": [1.5, math.nan, math.inf, -math.inf, -0.0],
-        "numpy": [np.float64(0.1), np.float32(0.5), np.int64(3), np.bool_(True), np.array([[1.0, math.nan]])],
-        "exact": [Fraction(1, 3), 10**30, Colour.RED, None, False],
-        3: (1, "ε γ"),
-        "text": 'quote " newline \n lone surrogate \udc80',
-    }
-    files.write_json(target, document)
-    assert strictly(target.read_text(encoding="utf-8")) == {
-        "floats": [1.5, "nan", "inf", "-inf", -0.0],
-        "numpy": [0.1, 0.5, 3, True, [[1.0, "nan"]]],
-        "exact": [1 / 3, 10**30, "red", None, False],
-        "3": [1, "ε γ"],
-        "text": document["text"],
-    }
-
-
-def test_floats_come_back_to_the_bit(target):
-    values = [*np.random.default_rng(0).standard_normal(100).tolist(), 5e-324, 1.7976931348623157e308]
-    files.write_json(target, {"values": values})
-    assert strictly(target.read_text())["values"] == values
-
-
-@pytest.mark.parametrize("call", [files.check_writable, lambda path: files.write_json(path, {})])
-def test_paths_that_cannot_be_written(tmp_path, call):
-    (tmp_path / "file").write_text("kept")
-    os.mkfifo(tmp_path / "pipe")
-    for path, why in [
-        (tmp_path / "missing" / "report.json", "missing is not an existing directory"),
-        (tmp_path / "file" / "report.json", "file is not an existing directory"),
-        (tmp_path, "it is not a regular file"),
-        (tmp_path / "pipe", "it is not a regular file"),
-        (tmp_path / ("a" * 300), "File name too long"),
-    ]:
-        with pytest.raises(files.ReportError) as caught:
-            call(path)
-        assert str(caught.value).startswith(f"{path}: cannot be written: ")
-        assert why in str(caught.value)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "pipe"]
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_a_device_is_not_replaced():
-    before = os.stat(os.devnull)
-    with pytest.raises(files.ReportError, match="not a regular file"):
-        files.check_writable(files.Path(os.devnull))
-    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
-    assert os.stat(os.devnull).st_ino == before.st_ino
-
-
-def test_checking_a_path_leaves_nothing_and_changes_nothing(tmp_path, target):
-    files.check_writable(target)
-    assert list(tmp_path.iterdir()) == []
-    target.write_text("old")
-    files.check_writable(target)
-    assert target.read_text() == "old"
-
-
-def test_a_link_keeps_pointing_at_the_report(tmp_path, target):
-    (tmp_path / "link.json").symlink_to(target)
-    files.write_json(tmp_path / "link.json", {"a": 1})
-    assert (tmp_path / "link.json").is_symlink()
-    assert strictly(target.read_text()) == {"a": 1}
-
-
-def test_a_report_has_the_permissions_of_any_new_file(tmp_path, target):
-    (tmp_path / "other").touch()
-    files.write_json(target, {})
-    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-@pytest.mark.parametrize(
-    ("problem", "expected"),
-    [
-        (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), files.ReportError),
-    ],
-)
-@pytest.mark.parametrize("where", ["fsync", "replace"])
-def test_whole_or_not_at_all(tmp_path, target, monkeypatch, problem, expected, where):
-    """Whatever goes wrong while a report is written, the old one is intact and nothing else is left."""
-    target.write_text("old")
-
-    def failing(*_):
-        raise problem
-
-    monkeypatch.setattr(os, where, failing)
-    with pytest.raises(expected):
-        files.write_json(target, {"new": 1})
-    monkeypatch.undo()
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_what_json_cannot_hold_does_not_touch_the_file(tmp_path, target):
-    target.write_text("old")
-    cycle = []
-    cycle.append(cycle)
-    with pytest.raises(RecursionError):
-        files.write_json(target, {"cycle": cycle})
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_plain_table_is_aligned_and_keeps_long_lines(capsys):
-    long = "an evidence sentence " * 20
-    table = terminal.Table(
-        "Title", ("a", "second", "evidence"), [("ε", "xxxxxxxxxx", long), ("bb", "", "[y]\nz")], [False, True]
-    )
-    terminal.show(table)
-    assert capsys.readouterr().out.splitlines() == [
-        "Title",
-        "a   second      evidence",
-        f"ε   xxxxxxxxxx  {long.strip()}",
-        "bb              [y] z",
-        "",
-    ]
-
-
-def test_a_table_without_rows_has_its_header(capsys):
-    terminal.show(terminal.Table("Title", ("a", "b"), [], []))
-    assert capsys.readouterr().out == "Title\na  b\n\n"
 
 
 def claim(name="a", verdict="holds", *, as_expected=True):
@@ -172,6 +21,7 @@ def claim(name="a", verdict="holds", *, as_expected=True):
         "verdict": verdict,
         "as_expected": as_expected,
         "evidence": "Numbers.",
+        "numbers": {},
     }
 
 
@@ -182,7 +32,7 @@ def certification(backend="numpy", status="passed", errors=None):
         "check": "accuracy",
         "case": "gated case",
         "status": status,
-        "detail": "what came",
+        "detail": "the detail",
         "errors": errors or {},
     }
 
@@ -195,7 +45,7 @@ def test_the_last_line_when_all_is_well():
     claims = [claim(), claim(verdict="refuted"), claim(verdict="holds under a stated condition"), claim()]
     line = tables.verify_line(claims, [certification(), certification()], (4, 2), "digits", {"cupy": "no device"})
     assert line == (
-        "4 claims (2 hold, 1 under a condition, 1 refuted; all as the ledger expects), "
+        "4 claims (2 hold, 1 conditional, 1 known refutation; all as the ledger expects), "
         "2 certifications passed on digits; backends: numpy ok, cupy not run"
     )
 
@@ -222,9 +72,11 @@ def test_an_unknown_verdict_is_not_dropped_from_the_tally():
     """Every verdict there is has a word in the last line."""
     from antisymrnn_validation.claims.evidence import Verdict
 
-    claims = [claim(verdict=verdict) for verdict in Verdict]
-    line = tables.verify_line(claims, [], (len(claims), 0), "digits", {})
-    assert line.count("1 ") == len(Verdict)
+    for as_expected in (True, False):
+        claims = [claim(verdict=verdict, as_expected=as_expected) for verdict in Verdict]
+        line = tables.verify_line(claims, [], (len(claims), 0), "digits", {})
+        assert line.count("1 ") == len(Verdict)
+        assert ("1 known refutation" in line) == as_expected
 
 
 @pytest.mark.parametrize("error", [2e-14, math.inf, math.nan])
@@ -245,22 +97,110 @@ def test_a_certification_without_arrays_is_still_a_row():
     table = tables.accuracy_table("Title", [record])
     assert table.rows == [("numpy", "gated", "none", "", "", "", "broke off")]
     assert table.alarming == [True]
-    assert tables.failure(record) == "BROKE OFF numpy: accuracy on gated case\n  what came"
+    assert tables.failure(record) == "BROKE OFF numpy: accuracy on gated case\n  the detail"
 
 
-def test_claims_have_the_same_words_in_a_pipe_and_in_a_terminal(monkeypatch):
+def test_a_row_of_claims_has_a_short_verdict_and_what_was_expected():
     records = [
-        claim() | {"condition": "A condition."},
-        claim("b", "refuted") | {"expected": "refuted", "condition": "C."},
+        claim("a", "holds under a stated condition"),
+        claim("b", "refuted", as_expected=False),
+        claim("c", "refuted") | {"expected": "refuted"},
     ]
-    for isatty in (False, True):
-        monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda isatty=isatty: isatty, raising=False)
-        rows = [" ".join(row).split("\n") for row in tables.claims_table(records).rows]
-        for row, label in zip(rows, ["Condition: A condition.", "Instead: C."], strict=True):
-            text = " ".join(row)
-            for words in ("equation (1)", "What the paper says.", "Numbers.", label):
-                assert words in text
-        assert (len(rows[0]) > 1) == isatty
+    table = tables.claims_table(records)
+    assert table.rows == [
+        ("conditional", "a", "What the paper says."),
+        ("refuted, expected: holds", "b", "What the paper says."),
+        ("refuted", "c", "What the paper says."),
+    ]
+    assert table.alarming == [False, True, False]
+
+
+def test_a_paragraph_of_a_claim_has_all_that_is_known():
+    _, (first, second), alarming = tables.claim_paragraphs(
+        [
+            claim(verdict="holds under a stated condition") | {"condition": "A condition."},
+            claim("b", "refuted", as_expected=False)
+            | {"expected": "refuted", "condition": "C.", "numbers": {"γ": "3/20", "bounds": [1.5, math.nan]}},
+        ]
+    )
+    assert first.splitlines() == [
+        "a, equation (1): holds under a stated condition",
+        "  What the paper says.",
+        "  Evidence: Numbers.",
+        "  Condition: A condition.",
+    ]
+    assert second.splitlines()[-2:] == ["  Instead: C.", '  Numbers: γ: 3/20; bounds: [1.5, "nan"]']
+    assert alarming == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("errors", "worst"),
+    [
+        ({"h": entry(9e-15, 1e-13), "W": entry(2e-15), "V": entry(1e-15)}, "W"),
+        ({"h": entry(9e-15), "W": entry(math.nan)}, "W"),
+        ({"h": entry(math.inf), "W": entry(9e-15)}, "h"),
+        ({"h": entry(1e-30, 0.0), "W": entry(9e-15)}, "h"),
+        ({"h": entry(0.0, 0.0), "W": entry(1e-15)}, "W"),
+    ],
+)
+def test_the_worst_array_is_the_one_with_the_largest_part_of_its_tolerance(errors, worst):
+    (row,) = tables.certified_table("Title", [certification(errors=errors)]).rows
+    numbers = tuple(f"{errors[worst][key]:.2e}" for key in ("error", "tolerance"))
+    assert row == ("numpy", "gated", str(len(errors)), worst, *numbers, "passed")
+
+
+def test_a_failed_certification_alarms_with_and_without_arrays():
+    records = [certification(status="failed", errors={"W": entry(1.0)}), certification(status=tables.BROKE_OFF)]
+    table = tables.certified_table("Title", [certification(), *records])
+    assert table.alarming == [False, True, True]
+    assert table.rows[2] == ("numpy", "gated", "0", "none", "", "", "broke off")
+
+
+def accuracy(*found):
+    runs = [
+        {"seed": seed, "iterations": 8000, "batch": 64, "date": "2026-11-28", "accuracy": value}
+        for seed, value in enumerate(found)
+    ]
+    record = {"name": "mnist-gated", "table": "Table 1", "units": 128, "accuracy": 98.8, "iterations": 50_000}
+    return record | {"batch": 128, "verdict": "not reproduced" if found else "not run", "runs": runs}
+
+
+def test_an_accuracy_has_one_line_and_a_paragraph_with_its_runs():
+    records = [accuracy(90.0, 92.0), accuracy()]
+    assert tables.published_table(records).rows == [
+        ("Table 1", "mnist-gated", "98.8", "91.00 ± 1.41", "not reproduced"),
+        ("Table 1", "mnist-gated", "98.8", "", "not run"),
+    ]
+    _, (first, second), _ = tables.published_paragraphs(records)
+    assert first.splitlines() == [
+        "Table 1, mnist-gated: not reproduced",
+        "  Paper: 98.8 %, 128 units, 50,000 iterations of 128 (unconfirmed)",
+        "  Ours: 91.00 ± 1.41 %",
+        "  Runs: seed 0, 8,000 iterations of 64, 2026-11-28; seed 1, 8,000 iterations of 64, 2026-11-28",
+    ]
+    assert second.splitlines()[-1] == "  Runs: none recorded"
+
+
+def test_what_only_did_not_select():
+    parts = {"claims": (3, 5), "accuracies": (0, 10), "certifications": (2, 2)}
+    assert tables.left_out_line("x", parts) == "Not selected by --only 'x': 2 of 5 claims, all 10 accuracies."
+    assert tables.left_out_line("", {"claims": (5, 5)}) == ""
+
+
+@pytest.mark.parametrize(
+    ("statuses", "total", "state"),
+    [
+        (["passed", "not applicable"], 2, "ok"),
+        (["passed"], 2, "selection ok"),
+        (["passed", "failed"], 3, "FAILED"),
+        ([tables.BROKE_OFF], 1, "FAILED"),
+        (["not applicable"], 1, "nothing ran"),
+        ([], 2, "not selected"),
+    ],
+)
+def test_the_state_of_a_backend(statuses, total, state):
+    record = {"backend": "numpy", "total": total, "checks": [certification(status=status) for status in statuses]}
+    assert tables.conformance_state(record) == state
 
 
 def test_groups_count_and_say_why_not():
@@ -336,30 +276,11 @@ def test_the_table_of_accuracies_shows_the_largest_error():
         assert list(table.alarming) == [True]
 
 
-def test_an_unexpected_claim_is_told_in_full():
+def test_an_unexpected_claim_is_printed_in_full():
     record = claim(verdict="refuted", as_expected=False) | {"condition": "A condition."}
     assert tables.contradiction(record).splitlines() == [
         "CONTRADICTION a, equation (1): refuted, expected: holds",
         "  What the paper says.",
-        "  Numbers.",
+        "  Evidence: Numbers.",
         "  Condition: A condition.",
     ]
-
-
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    files.write_folder(tmp_path / "whole", {"a": b"1", "b": b"2"})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == {"a": b"1", "b": b"2"}
-    with pytest.raises(files.ReportError, match="whole: cannot be written"):
-        files.write_folder(tmp_path / "whole", {"a": b"3"})
-    write = files.write_bytes
-
-    def full(path, content):
-        if path.name == "b":
-            raise files.ReportError("no space left")
-        write(path, content)
-
-    monkeypatch.setattr(files, "write_bytes", full)
-    with pytest.raises(files.ReportError, match="no space left"):
-        files.write_folder(tmp_path / "other", {"a": b"1", "b": b"2"})
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
-    assert (tmp_path / "whole" / "a").read_bytes() == b"1"

@@ -34,6 +34,7 @@ from antisymrnn_validation.cli.command import (
 )
 from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports.junit import write_junit
 
 
 @command
@@ -128,7 +129,7 @@ def conform(
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
     print(line)
     if junit is not None:
-        tables.write_junit(junit, line, records)
+        write_junit(junit, line, records)
     results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
     write_results(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
     return code

@@ -1,8 +1,10 @@
-"""verify."""
+"""verify: the paper's claims, its accuracies, and certified gradients."""
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -45,13 +47,17 @@ def verify(
         ),
     ] = None,
     quick: Quick = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show the evidence of each claim, our runs, and the error of each array."),
+    ] = False,
     json: Json = None,
     only: Annotated[
         str,
         typer.Option(metavar="TEXT", help="Only what has TEXT in its name or source."),
     ] = "",
     backend: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Judge this backend alone. May be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Judge only this backend. May be repeated.")
     ] = None,
     report_folder: Annotated[
         Path | None,
@@ -62,11 +68,11 @@ def verify(
         ),
     ] = None,
 ) -> int:
-    """Decide the claims and certify gradients.
+    """Decide the paper's claims and certify gradients.
 
-    Every claim of the paper gets its verdict; then every state and gradient of the specification, and of every other
-    backend that can run, is compared with its certified truth on real input. With --report the quick checks of conform
-    follow, of each backend that can run. The test accuracies of the paper stand beside those of recorded runs.
+    Each claim of the paper gets a verdict. Then every state and gradient of the specification, and of each backend that
+    can run, is compared with its certified truth on real input. With --report the quick checks of conform follow. The
+    paper's test accuracies are shown beside those of recorded runs; they do not change the exit code.
     """
     check_writable(json)
     if report_folder is not None:
@@ -89,18 +95,21 @@ def verify(
     reported = runnable if report_folder is not None else {}
     every = {name: judge.checks_of(module, quick=True) for name, module in reported.items()}
     chosen = {name: judge.selected(known, only=only) for name, known in every.items()}
-    if not claims and not certificates and not accuracies and not any(chosen.values()):
-        there = f"{total[0]} claims, {len(published.CELLS)} accuracies and {total[1]} certifications"
-        if report_folder is not None:
-            there += f" and {sum(map(len, every.values()))} checks"
-        raise NothingRan(f"none of {there} has {only!r} in its name or source")
+    parts = {
+        "claims": (len(claims), total[0]),
+        "accuracies": (len(accuracies), len(published.CELLS)),
+        "certifications": (len(certificates), total[1]),
+        **{f"checks of {name}": (len(chosen[name]), len(every[name])) for name in reported},
+    }
+    _require_selected(only, parts, {name for name, _, _ in certificates}.union(filter(chosen.get, chosen)), backend)
 
     start = time.perf_counter()
     decided = each(claims, lambda claim: claim.name, lambda claim: _decide(claim, quick))
-    if decided:
-        terminal.show(tables.claims_table(decided))
-    if accuracies:
-        terminal.show(tables.published_table(accuracies))
+    _show_claims(decided, verbose)
+    if accuracies and verbose:
+        terminal.show_paragraphs(*tables.published_paragraphs(accuracies))
+    elif accuracies:
+        terminal.show_lines(tables.published_table(accuracies))
     certified = each(
         certificates,
         lambda entry: f"{entry[0]}, {entry[1]} on {source}",
@@ -109,18 +118,17 @@ def verify(
     ran = certified or any(chosen.values())
     not_run = {name: reason for name, reason in backends.items() if isinstance(reason, str) and ran}
     if certified:
-        terminal.show(
-            tables.accuracy_table(f"Relative errors of the states and of every gradient on {source}", certified)
-        )
-    if not_run:
-        print("\n".join(f"backend {name} not run: {reason}" for name, reason in not_run.items()), end="\n\n")
+        table = tables.accuracy_table if verbose else tables.certified_table
+        terminal.show(table(f"Relative errors of the states and of every gradient on {source}", certified))
     conformance: list[Record] = []
     for name, module in reported.items():
         records = run_checks(name, module, chosen[name])
-        terminal.show(tables.levels_table(records, check.LEVELS)._replace(title=f"Quick conformance of {name}"))
+        if records:
+            terminal.show(tables.levels_table(records, check.LEVELS)._replace(title=f"Quick conformance of {name}"))
         conformance.append({"backend": name, "total": len(every[name]), "checks": records})
 
     contradictions = [tables.contradiction(record) for record in decided if not record["as_expected"]]
+    contradictions = [terminal.wrapped(paragraph, terminal.width()) for paragraph in contradictions]
     contradictions += [tables.failure(record) for record in certified if tables.contradicts(record)]
     for paragraph in contradictions:
         print(paragraph, end="\n\n")
@@ -129,11 +137,14 @@ def verify(
         line += f"; accuracies of the paper: {tables.published_line(accuracies)}"
     states = [tables.conformance_state(record) for record in conformance]
     for record, state in zip(conformance, states, strict=True):
-        line += f"; quick conformance of {record['backend']} {state}, {tables.conformance_line(record)}"
+        line += f"; quick conformance of {record['backend']}: {state}"
+        line += f", {tables.conformance_line(record)}" if record["checks"] else ""
     if contradictions or "FAILED" in states:
         code = CONTRADICTED
     else:
-        code = AS_EXPECTED if decided or accuracies or certified or "ok" in states else NOTHING_RAN
+        code = (
+            AS_EXPECTED if decided or accuracies or certified or any("ok" in state for state in states) else NOTHING_RAN
+        )
     print(line)
     results = {
         "data": source,
@@ -144,9 +155,68 @@ def verify(
         "conformance": conformance,
     }
     write_results(json, line, code, start, {"command": "verify", "quick": quick, "only": only, **results})
+    left_out = tables.left_out_line(only, parts)
+    again = _command(quick, data)
+    closing = [left_out, *(f"Backend {name} did not run: {reason}." for name, reason in not_run.items())]
+    closing.append(f"Next: {_next(results, only, verbose, again)}")
     if report_folder is not None:
-        _write_page(report_folder, line, quick, results)
+        _write_page(report_folder, line, quick, {**results, "left_out": left_out})
+        closing.append(f"Page: {(report_folder / 'index.html').resolve()}")
+    print("\n" + "\n".join(filter(None, closing)))
     return code
+
+
+def _require_selected(
+    only: str, parts: Mapping[str, tuple[int, int]], judged: Set[str], named: Sequence[str] | None
+) -> None:
+    """Refuse a text that selects nothing, or nothing that judges a backend that was asked for by name."""
+    if not any(selected for selected, _ in parts.values()):
+        *some, last = (f"{total} {part}" for part, (_, total) in parts.items())
+        raise NothingRan(f"none of {', '.join(some)} and {last} has {only!r} in its name or source")
+    for name in named or ():
+        if name not in judged:
+            raise NothingRan(
+                f"--only {only!r} selects nothing that judges backend {name}: choose another text or drop --backend"
+            )
+
+
+def _show_claims(decided: Sequence[Record], verbose: bool) -> None:
+    """The claims, one line or one paragraph each, and what the known refutations among them mean."""
+    if decided and verbose:
+        terminal.show_paragraphs(*tables.claim_paragraphs(decided))
+    elif decided:
+        terminal.show_lines(tables.claims_table(decided))
+    if tables.known_refutations(decided):
+        print("Known refutations do not fail the run: the ledger expects them, and says why.", end="\n\n")
+
+
+def _command(quick: bool, data: Path | None) -> list[str]:
+    """The words of this command, without a selection."""
+    words = ["antisymrnn", "verify"]
+    return words + ["--quick"] * quick + (["--data", str(data)] if data is not None else [])
+
+
+def _next(results: Record, only: str, verbose: bool, again: Sequence[str]) -> str:
+    """What to do after this outcome."""
+    for record in results["claims"]:
+        if not record["as_expected"]:
+            rerun = [*again, "--only", record["name"], "-v"]
+            return f"see CONTRADICTION {record['name']} above. To run it again: {shlex.join(rerun)}"
+    checks = [entry for record in results["conformance"] for entry in record["checks"]]
+    for record in filter(tables.contradicts, results["certifications"] + checks):
+        backend, what = record["backend"], f"{record['check']}: {record['case']}"
+        if "cell" in record:
+            rerun = [*again, "--backend", backend, "--only", record["case"]]
+        else:
+            rerun = ["antisymrnn", "conform", backend, "--quick", "--only", what]
+        heading, _, _ = tables.failure(record).partition("\n")
+        return f"see {heading} above. To run it again: {shlex.join(rerun)}"
+    if not (results["claims"] or results["accuracies"] or results["certifications"]) and all(
+        record["status"] == "not applicable" for record in checks
+    ):
+        return f"no selected check applies. To run everything: {shlex.join([*again, '--report', 'DIR'])}"
+    more = f"{shlex.join([*again, *(['--only', only] if only else []), '-v'])} shows the evidence; "
+    return ("" if verbose else more) + "antisymrnn conform --callable MODULE:FUNCTION judges your own port"
 
 
 def _real_cases(data: Path | None, quick: bool) -> tuple[list[Any], str]:

@@ -1,19 +1,22 @@
-"""How results are shown and kept: tables in a terminal, aligned lines in a pipe, strict JSON in a file.
-
-The tables are made of the same records, dictionaries, that the JSON file holds.
-"""
+"""What a terminal or a pipe shows: tables, paragraphs, progress bars, errors in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
+"""A result as the JSON documents hold it; tables and paragraphs are made of these."""
+
+PIPE_WIDTH = 100
+"""Columns of a line where there is no terminal to ask."""
 
 
 class Table(NamedTuple):
@@ -58,6 +61,67 @@ def show(table: Table) -> None:
                 cell.stylize("bold", 0, cell.plain.index("\n"))
         drawn.add_row(*cells, style="red" if alarming else None)
     console.print(rich.text.Text(table.title, style="bold"), drawn)
+
+
+def show_lines(table: Table) -> None:
+    """Print a table with one line for each row: the last column is cut to the width, no other is cut or broken."""
+    head, columns, *rows = plain(table._replace(rows=_cut(table, width()))).split("\n")
+    if not sys.stdout.isatty():
+        print("\n".join([head, columns, *rows]), end="\n\n")
+        return
+    rule = "─" * max(map(len, (columns, *rows)))
+    styles = ["bold", "bold", "dim", *("red" if alarming else "" for alarming in table.alarming), ""]
+    _print_styled([head, columns, rule, *rows, ""], styles)
+
+
+def show_paragraphs(title: str, paragraphs: Sequence[str], alarming: Sequence[bool]) -> None:
+    """Print a title, then paragraphs wrapped to the width, each with a blank line after it."""
+    texts = [wrapped(paragraph, width()) for paragraph in paragraphs]
+    if not sys.stdout.isatty():
+        print("\n\n".join([title, *texts]), end="\n\n")
+        return
+    lines, styles = [title, ""], ["bold", ""]
+    for text, alarms in zip(texts, alarming, strict=True):
+        first, *others = text.split("\n")
+        lines += [first, *others, ""]
+        styles += ["bold red" if alarms else "bold", *["red" if alarms else ""] * len(others), ""]
+    _print_styled(lines, styles)
+
+
+def _print_styled(lines: Sequence[str], styles: Sequence[str]) -> None:
+    import rich.console
+    import rich.text
+
+    console = rich.console.Console()
+    for line, style in zip(lines, styles, strict=True):
+        console.print(rich.text.Text(line, style=style), soft_wrap=True)
+
+
+def width() -> int:
+    """Columns of the terminal; :data:`PIPE_WIDTH` anywhere else."""
+    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if sys.stdout.isatty() else PIPE_WIDTH
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text with each line wrapped to the width at blanks alone, what follows indented like the line itself."""
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        wrapper.initial_indent = wrapper.subsequent_indent = indent
+        lines.append(wrapper.fill(line.strip()))
+    return "\n".join(lines)
+
+
+def _cut(table: Table, width: int) -> list[tuple[str, ...]]:
+    """The rows with the last cell cut, so that :func:`plain` stays within the width."""
+    *others, _ = zip(table.columns, *table.rows, strict=True)
+    room = max(width - sum(max(map(len, column)) + 2 for column in others), 1)
+    rows = []
+    for *first, last in table.rows:
+        text = one_line(last)
+        rows.append((*first, text if len(text) <= room else f"{text[: room - 1].rstrip()}…"))
+    return rows
 
 
 def plain(table: Table) -> str:

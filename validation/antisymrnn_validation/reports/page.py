@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from antisymrnn_validation.conformance.check import LEVELS
-from antisymrnn_validation.output import files, terminal
+from antisymrnn_validation.output import terminal
 from antisymrnn_validation.output.terminal import Record
 from antisymrnn_validation.reports import tables
 
@@ -27,11 +26,18 @@ SIGNS = {
     "holds under a stated condition": ("◐", "mixed"),
     "refuted": ("✗", "mixed"),
     "ok": ("✓", "good"),
+    "selection": ("◐", "mixed"),
+    "selection ok": ("◐", "mixed"),
+    "not selected": ("–", "mixed"),
     "reproduced": ("✓", "good"),
     "not reproduced": ("✗", "mixed"),
     "not run": ("–", "mixed"),
 }
+NONE_SELECTED = "<p>None was selected.</p>"
 NUMBER = re.compile(r"[\d.e+-]+")
+LONGEST_LINE = 30
+"""Characters of a cell; a column with a longer one wraps."""
+
 FLOOR = 1e-20
 """Where the chart draws an error of zero: a logarithmic axis has none."""
 
@@ -86,7 +92,8 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     Parameters
     ----------
     results : Record
-        What ``verify --report --json`` writes. Times are left out: the same results give the same page.
+        What ``verify --report --json`` writes, and ``left_out``: what ``--only`` did not select, in a sentence, or "".
+        The page has no times: the same results give the same page.
     figures : mapping
         Caption and drawing by name; may be empty.
 
@@ -103,7 +110,10 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
     tally += _passed([entry for record in conformance for entry in record["checks"]], "checks of the contract passed")
     parts = {
         "equations": ("Equations", _equations()),
-        "claims": (f"The paper's claims: {len(claims)}", _filter(counts) + "".join(map(_claim, claims))),
+        "claims": (
+            f"The paper's claims: {len(claims)}",
+            _filter(counts) + ("".join(map(_claim, claims)) or NONE_SELECTED),
+        ),
         "accuracies": (
             f"The paper's test accuracies: {len(results['accuracies'])}",
             _accuracies(results["accuracies"]),
@@ -113,6 +123,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
         "figures": (f"Figures: {len(figures)}", _figures(figures)),
         "environment": ("Environment", _table(tables.sections_table("Environment", results["environment"]))),
     }
+    left_out = f'<p class="left-out">{_sign("selection")} {escape(text)}</p>' if (text := results["left_out"]) else ""
     navigation = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
     sections = "".join(
         f'<section id="{name}"><h2>{title}</h2>{text}</section>' for name, (title, text) in parts.items()
@@ -130,7 +141,7 @@ def page(results: Record, figures: Mapping[str, tuple[str, Drawing]]) -> str:
 <body>
 <a class="skip" href="#main">Skip to the content</a>
 <header><div><h1>AntisymmetricRNN: claims and certificates</h1>
-<ul class="tally">{tally}</ul><p class="soft">{escape(results["summary"]["line"])}</p></div></header>
+{left_out}<ul class="tally">{tally}</ul><p class="soft">{escape(results["summary"]["line"])}</p></div></header>
 <nav aria-label="Sections"><div>{navigation}</div></nav>
 <main id="main" tabindex="-1">{sections}</main>
 <footer></footer>
@@ -167,10 +178,10 @@ def _passed(records: Iterable[Record], what: str) -> str:
 def _equations() -> str:
     rows = ""
     for tag, equations in EQUATIONS.items():
-        told = ""
+        lines = ""
         for pieces in equations:
-            told += f"<div>{' '.join(f'<math displaystyle=true>{piece}</math>' for piece in pieces)}</div>"
-        rows += f'<div class="equation"><div>{told}</div><span class="soft">{tag}</span></div>'
+            lines += f"<div>{' '.join(f'<math displaystyle=true>{piece}</math>' for piece in pieces)}</div>"
+        rows += f'<div class="equation"><div>{lines}</div><span class="soft">{tag}</span></div>'
     return f'<div class="box" tabindex="0" role="region" aria-label="Equations">{rows}</div>'
 
 
@@ -190,7 +201,7 @@ def _claim(claim: Record) -> str:
         told["Instead" if claim["expected"] == "refuted" else "Condition"] = claim["condition"]
     told["Expected"] = f"{claim['expected']}: {'as expected' if claim['as_expected'] else 'CONTRADICTION'}"
     terms = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in told.items())
-    numbers = [(key, _text(value)) for key, value in claim["numbers"].items()]
+    numbers = [(key, tables.value_text(value)) for key, value in claim["numbers"].items()]
     table = terminal.Table(f"Numbers of {claim['name']}", ("number", "value"), numbers, [False] * len(numbers))
     return (
         f'<details class="claim" id="claim-{name}" data-verdict="{escape(word)}"><summary>{_sign(word)} '
@@ -202,15 +213,19 @@ def _claim(claim: Record) -> str:
 def _accuracies(records: Sequence[Record]) -> str:
     from antisymrnn_validation.experiments import published
 
+    if not records:
+        return NONE_SELECTED
     where = (
         "<p>A published number is reproduced if the mean of our recorded runs reaches it, less "
         f"{published.DEVIATIONS} standard errors of a test of {published.SIZE:,} images. The recorded runs are part of "
         "this package, with their parameters.</p>"
     )
-    return where + _table(tables.published_table(records))
+    return where + _table(tables.published_table(records, runs=True))
 
 
 def _certifications(results: Record) -> str:
+    if not results["certifications"]:
+        return NONE_SELECTED
     where = f"<p>Relative errors of the states and of every gradient on {escape(results['data'])}.</p>"
     if results["not_run"]:
         names = ", ".join(map(escape, results["not_run"]))
@@ -227,6 +242,12 @@ def _conformance(results: Record) -> str:
     )
     for record in results["conformance"]:
         name, state = record["backend"], tables.conformance_state(record)
+        if not record["checks"]:
+            text += (
+                f"<h3>{escape(name)} {_sign(state)}</h3><p>None of its {record['total']} quick checks was selected: "
+                "this page does not say whether it conforms.</p>"
+            )
+            continue
         groups = tables.groups_table(record["checks"])
         failures = "".join(
             f'<pre class="box" tabindex="0" role="region" aria-label="Failure">{escape(paragraph)}</pre>'
@@ -308,13 +329,19 @@ def _figures(figures: Mapping[str, tuple[str, Drawing]]) -> str:
     return text
 
 
+def _kind(cells: Sequence[str]) -> str:
+    """How a column is set: numbers to the right, long texts wrapped, short ones on one line."""
+    if all(map(NUMBER.fullmatch, filter(None, cells))):
+        return "number"
+    return "long" if max(map(len, cells)) > LONGEST_LINE else "short"
+
+
 def _table(table: terminal.Table, name: str = "") -> str:
     """A table in a box that scrolls by itself, by keyboard too; a row that alarms says so without its colour."""
     if not table.rows:
         return ""
     columns = list(zip(table.columns, *table.rows, strict=True))
-    numeric = (all(map(NUMBER.fullmatch, filter(None, column[1:]))) for column in columns)
-    kinds = [' class="number"' if of_numbers else "" for of_numbers in numeric]
+    kinds = [f' class="{_kind(cells)}"' for _, *cells in columns]
     head = "".join(
         f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(table.columns, kinds, strict=True)
     )
@@ -328,7 +355,3 @@ def _table(table: terminal.Table, name: str = "") -> str:
         f'<div class="box"{where} tabindex="0" role="region" aria-label="{escape(table.title)}"><table><thead>'
         f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(files.strict(value), ensure_ascii=False)

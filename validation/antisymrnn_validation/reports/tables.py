@@ -1,65 +1,117 @@
-"""Records of results as tables and summary lines."""
+"""Records of results as tables, paragraphs and summary lines."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import statistics
-import sys
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from antisymrnn_validation.output.files import write_text
+from antisymrnn_validation.output import files
 from antisymrnn_validation.output.terminal import Record, Table
 
 BROKE_OFF = "broke off"
 """The verdict or status of a check that ended in an exception."""
 
 
+SHORT = {"holds under a stated condition": "conditional"}
+"""Verdicts that have a shorter word where a claim has one line."""
+
+
 def claims_table(records: Sequence[Record]) -> Table:
-    """One row for each claim: in a terminal a paragraph of what else is known beside the verdict, else columns."""
-    alarming = [not record["as_expected"] for record in records]
-    if sys.stdout.isatty():
-        paragraphs = [
-            "\n".join([f"{r['name']}: {r['source']}", r["statement"], f"Evidence: {r['evidence']}", *_condition(r), ""])
-            for r in records
-        ]
-        rows = list(zip(map(verdict, records), paragraphs, strict=True))
-        return Table("The paper's claims", ("verdict", "claim, evidence"), rows, alarming)
-    columns = ("claim", "source", "verdict", "statement", "evidence")
-    lines = [
-        (r["name"], r["source"], verdict(r), r["statement"], " ".join([r["evidence"], *_condition(r)])) for r in records
+    """One row for each claim: its verdict, its name and what the paper says."""
+    words = [str(record["verdict"]) for record in records]
+    rows = [
+        (_expected_or_not(record, SHORT.get(word, word)), record["name"], record["statement"])
+        for record, word in zip(records, words, strict=True)
     ]
-    return Table("The paper's claims", columns, lines, alarming)
+    return Table("The paper's claims", ("verdict", "claim", "statement"), rows, _unexpected(records))
+
+
+def claim_paragraphs(records: Sequence[Record]) -> tuple[str, list[str], list[bool]]:
+    """Title, a paragraph for each claim with all that is known of it, and which of them are not as expected."""
+    paragraphs = ["\n  ".join([f"{r['name']}, {r['source']}: {verdict(r)}", *_known(r)]) for r in records]
+    return "The paper's claims", paragraphs, _unexpected(records)
+
+
+def contradiction(record: Record) -> str:
+    """A claim that is not as expected, in full."""
+    title = f"CONTRADICTION {record['name']}, {record['source']}: {verdict(record)}"
+    return "\n  ".join([title, *_known(record)])
 
 
 def verdict(record: Record) -> str:
     """The verdict of a claim, and the expected one where it differs."""
-    if record["as_expected"]:
-        return str(record["verdict"])
-    return f"{record['verdict']}, expected: {record['expected']}"
+    return _expected_or_not(record, str(record["verdict"]))
 
 
-def published_table(records: Sequence[Record]) -> Table:
-    """One row for each test accuracy of the paper: the number, our mean and deviation over seeds, the verdict."""
-    rows = []
-    for record in records:
-        found = [run["accuracy"] for run in record["runs"]]
-        ours = f"{statistics.fmean(found):.2f}" if found else ""
-        if len(found) > 1:
-            ours += f" ± {statistics.stdev(found):.2f}"
-        told = "; ".join(
-            f"seed {run['seed']}, {run['iterations']:,} iterations of {run['batch']}, {run['date']}"
-            for run in record["runs"]
+def _expected_or_not(record: Record, word: str) -> str:
+    return word if record["as_expected"] else f"{word}, expected: {record['expected']}"
+
+
+def _unexpected(claims: Sequence[Record]) -> list[bool]:
+    return [not record["as_expected"] for record in claims]
+
+
+def _known(claim: Record) -> list[str]:
+    """The statement of a claim, its evidence, its condition or what is true instead, and its numbers."""
+    lines = [claim["statement"], f"Evidence: {claim['evidence']}"]
+    if claim["condition"]:
+        lines.append(f"{'Instead' if claim['expected'] == 'refuted' else 'Condition'}: {claim['condition']}")
+    if claim["numbers"]:
+        lines.append(
+            "Numbers: " + "; ".join(f"{name}: {value_text(value)}" for name, value in claim["numbers"].items())
         )
-        long = f"{record['iterations']:,} of {record['batch']}"
-        cells = (record["table"], record["name"], str(record["units"]), f"{record['accuracy']}", long, ours)
-        rows.append((*cells, record["verdict"], told))
-    columns = ("table", "cell", "units", "paper, %", "its iterations, unconfirmed", "ours, %", "verdict", "our runs")
+    return lines
+
+
+def value_text(value: Any) -> str:
+    """A number of a claim, or several, as text."""
+    return value if isinstance(value, str) else json.dumps(files.strict(value), ensure_ascii=False)
+
+
+def published_table(records: Sequence[Record], *, runs: bool = False) -> Table:
+    """One row for each test accuracy of the paper: the number, our mean and deviation over seeds, the verdict.
+
+    ``runs`` adds the units, the iterations and our runs.
+    """
+    rows: list[tuple[str, ...]] = []
+    for r in records:
+        cell, paper, ours = (r["table"], r["name"]), f"{r['accuracy']}", (_mean(r), r["verdict"])
+        more = (*cell, str(r["units"]), paper, f"{r['iterations']:,} of {r['batch']}", *ours, _runs(r))
+        rows.append(more if runs else (*cell, paper, *ours))
+    columns: tuple[str, ...] = ("table", "cell", "paper, %", "ours, %", "verdict")
+    if runs:
+        columns = (*columns[:2], "units", "paper, %", "paper's iterations (unconfirmed)", *columns[3:], "our runs")
     return Table("Test accuracies of the paper", columns, rows, [False] * len(rows))
+
+
+def published_paragraphs(records: Sequence[Record]) -> tuple[str, list[str], list[bool]]:
+    """Title, a paragraph for each test accuracy of the paper with our runs, and that none of them alarms."""
+    paragraphs = []
+    for r in records:
+        trained = f"{r['iterations']:,} iterations of {r['batch']} (unconfirmed)"
+        paper = f"Paper: {r['accuracy']} %, {r['units']} units, {trained}"
+        ours = [f"Ours: {_mean(r)} %", f"Runs: {_runs(r)}"] if r["runs"] else ["Runs: none recorded"]
+        paragraphs.append("\n  ".join([f"{r['table']}, {r['name']}: {r['verdict']}", paper, *ours]))
+    return "Test accuracies of the paper", paragraphs, [False] * len(paragraphs)
+
+
+def _mean(record: Record) -> str:
+    """The mean of our accuracies, and their deviation if there are several."""
+    found = [run["accuracy"] for run in record["runs"]]
+    deviation = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+    return f"{statistics.fmean(found):.2f}{deviation}" if found else ""
+
+
+def _runs(record: Record) -> str:
+    return "; ".join(
+        f"seed {run['seed']}, {run['iterations']:,} iterations of {run['batch']}, {run['date']}"
+        for run in record["runs"]
+    )
 
 
 def published_line(records: Sequence[Record]) -> str:
@@ -68,8 +120,28 @@ def published_line(records: Sequence[Record]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
+def certified_table(title: str, records: Sequence[Record]) -> Table:
+    """One row for each certification: the array whose error is the largest part of its tolerance."""
+    columns = ("backend", "cell", "arrays", "worst array", "error", "tolerance", "verdict")
+    rows = []
+    for record in records:
+        errors = record["errors"]
+        worst = max(errors, key=lambda name: _part(errors[name]), default="")
+        numbers = tuple(f"{errors[worst][key]:.2e}" for key in ("error", "tolerance")) if errors else ("", "")
+        rows.append((record["backend"], record["cell"], str(len(errors)), worst or "none", *numbers, record["status"]))
+    return Table(title, columns, rows, [contradicts(record) for record in records])
+
+
+def _part(entry: Record) -> float:
+    """The error as a part of its tolerance; infinite if it is NaN, or no tolerance is left for it."""
+    if entry["error"] == 0:
+        return 0.0
+    part = entry["error"] / entry["tolerance"] if entry["tolerance"] else math.inf
+    return math.inf if math.isnan(part) else part
+
+
 def accuracy_table(title: str, records: Sequence[Record]) -> Table:
-    """One row for each array of each certification; one for a certification that came to no array."""
+    """One row for each array of each certification; one for a certification without any."""
     columns = ("backend", "cell", "array", "error", "tolerance", "reference", "verdict")
     rows, alarming = [], []
     for record in records:
@@ -99,7 +171,7 @@ def groups_table(records: Sequence[Record]) -> Table:
 
 
 def _statuses(records: Sequence[Record]) -> tuple[str, ...]:
-    """The columns of counts: an expected failure is told where there is one."""
+    """The columns of counts: expected failures have one where there are any."""
     expected = any(record["status"] == "expected failure" for record in records)
     return ("passed", "failed", *(["expected failure"] if expected else []), "not applicable")
 
@@ -297,15 +369,7 @@ def verify_line(
     not_run: Mapping[str, str],
 ) -> str:
     """What ran of how much, and the verdicts."""
-    words = {
-        "holds": "hold",
-        "holds under a stated condition": "under a condition",
-        "refuted": "refuted",
-        "undecided": "undecided",
-        BROKE_OFF: BROKE_OFF,
-    }
-    verdicts = Counter(str(record["verdict"]) for record in claims)
-    tally = ", ".join(f"{verdicts[verdict]} {word}" for verdict, word in words.items() if verdicts[verdict])
+    tally = ", ".join(f"{count} {word}" for word, count in _verdicts(claims).items() if count)
     unexpected = [record["name"] for record in claims if not record["as_expected"]]
     agreement = f"NOT as the ledger expects: {', '.join(unexpected)}" if unexpected else "all as the ledger expects"
     line = f"{of(len(claims), total[0])} claims" + (f" ({tally}; {agreement})" if claims else "")
@@ -323,6 +387,35 @@ def verify_line(
     return f"{line}; backends: " + ", ".join(f"{name} {state}" for name, state in states.items())
 
 
+def _verdicts(claims: Sequence[Record]) -> dict[str, int]:
+    """How many claims have each verdict, in words for a summary."""
+    counts = Counter(str(record["verdict"]) for record in claims)
+    known = known_refutations(claims)
+    return {
+        "hold": counts["holds"],
+        "conditional": counts["holds under a stated condition"],
+        "known refutation" + "s" * (known > 1): known,
+        "refuted": counts["refuted"] - known,
+        "undecided": counts["undecided"],
+        BROKE_OFF: counts[BROKE_OFF],
+    }
+
+
+def known_refutations(claims: Sequence[Record]) -> int:
+    """How many claims are refuted as the ledger expects."""
+    return sum(record["as_expected"] and record["verdict"] == "refuted" for record in claims)
+
+
+def left_out_line(only: str, parts: Mapping[str, tuple[int, int]]) -> str:
+    """What ``--only`` did not select: by name of a part how many were selected of how many; empty if nothing."""
+    left = [
+        f"{'all ' * (selected == 0)}{of(total - selected, total)} {name}"
+        for name, (selected, total) in parts.items()
+        if selected < total
+    ]
+    return f"Not selected by --only {only!r}: {', '.join(left)}." if only and left else ""
+
+
 def conform_line(records: Sequence[Record], total: int) -> str:
     """How many checks ran of how many, and what became of them."""
     counts = status_counts(records)
@@ -333,9 +426,17 @@ def conform_line(records: Sequence[Record], total: int) -> str:
 
 
 def conformance_state(record: Record) -> str:
-    """``ok``, ``FAILED``, or ``nothing ran``: what the checks of a backend came to."""
+    """What the checks of a backend that were selected came to.
+
+    ``not selected`` if none was, ``FAILED``, ``nothing ran`` if none applies, ``ok``, or ``selection ok`` if only some
+    were selected.
+    """
     counts = status_counts(record["checks"])
-    return "FAILED" if counts["failed"] else "ok" if counts["passed"] else "nothing ran"
+    if not record["checks"]:
+        return "not selected"
+    if counts["failed"] or not counts["passed"]:
+        return "FAILED" if counts["failed"] else "nothing ran"
+    return "ok" if len(record["checks"]) == record["total"] else "selection ok"
 
 
 def conformance_line(record: Record) -> str:
@@ -358,12 +459,6 @@ def contradicts(record: Record) -> bool:
     return record["status"] not in ("passed", "not applicable", "expected failure")
 
 
-def contradiction(record: Record) -> str:
-    """A claim that is not as expected, in full."""
-    title = f"CONTRADICTION {record['name']}, {record['source']}: {verdict(record)}"
-    return "\n  ".join([title, record["statement"], record["evidence"], *_condition(record)])
-
-
 def diagnosis_of(records: Sequence[Record]) -> str:
     """What the failures have in common: the known mistakes that most of them equal, and how many."""
     failed = [record for record in records if contradicts(record)]
@@ -373,9 +468,9 @@ def diagnosis_of(records: Sequence[Record]) -> str:
 
 
 def failure(record: Record, *, again: bool = False) -> str:
-    """A failed check or certification: what ran, every array outside its tolerance or what came, and the diagnosis.
+    """A failed check or certification: what ran, every array outside its tolerance or the detail, and the diagnosis.
 
-    ``again`` says that the diagnosis was told before.
+    ``again`` if the diagnosis was given before.
     """
     outside = [
         f"{array}: relative error {entry['error']:.3e}, tolerance {entry['tolerance']:.3e}"
@@ -390,7 +485,7 @@ def failure(record: Record, *, again: bool = False) -> str:
 
 
 def failures(records: Sequence[Record]) -> list[str]:
-    """A paragraph for each failure, told once, and on how many more cases it is the same."""
+    """A paragraph for each failure, given once, and on how many more cases it is the same."""
     same: dict[tuple[str, str], list[Record]] = {}
     for record in filter(contradicts, records):
         (known,) = record["deviations"][:1] or [record["detail"]]
@@ -403,36 +498,3 @@ def failures(records: Sequence[Record]) -> list[str]:
         paragraphs.append("\n".join([failure(first, again=bool(names & told)), *more]))
         told |= names
     return paragraphs
-
-
-def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:
-    """Write the checks as JUnit XML, atomically."""
-    counts = status_counts(records)
-    suite = ElementTree.Element("testsuite", name="antisymrnn conform", tests=str(len(records)))
-    suite.set("failures", str(counts["failed"]))
-    suite.set("skipped", str(counts["not applicable"] + counts["expected failure"]))
-    for record in records:
-        name = f"{record['check']}: {record['case']}"
-        case = ElementTree.SubElement(suite, "testcase", classname=_printable(record["backend"]), name=_printable(name))
-        case.set("time", f"{record['seconds']:.6f}")
-        if contradicts(record):
-            ElementTree.SubElement(case, "failure", message=_printable(record["detail"])).text = _printable(
-                failure(record)
-            )
-        elif record["status"] != "passed":
-            ElementTree.SubElement(case, "skipped", message=_printable(f"{record['status']}: {record['detail']}"))
-    ElementTree.SubElement(suite, "system-out").text = line
-    write_text(
-        path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
-    )
-
-
-def _printable(text: str) -> str:
-    """A text without what XML cannot hold."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
-
-
-def _condition(record: Record) -> list[str]:
-    """The condition of a claim, or what is true instead of it, if it has one."""
-    name = "Instead" if record["expected"] == "refuted" else "Condition"
-    return [f"{name}: {record['condition']}"] if record["condition"] else []

@@ -58,10 +58,10 @@ class _Pass:
         self.step_size, self.diffusion = self.dtype.type(step_size), self.dtype.type(diffusion)
         self.keep_every = min(int(keep_every), max(self.T, 1))
         self.width = 2 * TARGET.vector_bytes // self.dtype.itemsize
-        self.columns = _kernels.padded(self.n, self.width)
+        self.columns, self.input_columns = (_kernels.padded(size, self.width) for size in (self.n, self.m))
         self.plan = plan(self.B)
         self.alive: list[Array] = []
-        zeros = np.zeros(_kernels.padded(max(self.n, self.m), self.width), self.dtype)
+        zeros = np.zeros(max(self.columns, self.input_columns), self.dtype)
         self.told: dict[str, int] = {"x": self.address(x), "zeros": self.address(zeros)}
 
     def address(self, array: Array | None) -> int:
@@ -126,7 +126,7 @@ class _Pass:
         self.told["M_rows"] = rows
         if input_gradient:
             for name, matrix in (("V_columns", V), ("V_z_columns", *gate[:1]))[: 2 if gate else 1]:
-                (packed,) = self.rooms(1, self.n * _kernels.padded(self.m, self.width))
+                (packed,) = self.rooms(1, self.n * self.input_columns)
                 _kernels.pack(self.step_size, self.address(matrix), self.n, self.m, self.m, 1, packed)
                 self.told[name] = packed
 

@@ -207,7 +207,7 @@ BUGS = [
 ]
 
 
-FAST = ("diffusion sign", "gate derivative", "memory handed out twice")
+FAST = ("diffusion sign", "missing last step", "memory handed out twice")
 """Each compiles the kernels anew."""
 
 

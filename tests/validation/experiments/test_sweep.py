@@ -820,6 +820,7 @@ def test_a_run_that_nobody_waits_for_any_more_ends_and_leaves_its_checkpoint(sch
     assert len(list(tmp_path.glob("*/checkpoint.npz"))) == count
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_lost_is_told_and_what_is_done_is_kept(scheduler, tmp_path, monkeypatch, capsys):
     address, (process, *_), _ = scheduler
     grid = write_grid(tmp_path / "grid.toml", seed=[0, 1, 2, 3])

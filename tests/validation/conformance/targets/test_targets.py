@@ -607,6 +607,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     return build
 
 
+@pytest.mark.slow
 def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None:
     candidate = programs.program_candidate(built())
     results = judged(candidate)

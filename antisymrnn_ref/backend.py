@@ -46,7 +46,7 @@ def load_backend(name: str) -> ModuleType:
     Raises
     ------
     BackendUnavailable
-        If the backend is known but cannot run here; the message says why and how to mend it.
+        If the backend is known but cannot run here; the message says why and how to fix it.
     ValueError
         If nothing has that name; the message lists what is known and the closest match.
     TypeError

@@ -83,7 +83,7 @@ class Launch(NamedTuple):
 
 
 class _Workspace:
-    """One block of device memory for a call, cut into arrays that are told before it is taken."""
+    """One block of device memory for a call, cut into arrays that are declared before it is allocated."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype, self.sizes = dtype, {True: 0, False: 0}

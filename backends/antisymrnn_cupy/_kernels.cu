@@ -1,6 +1,6 @@
 // Both cells of the AntisymmetricRNN on the GPU, in true float32 or float64.
 //
-// Every product and sum is rounded by itself but where `fma` stands (the compiler is told so), no sum depends on the
+// Every product and sum is rounded by itself but where `fma` stands (by a compiler option), no sum depends on the
 // order in which threads run, and there are no atomic sums: the same input gives the same bits. Every entry of a matrix
 // product is summed in an order that its instance alone decides, so a sample's states do not depend on the rest of the
 // batch. The tags are the specification's (antisymrnn_ref/DERIVATION.md).
@@ -11,7 +11,7 @@
 // `backward_any` do the same for any n, with a barrier of the whole grid in each step.
 
 template <typename real>
-struct Steps {           // what a launch over the steps first … last − 1 is told; absent arrays are null
+struct Steps {           // the arguments of a launch over the steps first … last − 1; absent arrays are null
     const real* M;       // (n, n), backward Mᵀ
     const real *V, *b;   // (n, m), (n,)
     const real *V_z, *b_z;

@@ -40,7 +40,7 @@ def plan(B: int) -> Plan:
 
 
 class _Pass:
-    """One pass: its sizes, its arrays (kept alive until it ends), and what the kernels are told."""
+    """One pass: its sizes, its arrays (kept alive until it ends), and the arguments of the kernels."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Pass:
         width = _kernels.pack_recurrent(
             self.step_size, self.address(W), self.diffusion, self.unconstrained, transposed, self.n, out
         )
-        if width != self.width:  # Numba's cache goes by the text of _kernels.py alone
+        if width != self.width:  # Numba's cache depends on the text of _kernels.py alone
             raise RuntimeError(
                 f"the kernels on disk have panels of {width}, expected {self.width}; delete Numba's cache"
             )
@@ -131,7 +131,7 @@ class _Pass:
                 self.told[name] = packed
 
     def call(self, **told: int) -> _kernels.Call:
-        """What the kernels are told."""
+        """The arguments of the kernels."""
         sizes = {
             "gated": int(self.gated),
             "T": self.T,

@@ -11,7 +11,7 @@ not depend on the rest of the batch. Sums over steps and samples are taken in bl
 by step), last step first, in an order that T and B alone decide: so neither ``keep_every`` nor the number of threads
 changes a bit.
 
-Everything that is compiled stands in this one file, since its text is all that Numba's cache on disk goes by.
+Everything that is compiled stands in this one file, since Numba's cache on disk depends on its text alone.
 
 The tags are the specification's (``antisymrnn_ref/DERIVATION.md``). A *panel* is as many columns as a vector has lanes;
 what is called *padded* has columns up to a multiple of it.
@@ -53,7 +53,7 @@ _WORD, _INDEX = ir.IntType(32), ir.IntType(64)
 
 
 class Call(NamedTuple):
-    """What a kernel is told; addresses are in bytes, everything else counts numbers. Absent ones are 0.
+    """The arguments of a kernel; addresses are in bytes, everything else counts numbers. Absent ones are 0.
 
     Attributes
     ----------
@@ -359,8 +359,8 @@ def _of_the_cache(error: BaseException) -> bool:
 
 def _uncached(function: Any, options: Any, error: Exception) -> Any:
     reason = f"antisymrnn_numba compiles anew in every process, as its kernels cannot be kept on disk ({error})"
-    mend = "name a folder to write to in NUMBA_CACHE_DIR, or remove what is damaged in it"
-    warnings.warn(f"{reason}; {mend}", RuntimeWarning, stacklevel=3)
+    fix = "name a folder to write to in NUMBA_CACHE_DIR, or remove what is damaged in it"
+    warnings.warn(f"{reason}; {fix}", RuntimeWarning, stacklevel=3)
     return numba.njit(function, **options)
 
 

@@ -174,7 +174,7 @@ def declared_in(*modules: ModuleType) -> Mapping[str, Promise]:
 
 
 class Result(NamedTuple):
-    """What came of one check.
+    """The result of one check.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ Target = str | ModuleType
 
 
 class Report(NamedTuple):
-    """What came of judging a candidate.
+    """The results of judging a candidate.
 
     Attributes
     ----------

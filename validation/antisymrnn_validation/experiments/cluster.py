@@ -34,7 +34,7 @@ TIMEOUT = 10
 
 
 class ClusterError(ValueError):
-    """Workers that cannot be used as asked; the message says what was expected, what came and what to do."""
+    """Workers that cannot be used as asked; the message says what was expected, what was given and what to do."""
 
 
 def connected(workers: int, scheduler: str | None) -> AbstractContextManager[Client]:

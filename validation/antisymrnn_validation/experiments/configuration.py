@@ -130,7 +130,7 @@ def check_type(name: str, value: object) -> None:
     Raises
     ------
     ValueError
-        Naming the field, what was expected and what came.
+        Naming the field, what was expected and what was given.
     """
     kind = TYPES[name]
     if type(value) not in ((int, float) if kind is float else (kind,)):
@@ -143,7 +143,7 @@ def check_configuration(configuration: Configuration) -> None:
     Raises
     ------
     ValueError
-        Naming the field, what was expected and what came.
+        Naming the field, what was expected and what was given.
     """
     for name, value in configuration._asdict().items():
         check_type(name, value)

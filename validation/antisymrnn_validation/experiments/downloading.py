@@ -88,7 +88,7 @@ def download(task_name: str, folder: str | os.PathLike[str], *, mirrors: Sequenc
     Raises
     ------
     DataError
-        If no mirror gives a file, or it cannot be written; the message says what came of each mirror.
+        If no mirror gives a file, or it cannot be written; the message says why each mirror failed.
     ValueError
         If there is no such task.
     """
@@ -139,7 +139,7 @@ def _retrieve(url: str, target: Path, remote: Remote) -> None:
 
 
 def _transfer(url: str, part: Path, size: int) -> None:
-    """Bring a partial file to its full size; what came stays when the connection breaks."""
+    """Bring a partial file to its full size; what was received stays when the connection breaks."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0

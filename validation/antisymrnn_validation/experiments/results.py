@@ -27,7 +27,7 @@ RESULTS = ("done", "diverged")
 """Statuses that another attempt would not change; the others are ``failed`` and, without a row, ``waiting``."""
 
 NUMBERS = ("test_accuracy", "test_loss", "validation_accuracy", "seconds")
-"""Of a summary, what is told over the seeds."""
+"""The numbers of a summary that are averaged over the seeds."""
 
 COUNTS = ("iterations", "iterations_timed")
 """Of a summary, what says how much of it ``seconds`` is the time of."""
@@ -52,11 +52,11 @@ COMMIT;
 
 
 class StoreError(ValueError):
-    """A file of results that cannot be used, or a row of it; the message says what was expected and what came."""
+    """A file of results that cannot be used, or a row of it; the message says what was expected and what was found."""
 
 
 class Result(NamedTuple):
-    """What came of a point.
+    """The result of a point.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ LARGEST = 10_000
 
 
 class GridError(ValueError):
-    """A grid that cannot be run; the message names the file and the key, what was expected and what came."""
+    """A grid that cannot be run; the message names the file and the key, what was expected and what was given."""
 
 
 class Unwanted(Exception):

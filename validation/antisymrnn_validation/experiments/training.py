@@ -264,7 +264,7 @@ def evaluate(
 
 
 def _cross_entropy(layer: ReadoutParameters, h: Array, labels: Array) -> readout.Loss:
-    """The specification's, on one thread of NumPy's BLAS, which sums in an order that goes by its threads."""
+    """The specification's, on one thread of NumPy's BLAS, whose order of summation depends on its threads."""
     with _blas().limit(limits=1, user_api="blas"):
         return readout.cross_entropy(layer, h, labels)
 
@@ -283,7 +283,7 @@ def _updated(configuration: Configuration, state: State, whole: Gradient, size: 
     """The next state, and what was measured, from the gradient of a batch of ``size``."""
     found, dtype = whole.arrays, np.dtype(configuration.dtype)
     with np.errstate(all="ignore"):
-        # not by BLAS, which sums in an order that goes by its threads
+        # not by BLAS, whose order of summation depends on its threads
         norm = math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in found))
     k = state.iteration + 1
     if not (math.isfinite(norm) and math.isfinite(whole.loss)):

@@ -115,8 +115,8 @@ def verify(
         lambda entry: f"{entry[0]}, {entry[1]} on {source}",
         lambda entry: {"cell": entry[1], **run_check(entry[0], entry[2], runnable[entry[0]])},
     )
-    ran = certified or any(chosen.values())
-    not_run = {name: reason for name, reason in backends.items() if isinstance(reason, str) and ran}
+    judged = certified or any(chosen.values())
+    not_run = {name: reason for name, reason in backends.items() if isinstance(reason, str) and judged}
     if certified:
         table = tables.accuracy_table if verbose else tables.certified_table
         terminal.show(table(f"Relative errors of the states and of every gradient on {source}", certified))
@@ -139,12 +139,8 @@ def verify(
     for record, state in zip(conformance, states, strict=True):
         line += f"; quick conformance of {record['backend']}: {state}"
         line += f", {tables.conformance_line(record)}" if record["checks"] else ""
-    if contradictions or "FAILED" in states:
-        code = CONTRADICTED
-    else:
-        code = (
-            AS_EXPECTED if decided or accuracies or certified or any("ok" in state for state in states) else NOTHING_RAN
-        )
+    ran = bool(decided or accuracies or certified or {"ok", "selection ok"}.intersection(states))
+    code = CONTRADICTED if contradictions or "FAILED" in states else AS_EXPECTED if ran else NOTHING_RAN
     print(line)
     results = {
         "data": source,

@@ -171,8 +171,8 @@ def _passed(records: Iterable[Record], what: str) -> str:
     if not number:
         return ""
     sign, kind = ("✓", "good") if counts["passed"] == number else ("⚠", "bad")
-    told = f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {counts["passed"]} of {number}</span>'
-    return f"<li>{told} {what}</li>"
+    ratio = f'<span class="verdict {kind}"><span aria-hidden="true">{sign}</span> {counts["passed"]} of {number}</span>'
+    return f"<li>{ratio} {what}</li>"
 
 
 def _equations() -> str:
@@ -196,11 +196,11 @@ def _filter(verdicts: Iterable[str]) -> str:
 
 def _claim(claim: Record) -> str:
     word, name = tables.verdict(claim), escape(claim["name"])
-    told = {"Source": claim["source"], "Evidence": claim["evidence"]}
+    facts = {"Source": claim["source"], "Evidence": claim["evidence"]}
     if claim["condition"]:
-        told["Instead" if claim["expected"] == "refuted" else "Condition"] = claim["condition"]
-    told["Expected"] = f"{claim['expected']}: {'as expected' if claim['as_expected'] else 'CONTRADICTION'}"
-    terms = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in told.items())
+        facts["Instead" if claim["expected"] == "refuted" else "Condition"] = claim["condition"]
+    facts["Expected"] = f"{claim['expected']}: {'as expected' if claim['as_expected'] else 'CONTRADICTION'}"
+    terms = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
     numbers = [(key, tables.value_text(value)) for key, value in claim["numbers"].items()]
     table = terminal.Table(f"Numbers of {claim['name']}", ("number", "value"), numbers, [False] * len(numbers))
     return (
@@ -230,8 +230,8 @@ def _certifications(results: Record) -> str:
     if results["not_run"]:
         names = ", ".join(map(escape, results["not_run"]))
         where += f'<p>Not run: {names}; the reasons stand under <a href="#conformance">Conformance</a>.</p>'
-    told = tables.accuracy_table("Errors and tolerances", results["certifications"])
-    return where + _chart(results["certifications"]) + _table(told, "errors-table")
+    errors = tables.accuracy_table("Errors and tolerances", results["certifications"])
+    return where + _chart(results["certifications"]) + _table(errors, "errors-table")
 
 
 def _conformance(results: Record) -> str:
@@ -348,8 +348,8 @@ def _table(table: terminal.Table, name: str = "") -> str:
     body = ""
     for (first, *rest), wrong in zip(table.rows, table.alarming, strict=True):
         cells = zip((f"⚠ {first}" if wrong else first, *rest), kinds, strict=True)
-        told = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in cells)
-        body += f'<tr class="bad">{told}</tr>' if wrong else f"<tr>{told}</tr>"
+        row = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in cells)
+        body += f'<tr class="bad">{row}</tr>' if wrong else f"<tr>{row}</tr>"
     where = f' id="{name}"' if name else ""
     return (
         f'<div class="box"{where} tabindex="0" role="region" aria-label="{escape(table.title)}"><table><thead>'

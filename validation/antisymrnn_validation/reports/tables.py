@@ -463,8 +463,8 @@ def diagnosis_of(records: Sequence[Record]) -> str:
     """What the failures have in common: the known mistakes that most of them equal, and how many."""
     failed = [record for record in records if contradicts(record)]
     counts = Counter(name for record in failed for name in record["deviations"][:1])
-    told = [f"{count} of {len(failed)} failures equal the variant {name!r}" for name, count in counts.most_common(2)]
-    return "".join(f"; {text}" for text in told)
+    equal = [f"{count} of {len(failed)} failures equal the variant {name!r}" for name, count in counts.most_common(2)]
+    return "".join(f"; {text}" for text in equal)
 
 
 def failure(record: Record, *, again: bool = False) -> str:
@@ -490,11 +490,11 @@ def failures(records: Sequence[Record]) -> list[str]:
     for record in filter(contradicts, records):
         (known,) = record["deviations"][:1] or [record["detail"]]
         same.setdefault((record["check"], known), []).append(record)
-    told: set[str] = set()
+    diagnosed: set[str] = set()
     paragraphs = []
     for first, *others in same.values():
         names = set(first["deviations"][:1])
         more = [f"  and the same on {len(others)} more case{'s' * (len(others) > 1)}"] if others else []
-        paragraphs.append("\n".join([failure(first, again=bool(names & told)), *more]))
-        told |= names
+        paragraphs.append("\n".join([failure(first, again=bool(names & diagnosed)), *more]))
+        diagnosed |= names
     return paragraphs

@@ -31,7 +31,7 @@ def explain(
                 "equations": ", ".join(f"({tag})" for tag in deviation.tags),
                 "kind": deviation.kind,
                 "usual cause": deviation.usual_cause,
-                "fix": deviation.mend,
+                "fix": deviation.fix,
             }
         else:
             promise = promised(check)

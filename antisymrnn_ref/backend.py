@@ -46,9 +46,9 @@ def load_backend(name: str) -> ModuleType:
     Raises
     ------
     BackendUnavailable
-        If the backend is known but cannot run here; the message says why and how to mend it.
+        If the backend is known but cannot run here; the message says why and how to fix it.
     ValueError
-        If nothing has that name; the message lists what is known and the closest match.
+        If nothing has that name; the message lists what is known, and a name that is close.
     TypeError
         If ``name`` is not a string, its entry point is not the path of a module, or the module is not a backend.
     """
@@ -56,7 +56,7 @@ def load_backend(name: str) -> ModuleType:
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")
     modules = backend_modules()
     path = modules.get(name, name)
-    close = difflib.get_close_matches(name, modules, n=1)
+    close = difflib.get_close_matches(name.lower(), modules, n=1, cutoff=0.75)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     unknown = f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}"
     if not all(part.isidentifier() for part in path.split(".")):
@@ -73,11 +73,11 @@ def load_backend(name: str) -> ModuleType:
             raise ValueError(unknown + (hint or f"; there is no module {error.name!r} where Python looks")) from None
         if absent and name in BUILT_IN:
             reason = f"this version of antisymrnn-ref comes without the package {path}"
-            mend = "install one that has it: pip install --upgrade antisymrnn-ref"
+            fix = "install one that has it: pip install --upgrade antisymrnn-ref"
         else:
             reason = f"importing {path} failed: {error}"
-            mend = f"install what it needs: pip install {_EXTRAS.get(name, error.name or path)}"
-        raise BackendUnavailable(f"backend {name!r}: {reason}; {mend}") from error
+            fix = f"install what it needs: pip install {_EXTRAS.get(name, error.name or path)}"
+        raise BackendUnavailable(f"backend {name!r}: {reason}; {fix}") from error
     missing = [promise for promise in _PROMISED if not _has(module, promise)]
     if missing:
         raise TypeError(f"backend {name!r}: {path} is not a backend, it has no {', '.join(missing)}")

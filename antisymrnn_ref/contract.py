@@ -57,7 +57,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class BackendUnavailable(ImportError):
-    """A backend that is known but cannot run here; the message ends with the one line that mends it."""
+    """A backend that is known but cannot run here; the message ends with the one line that fixes it."""
 
 
 class Parameters(NamedTuple):

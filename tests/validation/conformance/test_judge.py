@@ -454,17 +454,6 @@ def test_failures_are_expected_by_name_and_with_a_reason(told, tmp_path, capsys)
     assert "--expect: " in err
 
 
-def test_explain(capsys):
-    code, out, _ = command(capsys, "explain", "checkpointing")
-    assert code == 0
-    assert "changes no bit" in out
-    code, out, _ = command(capsys, "explain", "gate bias missing")
-    assert (code, "b_z is not added" in out) == (0, True)
-    code, _, err = command(capsys, "explain", "nothing")
-    assert code == 2
-    assert "expected one of last state" in err
-
-
 # ---- what an adversary wrote
 
 

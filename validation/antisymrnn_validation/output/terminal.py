@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
@@ -127,3 +129,33 @@ def placed(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """A text with every run of white space as one blank."""
     return " ".join(text.split())
+
+
+def width() -> int:
+    """Columns of the terminal, or of the environment variable COLUMNS; 100 in a pipe."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def listed(rows: Sequence[tuple[str, ...]]) -> str:
+    """One line for each row, in aligned columns; the last column is cut where the terminal ends."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) - 1)]
+    lines = (
+        "  ".join([*(cell.ljust(size) for cell, size in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+    return "\n".join(line if len(line) <= width() else f"{line[: width() - 1].rstrip()}…" for line in lines)
+
+
+def labelled(pairs: Iterable[tuple[str, str]]) -> str:
+    """A label and its text in two columns; the text wraps where the terminal ends, and its line breaks are kept."""
+    pairs = list(pairs)
+    indent = max(len(label) for label, _ in pairs) + 2
+    lines = []
+    for label, text in pairs:
+        for begin, line in enumerate(text.splitlines() or [""]):
+            first, rest = (label if not begin else "").ljust(indent), " " * (indent + 2)
+            lines += textwrap.wrap(
+                first + line, max(width(), indent + 30), subsequent_indent=rest, break_long_words=False,
+                break_on_hyphens=False, drop_whitespace=True, replace_whitespace=False,
+            ) or [first.rstrip()]  # fmt: skip
+    return "\n".join(lines)

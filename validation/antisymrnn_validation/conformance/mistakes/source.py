@@ -9,6 +9,7 @@ of a convention that reads other parameters, only the forward pass is edited, so
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -55,19 +56,42 @@ def applied(edit: Edit, source: str) -> str:
     return source.replace(edit.right, edit.wrong)
 
 
-def side_by_side(edit: Edit) -> SideBySide:
-    """The whole lines that an edit changes, as they stand in the specification, beside the wrong ones.
+def side_by_side(edits: Sequence[Edit]) -> list[SideBySide]:
+    """The whole lines that edits change, as they stand in the specification, beside the wrong ones.
 
     Raises
     ------
     ValueError
         If the specification has no such line.
     """
-    source = specification(edit.cell)
-    wrong = applied(edit, source)
-    begin = source.rfind("\n", 0, source.index(edit.right)) + 1
-    end = source.find("\n", source.index(edit.right) + len(edit.right.rstrip("\n")))
-    return SideBySide(edit.cell, source[begin:end], wrong[begin : end + len(wrong) - len(source)])
+    found = []
+    for cell in CELLS:
+        source = specification(cell)
+        blocks: dict[tuple[int, int], list[Edit]] = {}
+        for edit in (edit for edit in edits if edit.cell == cell):
+            applied(edit, source)
+            place = source.index(edit.right)
+            begin, end = source.rfind("\n", 0, place) + 1, source.find("\n", place + len(edit.right.rstrip("\n")))
+            blocks.setdefault((begin, end), []).append(edit)
+        for begin, end in sorted(blocks):
+            block = f"{source[begin:end]}\n"
+            wrong = functools.reduce(lambda text, edit: applied(edit, text), blocks[begin, end], block)
+            found.append(SideBySide(cell, block.rstrip("\n"), wrong.rstrip("\n")))
+    return found
+
+
+def equation(tag: str) -> str:
+    """The equation of a tag, as the docstring of its module writes it.
+
+    Raises
+    ------
+    ValueError
+        If no module has it.
+    """
+    for cell in CELLS:
+        if line := re.search(rf"^ +(\S.*?) +\({tag}\)", specification(cell), re.MULTILINE):
+            return " ".join(line[1].split())
+    raise ValueError(f"tag: expected the tag of an equation, got {tag!r}")
 
 
 def edited_specification(edits: Sequence[Edit]) -> ModuleType:
@@ -285,9 +309,12 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "gate dropped": _gated_update("h + step_size * s"),
     "gate on the state": _gated_update("z * h + step_size * s"),
     "GRU's update": _gated_update("(1 - z) * h + z * s"),
-    "ε = 1 and γ = 0 whatever is asked": _same(
-        "M = recurrent_matrix(parameters.W, diffusion, unconstrained)",
-        "step_size, diffusion = 1.0, 0.0\n    M = recurrent_matrix(parameters.W, diffusion, unconstrained)",
+    "ε = 1 and γ = 0 whatever is asked": (
+        *_same(
+            "recurrent_matrix(parameters.W, diffusion, unconstrained)",
+            "recurrent_matrix(parameters.W, 0.0, unconstrained)",
+        ),
+        *_same("h, _ = _step(parameters, M, x[t], h, step_size)", "h, _ = _step(parameters, M, x[t], h, 1.0)"),
     ),
     "h_0 ignored": _same("h = np.ascontiguousarray(h0)", "h = np.zeros_like(h0)"),
     # δ

@@ -48,7 +48,7 @@ def load_backend(name: str) -> ModuleType:
     BackendUnavailable
         If the backend is known but cannot run here; the message says why and how to fix it.
     ValueError
-        If nothing has that name; the message lists what is known and the closest match.
+        If nothing has that name; the message lists what is known, and a name that is close.
     TypeError
         If ``name`` is not a string, its entry point is not the path of a module, or the module is not a backend.
     """
@@ -56,7 +56,7 @@ def load_backend(name: str) -> ModuleType:
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")
     modules = backend_modules()
     path = modules.get(name, name)
-    close = difflib.get_close_matches(name, modules, n=1)
+    close = difflib.get_close_matches(name.lower(), modules, n=1, cutoff=0.75)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     unknown = f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}"
     if not all(part.isidentifier() for part in path.split(".")):

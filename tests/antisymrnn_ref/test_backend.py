@@ -25,11 +25,16 @@ def test_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_backend("my_backend").gated is antisymrnn_ref.gated
 
 
-def test_unknown_name_lists_what_is_known_and_the_closest() -> None:
+def test_unknown_name_lists_what_is_known_and_what_is_close() -> None:
     with pytest.raises(
         ValueError, match=r"expected one of .*numpy.* or a module path, got 'numpi'; did you mean 'numpy'"
     ):
         load_backend("numpi")
+    with pytest.raises(ValueError, match=r"got 'Numpy'; did you mean 'numpy'\?$"):
+        load_backend("Numpy")
+    for far in ("nu", "numerics", "keras0"):
+        with pytest.raises(ValueError, match=f"got '{far}'; there is no module '{far}' where Python looks$"):
+            load_backend(far)
     with pytest.raises(
         ValueError,
         match="module path, got 'no_such_package.module'; there is no module 'no_such_package' where Python looks$",

@@ -388,3 +388,85 @@ def test_number_of_kept_states():
     for T in range(12):
         for k in range(1, 15):
             assert len(kept_steps(T, k)) == -(-T // k) + 1
+
+
+def test_counts_of_an_lstm_and_of_the_gate():
+    n, m, c = 128, 1, 10
+    assert_quoted("67,850", 4 * (n * n + n * m + n) + c * (n + 1))
+    gate = initialization.parameter_count(n, m, c, gated=True) - initialization.parameter_count(n, m, c)
+    assert gate == n * m + n
+    assert initialization.parameter_count(n, m, c, gated=True, unconstrained=True) == n * n + 2 * gate + c * (n + 1)
+
+
+@pytest.mark.parametrize("diffusion", [0.0, 0.3])
+def test_remainder_of_the_geometric_mean(diffusion):
+    generator, step_size = np.random.default_rng(0), 0.05
+    for n in (2, 5, 9):
+        M = recurrent_matrix(generator.standard_normal((n, n)), diffusion)
+        D = stability.diagonal(generator.standard_normal(n))
+        X = step_size * D[:, None] * M
+        rho = np.linalg.norm(X, 2)
+        assert rho < 1
+        off = np.log(abs(np.linalg.det(np.eye(n) + X))) / n + step_size * diffusion * D.mean()
+        assert off * (diffusion == 0) >= -1e-15
+        assert abs(off) <= rho**2 / (2 * (1 - rho))
+
+
+def test_orthogonal_states_shrink():
+    generator = np.random.default_rng(0)
+    for n in (2, 3, 8):
+        W, h = np.linalg.qr(generator.standard_normal((n, n)))[0], generator.standard_normal(n)
+        norms = np.linalg.norm(dynamics.vanilla(W, h[None], 2000)[:, 0], axis=-1)
+        assert (np.diff(norms) < 0).all()
+        assert norms[-1] < 0.1
+
+
+def test_a_slow_turn_by_half_a_turn():
+    for rate in (1e-2, 1e-4):
+        t = math.sqrt(2 * math.pi / rate)
+        angles = t + rate * t**2 / 2, t
+        turned, constant = (np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in angles)
+        assert abs(np.linalg.norm(turned - constant, 2) - 2) < 1e-9
+        assert math.isclose(rate * t, math.sqrt(2 * math.pi * rate))
+
+
+def test_change_of_the_jacobian_between_two_inputs():
+    K = np.array([[0.0, -2.0], [2.0, 0.0]])
+    for d in (0.01, 0.5):
+        first, second = np.diag([1, d]) @ K, np.diag([d, 1]) @ K
+        change = np.linalg.norm(second - first) / np.linalg.norm(first)
+        assert math.isclose(change, math.sqrt(2) * (1 - d) / math.sqrt(1 + d * d))
+
+
+def test_steps_of_figure_1_by_hand():
+    W, step_size = np.array([[0.0, -2.0], [2.0, 0.0]]), 0.1
+    h = FIGURE_STARTS[2]
+    s = np.tanh(W @ h)
+    assert_quoted("0.118621", -(h @ s))
+    assert_quoted("1.399319", s @ s)
+    change = 2 * step_size * (h @ s) + step_size**2 * (s @ s)
+    assert_quoted("0.009731", -change)
+    after = h + step_size * s
+    assert math.isclose(after @ after - h @ h, change)
+    for x, y in np.random.default_rng(0).standard_normal((50, 2)):
+        s = np.tanh(W @ (x, y))
+        assert math.isclose(x * s[1] - y * s[0], x * math.tanh(2 * x) + y * math.tanh(2 * y))
+        assert math.isclose(x * s[0] + y * s[1], y * math.tanh(2 * x) - x * math.tanh(2 * y), abs_tol=1e-12)
+
+
+def test_orbits_have_different_periods_of_at_least_4r():
+    W, step_size = np.array([[0.0, -2.0], [2.0, 0.0]]), 1e-3
+    periods = []
+    for r in (0.01, 0.5, 2.0):
+        h, below, t = np.array([r, 0.0]), False, 0.0
+        while not below or h[1] < 0:
+            below = h[1] < 0
+            k1 = np.tanh(W @ h)
+            k2 = np.tanh(W @ (h + step_size * k1 / 2))
+            k3 = np.tanh(W @ (h + step_size * k2 / 2))
+            k4 = np.tanh(W @ (h + step_size * k3))
+            h, t = h + step_size * (k1 + 2 * k2 + 2 * k3 + k4) / 6, t + step_size
+        periods.append(t)
+        assert t >= 4 * r
+    assert abs(periods[0] - math.pi) < 0.01
+    assert periods[0] + 0.1 < periods[1] < periods[2]

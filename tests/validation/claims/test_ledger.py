@@ -4,11 +4,13 @@ import json
 import math
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flint import arb, ctx, fmpq
 
+import antisymrnn_ref
 from antisymrnn_ref import antisymmetric, dynamics, gated, initialization, stability
 from antisymrnn_validation.claims import antisymmetry, euler, evidence, figure_one, gradients, ode
 from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict, decide
@@ -42,6 +44,15 @@ def test_verdict_is_the_expected_one(claim):
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     if claim.expected is Verdict.REFUTED and claim.name != "published-counts-when-padded":
         assert any(is_certified(value) for value in numbers.values()), numbers
+
+
+def test_every_claim_names_a_section_of_the_derivation():
+    derivation = (Path(antisymrnn_ref.__file__).parent / "DERIVATION.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#{2,3} ([0-9]+(?:\.[0-9]+)?)\.? \S", derivation, re.MULTILINE)
+    assert len(headings) == len(set(headings)) > 20
+    assert {claim.name: claim.proof for claim in CLAIMS if claim.proof not in headings} == {}
+    # each section that decides a statement of the paper is the proof of one
+    assert {heading for heading in headings if heading.startswith("10.")} - {"10.3"} <= {c.proof for c in CLAIMS}
 
 
 def test_padded_counts_are_whole_numbers():
@@ -98,7 +109,7 @@ def test_exception_of_a_check_propagates():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        judge(Claim("a", "b", "c", "", Verdict.HOLDS, check))
+        judge(Claim("a", "b", "c", "", Verdict.HOLDS, check, "1"))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +130,7 @@ def test_verdict_follows_from_what_was_found(holds, refuted, under_condition, ex
 
 
 def test_judgement_compares_with_the_expected_verdict():
-    claim = Claim("a", "b", "c", "", Verdict.REFUTED, lambda _: Outcome(Verdict.HOLDS, "", {}))
+    claim = Claim("a", "b", "c", "", Verdict.REFUTED, lambda _: Outcome(Verdict.HOLDS, "", {}), "1")
     assert not judge(claim).as_expected
     assert Judgement(claim, Outcome(Verdict.REFUTED, "", {})).as_expected
 

@@ -49,7 +49,7 @@ antisymmetric, gated = wrong(right), wrong(right_gated)
 def claim(name, verdict=Verdict.HOLDS, expected=None, check=None, source="equation (1)"):
     evidence = f"Evidence for {name} in [brackets], " + "with many numbers " * 12 + "and an end."
     outcome = Outcome(verdict, evidence, {"number": 0.1, "not a number": float("nan"), "numpy": np.float64(2.0)})
-    return Claim(name, source, f"Statement of {name}.", "", expected or verdict, check or (lambda _: outcome))
+    return Claim(name, source, f"Statement of {name}.", "", expected or verdict, check or (lambda _: outcome), "1.1")
 
 
 @pytest.fixture(autouse=True)
@@ -1068,7 +1068,7 @@ def slow(_):
     return Outcome(Verdict.HOLDS, "Evidence for γ ≥ 0 in [brackets].", {{}})
 
 claims = types.ModuleType("antisymrnn_validation.claims.ledger")
-claims.CLAIMS = (Claim("slow", "equation (1)", "Statement.", "", Verdict.HOLDS, slow),) * {copies}
+claims.CLAIMS = (Claim("slow", "equation (1)", "Statement.", "", Verdict.HOLDS, slow, "1.1"),) * {copies}
 claims.judge = lambda claim, quick=False: Judgement(claim, claim.check(quick))
 sys.modules[claims.__name__] = house.ledger = claims
 from antisymrnn_validation import cli

@@ -89,8 +89,13 @@ def test_a_grid_is_the_product_of_its_lists_over_what_the_task_has(tmp_path, mon
         ("task = ", "expected a grid in TOML: Invalid value"),
         (b"\xff", "expected a grid in TOML"),
         ("seed = 1", "expected a task"),
-        ('task = "mnsit"', "'mnsit'; did you mean mnist"),
+        ('task = "mnsit"', "'mnsit'; did you mean 'mnist'"),
         ('task = "digits"\nlearning_rat = 1', "got 'learning_rat'; did you mean 'learning_rate'"),
+        ('task = "digits"\nlr = 1', "got 'lr'; did you mean 'learning_rate'"),
+        ('task = "digits"\nhidden-size = 1', "got 'hidden-size'; did you mean 'units'"),
+        ('task = "digits"\nGamma = 1', "got 'Gamma'; did you mean 'diffusion'"),
+        ('task = "digits"\nepsilon = 1', "got 'epsilon'; did you mean 'step_size'"),
+        ('task = "digits"\nlayers = 1', "got 'layers'; the fields are task, backend, cell, "),
         ('task = "digits"\nseed = [1, 0.5]', "seed: expected a whole number, got 0.5"),
         ('task = "digits"\nseed = true', "seed: expected a whole number, got True"),
         ('task = "digits"\nfull = 1', "full: expected true or false, got 1"),
@@ -700,6 +705,10 @@ def test_an_unknown_backend_is_refused_before_anything_runs(tmp_path, capsys):
     code, _, err = run(capsys, grid, "--output", tmp_path / "out")
     assert code == 2
     assert "did you mean 'numpy'" in err
+    grid = write_grid(tmp_path / "grid.toml", backend=["numpy", "torch"])
+    code, _, err = run(capsys, grid, "--output", tmp_path / "other")
+    assert code == 2
+    assert "PyTorch is a peer: `antisymrnn compare --peers torch` times it beside a backend" in err
 
 
 @pytest.fixture(scope="module")

@@ -348,11 +348,13 @@ def padded():
     return tasks._task("noise-padded", colours(), colours(1, 3))
 
 
-def test_unknown_task_names_the_closest():
-    with pytest.raises(ValueError, match="got 'pmist'; did you mean pmnist"):
+def test_an_unknown_task_is_refused_with_what_is_close():
+    with pytest.raises(ValueError, match="got 'pmist'; did you mean 'pmnist'\\?"):
         tasks.load("pmist", None)
-    with pytest.raises(ValueError, match="did you mean noise-padded"):
+    with pytest.raises(ValueError, match="did you mean 'noise-padded'"):
         tasks.load("noisepadded", None)
+    with pytest.raises(ValueError, match="cifar, noise-padded, got 'imagenet'$"):
+        tasks.load("imagenet", None)
 
 
 @pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "digits"])
@@ -439,7 +441,7 @@ def test_the_first_test_sample_is_that_of_the_task(digits, folder, tmp_path, mon
     np.testing.assert_array_equal(tasks.first_test_sample("noise-padded", tmp_path), whole[:32, 0])
     with pytest.raises(DataError, match="expected the official contents"):
         tasks.first_test_sample("pmnist", folder)
-    with pytest.raises(ValueError, match="did you mean mnist"):
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
         tasks.first_test_sample("minst", folder)
 
 

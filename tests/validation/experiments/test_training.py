@@ -873,11 +873,12 @@ def test_a_run_without_its_best_checkpoint_is_refused_before_it_goes_on(tmp_path
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("cell", "gate", "cell: expected antisymmetric or gated, got 'gate'; did you mean gated"),
-        ("optimizer", "adamw", "did you mean adam"),
+        ("cell", "gate", "cell: expected antisymmetric or gated, got 'gate'; did you mean 'gated'"),
+        ("optimizer", "adamw", "did you mean 'adam'"),
         ("optimizer", "lion", "got 'lion'\\)$"),
-        ("schedule", "Cosine", "did you mean cosine"),
-        ("dtype", "float", "did you mean float"),
+        ("schedule", "Cosine", "did you mean 'cosine'"),
+        ("dtype", "float", "dtype: expected float32 or float64, got 'float'\\)$"),
+        ("dtype", "float16", "dtype: expected float32 or float64, got 'float16'\\)$"),
         ("units", "128", "units: expected a whole number, got '128'"),
         ("units", True, "units: expected a whole number, got True"),
         ("units", 0, "units: expected at least 1, got 0"),
@@ -1236,4 +1237,4 @@ def test_download_leaves_alone_what_is_there_in_any_form(monkeypatch, run):
     assert "--profile: expected at least 1" in err
     code, _, err = run("train", "digit", "--download")
     assert code == 2
-    assert "did you mean digits" in err
+    assert "did you mean 'digits'" in err

@@ -181,6 +181,9 @@ class Claim(NamedTuple):
     expected : Verdict
     check : callable
         Takes ``quick`` (fewer random instances, nothing else changes) and returns the :class:`Outcome`.
+    proof : str
+        The section of ``antisymrnn_ref/DERIVATION.md`` that proves it, refutes it, or has the mathematics behind the
+        count or the computation that decides it.
     """
 
     name: str
@@ -189,6 +192,7 @@ class Claim(NamedTuple):
     condition: str
     expected: Verdict
     check: Callable[[bool], Outcome]
+    proof: str
 
 
 class Judgement(NamedTuple):

@@ -32,6 +32,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         ode.scalar_test_equation,
+        proof="7",
     ),
     Claim(
         "euler-first-order",
@@ -40,6 +41,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         ode.euler_is_first_order,
+        proof="7",
     ),
     Claim(
         "cells-as-written",
@@ -48,6 +50,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         euler.cells_as_written,
+        proof="2",
     ),
     Claim(
         "network-inherits-stability",
@@ -57,6 +60,7 @@ CLAIMS: tuple[Claim, ...] = (
         "limit ε → 0 at a fixed time.",
         REFUTED,
         euler.network_inherits_stability,
+        proof="7.2",
     ),
     Claim(
         "frozen-eigenvalues-suffice",
@@ -66,6 +70,7 @@ CLAIMS: tuple[Claim, ...] = (
         "then neighbours come no further apart. If it is so along the solution alone, ‖A(t)‖ ≤ 1.",
         REFUTED,
         ode.frozen_eigenvalues_suffice,
+        proof="10.7",
     ),
     Claim(
         "constant-jacobian-is-stable",
@@ -74,6 +79,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The eigenvalues with Re λ = 0 are not defective, as those of D M for D > 0 and antisymmetric M are not.",
         CONDITIONAL,
         ode.constant_jacobian_is_stable,
+        proof="10.2",
     ),
     Claim(
         "ode-is-stable",
@@ -83,6 +89,7 @@ CLAIMS: tuple[Claim, ...] = (
         "drift apart.",
         REFUTED,
         ode.ode_is_stable,
+        proof="10.12",
     ),
     Claim(
         "sensitivity-equation",
@@ -91,6 +98,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         ode.sensitivity_equation,
+        proof="10.11",
     ),
     Claim(
         "exponential-of-slow-jacobian",
@@ -100,6 +108,7 @@ CLAIMS: tuple[Claim, ...] = (
         "of change.",
         CONDITIONAL,
         ode.exponential_of_slow_jacobian,
+        proof="10.11",
     ),
     Claim(
         "jacobian-varies-slowly",
@@ -108,6 +117,7 @@ CLAIMS: tuple[Claim, ...] = (
         "J changes as fast as the input does.",
         REFUTED,
         ode.jacobian_varies_slowly,
+        proof="10.11",
     ),
     Claim(
         "critical-criterion-keeps-gradients",
@@ -116,6 +126,7 @@ CLAIMS: tuple[Claim, ...] = (
         "det A(t) = 1: the product of the singular values is kept, each of them is not.",
         REFUTED,
         ode.critical_criterion_keeps_gradients,
+        proof="10.7",
     ),
     Claim(
         "antisymmetry-is-exact",
@@ -124,6 +135,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.antisymmetry_is_exact,
+        proof="10.1",
     ),
     Claim(
         "antisymmetric-eigenvalues",
@@ -132,6 +144,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.antisymmetric_eigenvalues,
+        proof="10.1",
     ),
     Claim(
         "computed-eigenvalues",
@@ -140,6 +153,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.computed_eigenvalues,
+        proof="10.1",
     ),
     Claim(
         "jacobian-of-the-ode",
@@ -148,6 +162,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.jacobian_of_the_ode,
+        proof="8",
     ),
     Claim(
         "eigenvalues-of-the-jacobian",
@@ -156,6 +171,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.eigenvalues_of_nine,
+        proof="10.2",
     ),
     Claim(
         "inputs-do-not-matter",
@@ -164,6 +180,7 @@ CLAIMS: tuple[Claim, ...] = (
         "With the same weights and start, inputs alone decide whether the gradient explodes.",
         REFUTED,
         euler.inputs_do_not_matter,
+        proof="10.7",
     ),
     Claim(
         "energy-of-the-ode",
@@ -172,6 +189,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         ode.energy_of_the_ode,
+        proof="7.1",
     ),
     Claim(
         "degrees-of-freedom",
@@ -180,6 +198,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         counting.degrees_of_freedom,
+        proof="9",
     ),
     Claim(
         "energy-under-euler",
@@ -188,6 +207,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         euler.euler_never_lowers_energy,
+        proof="7.2",
     ),
     Claim(
         "frozen-euler-suffices",
@@ -197,6 +217,7 @@ CLAIMS: tuple[Claim, ...] = (
         "and no λ with |1 + ελ| = 1 is defective.",
         REFUTED,
         euler.frozen_euler_suffices,
+        proof="10.7",
     ),
     Claim(
         "imaginary-eigenvalues-are-unstable",
@@ -207,6 +228,7 @@ CLAIMS: tuple[Claim, ...] = (
         "stable, though (11) fails at every step.",
         CONDITIONAL,
         euler.imaginary_eigenvalues_are_unstable,
+        proof="10.5",
     ),
     Claim(
         "critical-diffusion",
@@ -215,6 +237,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         euler.critical_diffusion_formula,
+        proof="8",
     ),
     Claim(
         "real-parts-with-diffusion",
@@ -223,6 +246,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         antisymmetry.real_parts_with_diffusion,
+        proof="10.2",
     ),
     Claim(
         "diffusion-makes-euler-stable",
@@ -232,6 +256,7 @@ CLAIMS: tuple[Claim, ...] = (
         "every D.",
         CONDITIONAL,
         euler.diffusion_makes_euler_stable,
+        proof="8",
     ),
     Claim(
         "w-diff-is-euler-stable",
@@ -240,6 +265,7 @@ CLAIMS: tuple[Claim, ...] = (
         "At the origin it takes γ ≥ 0.20204103; tanh bounds the state, not (11).",
         REFUTED,
         euler.w_diff_is_euler_stable,
+        proof="10.5",
     ),
     Claim(
         "gated-jacobian-form",
@@ -248,6 +274,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         euler.gated_jacobian_form,
+        proof="8",
     ),
     Claim(
         "gated-criterion-remains",
@@ -257,6 +284,7 @@ CLAIMS: tuple[Claim, ...] = (
         "True where every entry of the diagonal factor has the same sign; the gate can make signs differ.",
         REFUTED,
         euler.gated_criterion_remains,
+        proof="10.6",
     ),
     Claim(
         "gated-sign-condition",
@@ -265,6 +293,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         euler.gated_sign_condition,
+        proof="8",
     ),
     Claim(
         "gate-is-cheap",
@@ -273,6 +302,7 @@ CLAIMS: tuple[Claim, ...] = (
         "m is small against n/2, as on MNIST and pixel CIFAR-10; slightly means less than a tenth.",
         CONDITIONAL,
         counting.gate_is_cheap,
+        proof="9",
     ),
     Claim(
         "discrete-jacobian",
@@ -281,6 +311,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         gradients.discrete_jacobian,
+        proof="8",
     ),
     Claim(
         "singular-values-are-bounded",
@@ -289,6 +320,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         gradients.singular_values_are_bounded,
+        proof="8",
     ),
     Claim(
         "geometric-mean",
@@ -297,6 +329,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         gradients.geometric_mean_is_at_least_one,
+        proof="10.4",
     ),
     Claim(
         "gradient-norm-is-constant",
@@ -307,6 +340,7 @@ CLAIMS: tuple[Claim, ...] = (
         "unconstrained W in every draw.",
         CONDITIONAL,
         gradients.gradient_norm_is_constant,
+        proof="10.8",
     ),
     Claim(
         "diffusion-decay",
@@ -315,6 +349,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ε‖D_t M‖₂ is small: the logarithm is off by at most Σ ρ²/(2(1 − ρ)), ρ = ε‖D_t M‖₂.",
         CONDITIONAL,
         gradients.diffusion_decay,
+        proof="10.4",
     ),
     Claim(
         "gradients-of-the-shared-matrix",
@@ -323,6 +358,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         gradients.gradients_of_shared_matrix,
+        proof="3",
     ),
     Claim(
         "figure-eigenvalues",
@@ -332,6 +368,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.eigenvalues_of_the_figure,
+        proof="10.13",
     ),
     Claim(
         "figure-end-states",
@@ -340,6 +377,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.end_states_of_the_figure,
+        proof="7",
     ),
     Claim(
         "figure-energies",
@@ -348,6 +386,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.energies_of_the_figure,
+        proof="7.2",
     ),
     Claim(
         "identity-decays-algebraically",
@@ -356,6 +395,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.identity_decays_algebraically,
+        proof="10.9",
     ),
     Claim(
         "orthogonal-vanilla-collapses",
@@ -364,6 +404,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.orthogonal_vanilla_collapses,
+        proof="10.10",
     ),
     Claim(
         "orthogonal-gradient-vanishes",
@@ -373,6 +414,7 @@ CLAIMS: tuple[Claim, ...] = (
         "turn, keeps ‖∂h_T/∂h_0‖ at 1 or more for ever.",
         CONDITIONAL,
         figure_one.orthogonal_gradient_vanishes,
+        proof="10.10",
     ),
     Claim(
         "crossed-words",
@@ -381,6 +423,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The determinant of a rotation is 1, of a reflection −1.",
         REFUTED,
         figure_one.crossed_words,
+        proof="10.10",
     ),
     Claim(
         "away-and-towards",
@@ -389,6 +432,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.away_and_towards,
+        proof="10.13",
     ),
     Claim(
         "circular-field",
@@ -397,6 +441,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Its orbits are the level sets of log cosh 2x + log cosh 2y, circles only in the limit of small h.",
         REFUTED,
         figure_one.circular_field,
+        proof="10.13",
     ),
     Claim(
         "outward-spirals",
@@ -405,6 +450,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         figure_one.outward_spirals,
+        proof="10.13",
     ),
     Claim(
         "every-step-moves-outward",
@@ -413,6 +459,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Each step increases E.",
         REFUTED,
         figure_one.every_step_moves_outward,
+        proof="10.13",
     ),
     Claim(
         "constant-distance",
@@ -421,6 +468,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Each of five starts tends to one limit cycle, of radius 0.5700 to 0.5981, 0.5841 in the mean.",
         REFUTED,
         figure_one.constant_distance,
+        proof="10.5",
     ),
     Claim(
         "initial-variances",
@@ -429,6 +477,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         counting.initial_variances,
+        proof="9",
     ),
     Claim(
         "published-counts",
@@ -437,6 +486,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         counting.published_counts,
+        proof="9",
     ),
     Claim(
         "published-counts-when-padded",
@@ -445,6 +495,7 @@ CLAIMS: tuple[Claim, ...] = (
         "They have 60,042, 84,874, 78,410 and 116,490: the column is that of m = 3.",
         REFUTED,
         counting.published_counts_when_padded,
+        proof="9",
     ),
     Claim(
         "lstm-has-more-parameters",
@@ -454,6 +505,7 @@ CLAIMS: tuple[Claim, ...] = (
         "",
         HOLDS,
         counting.lstm_has_more_parameters,
+        proof="9",
     ),
 )
 """Every claim, in the paper's order."""

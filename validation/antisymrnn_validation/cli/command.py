@@ -17,6 +17,7 @@ import typer
 
 from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.output import files, terminal
+from antisymrnn_validation.output.names import near
 from antisymrnn_validation.output.terminal import Record
 from antisymrnn_validation.reports import tables
 
@@ -38,6 +39,8 @@ app.add_typer(vectors_app, name="vectors", help="List, describe, export and veri
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything to FILE as strict JSON.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller problems: a first look, not the full evidence.")]
 
+PEERS = {"torch": ("torch", "PyTorch"), "pytorch": ("torch", "PyTorch"), "jax": ("jax", "JAX")}
+"""By what somebody may take for a backend: the peer's option and name."""
 
 Result = TypeVar("Result")
 
@@ -64,11 +67,26 @@ def vectors_command(function: Callable[..., int]) -> Callable[..., None]:
     return _registered(vectors_app, function.__name__.replace("_", " "), function)
 
 
+class _Command(typer.core.TyperCommand):
+    """A command that answers an unknown option with those that are close in meaning or spelling."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if hasattr(error, "possibilities"):  # click's NoSuchOption, which Typer does not export
+                from antisymrnn_validation.experiments.configuration import SYNONYMS
+
+                options = [option for parameter in self.params for option in parameter.opts if option[:2] == "--"]
+                error.possibilities = near(getattr(error, "option_name", ""), options, synonyms=SYNONYMS)
+            raise
+
+
 def _registered(group: typer.Typer, title: str, function: Callable[..., int]) -> Callable[..., None]:
     """A command of a group; every foreseeable failure becomes one line on stderr."""
     name = f"antisymrnn {title}"
 
-    @group.command(title.split()[-1])
+    @group.command(title.split()[-1], cls=_Command)
     @functools.wraps(function)
     def run(**options: Any) -> None:
         try:
@@ -139,7 +157,21 @@ def load_backend_named(name: str) -> ModuleType:
     """The module of a backend."""
     from antisymrnn_ref.backend import load_backend
 
+    refuse_peer(name)
     return load_foreign(load_backend, name)
+
+
+def refuse_peer(name: str) -> None:
+    """Say of a library that backends are compared with that it is not one of them."""
+    from antisymrnn_ref.backend import backend_modules
+
+    backends = backend_modules()
+    if name.casefold() in PEERS and name not in backends:
+        option, library = PEERS[name.casefold()]
+        raise UsageError(
+            f"backend: expected one of {', '.join(backends)} or a module path, got {name!r}; {library} is a peer: "
+            f"`antisymrnn compare --peers {option}` times it beside a backend"
+        )
 
 
 def load_foreign(load: Callable[..., Result], *arguments: Any) -> Result:

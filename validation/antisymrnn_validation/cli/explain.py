@@ -1,47 +1,129 @@
-"""explain."""
+"""explain: what a check promises, what a known mistake looks like in the code, and the names of all of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import textwrap
+import time
+from typing import Annotated, Any
 
 import typer
 
-from antisymrnn_validation.cli.command import AS_EXPECTED, UsageError, command
-from antisymrnn_validation.output import terminal
-from antisymrnn_validation.reports import tables
+from antisymrnn_validation.cli.command import (
+    AS_EXPECTED,
+    Json,
+    UsageError,
+    check_writable,
+    command,
+    write_results,
+)
+from antisymrnn_validation.output import names, terminal
+from antisymrnn_validation.output.terminal import Record, Table
 
 
 @command
 def explain(
-    check: Annotated[str, typer.Argument(metavar="CHECK", help="The name of a check, as conform prints it.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A check or a known mistake, as conform prints it. Letters such as γ may be spelled out; upper and "
+            "lower case, blanks, hyphens and underscores make no difference.",
+        ),
+    ] = None,
+    json: Json = None,
 ) -> int:
-    """Say what a check is about: the promise, the equations, the usual cause of a failure, and the fix.
+    """Explain a check or a known mistake; without a name, list all of them.
 
-    It also knows the deviations by name.
+    Of a check: what it promises, where that is written down, the usual cause of a failure, and the fix. Of a mistake:
+    what is wrong, the equations, and the wrong line beside the right one.
     """
-    from antisymrnn_validation.conformance.mistakes import catalogue
-    from antisymrnn_validation.conformance.plan import promised
+    from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE
+    from antisymrnn_validation.conformance.promises import PROMISES
 
-    known = {deviation.name: deviation for deviation in catalogue.CATALOGUE}
-    try:
-        if check in known:
-            deviation = known[check]
-            told = {
-                "what is wrong": deviation.statement,
-                "equations": ", ".join(f"({tag})" for tag in deviation.tags),
-                "kind": deviation.kind,
-                "usual cause": deviation.usual_cause,
-                "fix": deviation.mend,
-            }
+    check_writable(json)
+    start = time.perf_counter()
+    checks, mistakes = dict(PROMISES), {mistake.name: mistake for mistake in CATALOGUE}
+    if name is None:
+        records = [_check(promise) for promise in checks.values()], [_mistake(mistake) for mistake in mistakes.values()]
+        line = f"explain: {len(checks)} checks, {len(mistakes)} known mistakes"
+        _show_all(*records)
+        print(line)
+    else:
+        known = {names.folded(each): each for each in (*checks, *mistakes)}
+        if (found := known.get(names.folded(name), "")) in checks:
+            records = [_check(checks[found])], []
+            _show_check(*records[0])
+        elif found:
+            records = [], [_mistake(mistakes[found])]
+            _show_mistake(*records[1])
         else:
-            promise = promised(check)
-            told = {
-                "promise": promise.statement,
-                "source": promise.source,
-                "usual cause": promise.usual_cause,
-                "fix": promise.fix,
-            }
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    terminal.show(tables.sections_table(check, {"check": told}))
+            hint = names.did_you_mean(name, known.values(), most=5)
+            raise UsageError(
+                f"NAME: expected a check or a known mistake, got {name!r}{hint or '; `antisymrnn explain` lists them'}"
+            )
+        line = f"explain: {found}"
+    content = {"command": "explain", "checks": records[0], "mistakes": records[1]}
+    write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
+
+
+def _check(promise: Any) -> Record:
+    from antisymrnn_validation.conformance.check import CASES
+
+    keys = ("name", "level", "statement", "source", "usual_cause", "fix")
+    record = {key: getattr(promise, key) for key in keys}
+    return record | {"needs": sorted(promise.needs), "on": [where for where in CASES if where in promise.on]}
+
+
+def _mistake(mistake: Any) -> Record:
+    from antisymrnn_validation.conformance.mistakes import source
+
+    lines = [
+        {"file": f"{cell}.py", "right": textwrap.dedent(right), "wrong": textwrap.dedent(wrong)}
+        for cell, right, wrong in source.side_by_side(source.EDITS[mistake.name])
+    ]
+    keys = ("name", "kind", "cells", "statement", "usual_cause", "fix")
+    equations = {tag: source.equation(tag) for tag in mistake.tags}
+    return {key: getattr(mistake, key) for key in keys} | {"equations": equations, "lines": lines}
+
+
+def _show_check(record: Record) -> None:
+    from antisymrnn_validation.conformance.check import CASES, LEVELS
+
+    print(f"{record['name']} (check)")
+    pairs = [
+        ("promise", record["statement"]),
+        ("level", f"{record['level']}: {LEVELS[record['level']]}"),
+        ("needs", ", ".join(record["needs"]) or "nothing but states"),
+        ("cases", "\n".join(CASES[where] for where in record["on"])),
+        ("source", record["source"]),
+        ("usual cause", record["usual_cause"]),
+        ("fix", record["fix"]),
+    ]
+    print(terminal.labelled(pairs))
+
+
+def _show_mistake(record: Record) -> None:
+    print(f"{record['name']} ({'convention' if record['kind'] == 'convention' else 'known mistake'})")
+    pairs = [
+        ("what is wrong", record["statement"]),
+        ("equations", "\n".join(f"{f'({tag})':5}  {text}" for tag, text in record["equations"].items())),
+    ]
+    file = ""
+    for line in record["lines"]:
+        if line["file"] != file:
+            file = line["file"]
+            pairs.append(("in", file))
+        wrong = re.sub(r"  # .*", "", line["wrong"])  # the tag belongs to the right line
+        pairs += [("  right", line["right"]), ("  wrong", wrong)]
+    pairs += [("usual cause", record["usual_cause"]), ("fix", record["fix"])]
+    print(terminal.labelled(pairs))
+
+
+def _show_all(checks: list[Record], mistakes: list[Record]) -> None:
+    rows = [(each["name"], str(each["level"]), ", ".join(each["needs"]), each["statement"]) for each in checks]
+    terminal.show_lines(Table("Checks", ("name", "level", "needs", "promise"), rows, [False] * len(rows)))
+    rows_of_mistakes = [(each["name"], each["statement"]) for each in mistakes]
+    columns = ("name", "what is wrong")
+    terminal.show_lines(Table("Known mistakes", columns, rows_of_mistakes, [False] * len(rows_of_mistakes)))

@@ -24,6 +24,7 @@ from antisymrnn_validation.cli.command import (
     command,
     import_package,
     load_foreign,
+    refuse_peer,
     write_results,
 )
 from antisymrnn_validation.cli.train import DataFolder
@@ -117,6 +118,8 @@ def _run(
     if not missing:
         return
     data = data and data.resolve()
+    for backend in dict.fromkeys(point.backend for point in missing):
+        refuse_peer(backend)
     if not scheduler:
         load_foreign(sweep.check_here, missing, data)
     count = min(len(missing), usable_processors()) if workers is None else workers

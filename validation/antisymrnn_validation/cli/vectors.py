@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from antisymrnn_validation.cli.command import (
     write_results,
 )
 from antisymrnn_validation.output import files, terminal
+from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.output.terminal import Record, Table
 from antisymrnn_validation.reports import tables
 from antisymrnn_validation.reports.tables import _number, contradicts
@@ -80,8 +80,8 @@ def vectors_describe(
     with _reading_vectors() as (form, release):
         every, notes = {vector.id: vector for vector in release.load()}, release.load_notes()
     if name not in every:
-        near = difflib.get_close_matches(name, every, n=1, cutoff=0.0)
-        raise UsageError(f"NAME: expected the id of a vector, got {name!r}; the closest is {near[0]}")
+        hint = did_you_mean(name, every) or "; `antisymrnn vectors list` lists them"
+        raise UsageError(f"NAME: expected the id of a vector, got {name!r}{hint}")
     vector = every[name]
     told = {"file": vector.file, "cell": vector.cell, "dtype": str(vector.dtype), "comment": vector.comment}
     constants = {"step_size": repr(vector.step_size), "diffusion": repr(vector.diffusion)}

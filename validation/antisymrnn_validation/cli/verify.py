@@ -253,7 +253,8 @@ def _figures(quick: bool) -> dict[str, Any]:
 def _decide(claim: Any, quick: bool) -> Record:
     from antisymrnn_validation.claims import ledger
 
-    record: Record = {key: getattr(claim, key) for key in ("name", "source", "statement", "condition", "expected")}
+    keys = ("name", "source", "statement", "condition", "expected", "proof")
+    record: Record = {key: getattr(claim, key) for key in keys}
     start = time.perf_counter()
     try:
         judgement = ledger.judge(claim, quick)

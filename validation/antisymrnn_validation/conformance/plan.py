@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, Promise, make_check
+from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, make_check
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.truth.calls import ALL
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
@@ -126,19 +126,6 @@ def certify(
     if what == "accuracy":
         arguments["input_gradient"] = input_gradient
     return make_check(PROMISES[what], case, **options, **arguments)
-
-
-def promised(name: str) -> Promise:
-    """A promise by name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    if name not in PROMISES:
-        raise ValueError(f"check: expected one of {', '.join(PROMISES)}, got {name!r}")
-    return PROMISES[name]
 
 
 def markdown() -> str:

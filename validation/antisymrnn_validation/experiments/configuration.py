@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
 from antisymrnn_validation.experiments import optimizers
+from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.truth.cases import CELLS
 
 CHOICES = {
@@ -120,6 +120,21 @@ def default_configuration(task: str) -> Configuration:
     return Configuration(task, **DEFAULTS.get(task, {}))
 
 
+SYNONYMS = {
+    "model": "cell", "ablation": "unconstrained",
+    "n": "units", "hidden": "units", "hidden_size": "units", "hidden_units": "units", "num_units": "units",
+    "ε": "step_size", "eps": "step_size", "dt": "step_size", "step": "step_size",
+    "γ": "diffusion", "damping": "diffusion",
+    "sigma": "sigma_w", "init_scale": "sigma_w",
+    "optim": "optimizer", "lr": "learning_rate", "scheduler": "schedule",
+    "clip_norm": "clip", "grad_clip": "clip", "max_norm": "clip", "gradient_clipping": "clip",
+    "B": "batch", "batch_size": "batch", "bs": "batch",
+    "steps": "iterations", "max_iterations": "iterations", "eval_every": "evaluate_every",
+    "early_stopping": "patience", "val": "validation", "validation_split": "validation",
+    "random_state": "seed", "precision": "dtype",
+}  # fmt: skip
+"""Other words for the fields of a configuration, for hints alone; a Greek letter stands for its English name too."""
+
 TYPES = get_type_hints(Configuration)
 """Of the fields of a configuration, by name."""
 
@@ -149,9 +164,7 @@ def check_configuration(configuration: Configuration) -> None:
         check_type(name, value)
     for name, known in CHOICES.items():
         if (value := getattr(configuration, name)) not in known:
-            close = difflib.get_close_matches(value, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}{hint}")
+            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}{did_you_mean(value, known)}")
     for name in ("units", "batch", "iterations", "evaluate_every", "shards"):
         if getattr(configuration, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(configuration, name)}")

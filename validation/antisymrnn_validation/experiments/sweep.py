@@ -9,7 +9,6 @@ that, or begins anew: the bits are the same. No file system needs to be shared.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import math
 import secrets
@@ -27,6 +26,7 @@ from dask.distributed import Client, as_completed, fire_and_forget, get_worker, 
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.experiments import cluster, results, runs, tasks, training
 from antisymrnn_validation.experiments.configuration import (
+    SYNONYMS,
     TYPES,
     Configuration,
     check_configuration,
@@ -35,6 +35,7 @@ from antisymrnn_validation.experiments.configuration import (
 )
 from antisymrnn_validation.experiments.folder import RunError, fingerprint_of, locked
 from antisymrnn_validation.experiments.results import Result
+from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.output.terminal import reason
 
 LARGEST = 10_000
@@ -234,8 +235,8 @@ def _choices(path: Path, name: str, value: Any) -> list[Any]:
     """The values of one key, in the type of the field."""
     fields = Configuration._fields
     if name not in fields:
-        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-        raise GridError(f"{path}: expected fields of a configuration, got {name!r}; did you mean {close[0]!r}?")
+        hint = did_you_mean(name, fields, synonyms=SYNONYMS) or f"; the fields are {', '.join(fields)}"
+        raise GridError(f"{path}: expected fields of a configuration, got {name!r}{hint}")
     kind = TYPES[name]
     values = value if isinstance(value, list) else [value]
     try:

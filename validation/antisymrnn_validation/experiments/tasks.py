@@ -6,7 +6,6 @@ value it can have, so that it lies in [0, 1].
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from antisymrnn_validation.experiments.data import (
     load_digits,
     load_mnist,
 )
+from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.truth.cases import Case
 
 TASKS = ("digits", "mnist", "pmnist", "cifar", "noise-padded")
@@ -184,10 +184,9 @@ def permutation() -> Array:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a task that there is not; the message has the closest name."""
+    """Raise ValueError for an unknown task; the message lists all of them, and a name that is close."""
     if name not in TASKS:
-        close = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.0)
-        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; did you mean {close[0]}?")
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}{did_you_mean(str(name), TASKS)}")
 
 
 def pixel_sequences(images: Images, indices: Sequence[int] | Array) -> Array:

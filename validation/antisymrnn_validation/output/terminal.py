@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
@@ -98,8 +98,8 @@ def _print_styled(lines: Sequence[str], styles: Sequence[str]) -> None:
 
 
 def width() -> int:
-    """Columns of the terminal; :data:`PIPE_WIDTH` anywhere else."""
-    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if sys.stdout.isatty() else PIPE_WIDTH
+    """Columns of the terminal, or of the environment variable COLUMNS; :data:`PIPE_WIDTH` in a pipe."""
+    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
 
 
 def wrapped(text: str, width: int) -> str:
@@ -191,3 +191,18 @@ def placed(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """A text with every run of white space as one blank."""
     return " ".join(text.split())
+
+
+def labelled(pairs: Iterable[tuple[str, str]]) -> str:
+    """A label and its text in two columns; the text wraps where the terminal ends, and its line breaks are kept."""
+    pairs = list(pairs)
+    indent = max(len(label) for label, _ in pairs) + 2
+    lines = []
+    for label, text in pairs:
+        for begin, line in enumerate(text.splitlines() or [""]):
+            first, rest = (label if not begin else "").ljust(indent), " " * (indent + 2)
+            lines += textwrap.wrap(
+                first + line, max(width(), indent + 30), subsequent_indent=rest, break_long_words=False,
+                break_on_hyphens=False, drop_whitespace=True, replace_whitespace=False,
+            ) or [first.rstrip()]  # fmt: skip
+    return "\n".join(lines)

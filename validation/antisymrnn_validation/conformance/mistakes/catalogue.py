@@ -1,4 +1,4 @@
-"""The catalogue of known deviations: what is wrong, what it usually comes from, how to mend it.
+"""The catalogue of known deviations: what is wrong, what it usually comes from, how to fix it.
 
 A *convention* is right once it is declared. The others are mistakes, of the forward pass or of the gradients alone.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from antisymrnn_ref.contract import Array
+from antisymrnn_ref import contract
+from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_validation.conformance.mistakes.recurrence import (
     SIGMOID,
     TANH,
@@ -21,6 +23,7 @@ from antisymrnn_validation.conformance.mistakes.recurrence import (
     Slopes,
     Update,
     arriving,
+    planted_cell,
 )
 from antisymrnn_validation.truth.cases import CELLS
 
@@ -44,7 +47,7 @@ class Deviation(NamedTuple):
         A convention is right once it is declared. A mistake changes the states, or the gradients alone.
     cells : tuple of str
         Where it exists.
-    statement, usual_cause, mend : str
+    statement, usual_cause, fix : str
         What is wrong, in one sentence; where it usually comes from; what to do.
     tags : tuple of str
         Of the equations it breaks.
@@ -57,7 +60,7 @@ class Deviation(NamedTuple):
     cells: tuple[str, ...]
     statement: str
     usual_cause: str
-    mend: str
+    fix: str
     tags: tuple[str, ...]
     replaces: Mapping[str, Any]
 
@@ -120,21 +123,21 @@ def _divided(names: tuple[str, ...]) -> Callable[[Arrays, int], Arrays]:
 
 
 def _convention(
-    name: str, statement: str, usual_cause: str, mend: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
+    name: str, statement: str, usual_cause: str, fix: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
 ) -> Deviation:
-    return Deviation(name, "convention", cells, statement, usual_cause, mend, tags, replaces)
+    return Deviation(name, "convention", cells, statement, usual_cause, fix, tags, replaces)
 
 
 def _forward_mistake(
-    name: str, statement: str, usual_cause: str, mend: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
+    name: str, statement: str, usual_cause: str, fix: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
 ) -> Deviation:
-    return Deviation(name, "forward", cells, statement, usual_cause, mend, tags, replaces)
+    return Deviation(name, "forward", cells, statement, usual_cause, fix, tags, replaces)
 
 
 def _gradient_mistake(
-    name: str, statement: str, usual_cause: str, mend: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
+    name: str, statement: str, usual_cause: str, fix: str, *tags: str, cells: tuple[str, ...] = CELLS, **replaces: Any
 ) -> Deviation:
-    return Deviation(name, "gradient", cells, statement, usual_cause, mend, tags, replaces)
+    return Deviation(name, "gradient", cells, statement, usual_cause, fix, tags, replaces)
 
 
 _EXCHANGED = _renamed(V="V_z", V_z="V", b="b_z", b_z="b")
@@ -433,8 +436,8 @@ _IN_H = (
         )
     ),
     *(
-        _forward_mistake(name, statement, cause, mend, "F4", "GF5", cells=cells, update=Update(value, slopes))
-        for name, statement, cause, mend, cells, value, slopes in (
+        _forward_mistake(name, statement, cause, fix, "F4", "GF5", cells=cells, update=Update(value, slopes))
+        for name, statement, cause, fix, cells, value, slopes in (
             (
                 "residual dropped", "h_t is the increment alone.", "A plain recurrent cell.", "Add h_{t−1}.", CELLS,
                 lambda k: k.step_size * k.z * k.s,
@@ -770,8 +773,8 @@ _IN_SUMS = (
 
 _IN_RESULTS = (
     *(
-        _gradient_mistake(name, statement, cause, mend, "B8", weights=weights)
-        for name, statement, cause, mend, weights in (
+        _gradient_mistake(name, statement, cause, fix, "B8", weights=weights)
+        for name, statement, cause, fix, weights in (
             (
                 "dW = G", "dW is dL/dM, not antisymmetrised.", "The chain rule stops at M.", "Return G − Gᵀ.",
                 lambda mix: mix._replace(transposed=0.0),
@@ -895,3 +898,24 @@ def by_name(name: str) -> Deviation:
         If the catalogue has none.
     """
     return {deviation.name: deviation for deviation in CATALOGUE}[name]
+
+
+def planted(deviation: Deviation | None) -> ModuleType:
+    """Make a backend that has one deviation and nothing else wrong.
+
+    Parameters
+    ----------
+    deviation : Deviation or None
+        None for the honest copy. A cell in which the deviation does not exist is honest too.
+
+    Returns
+    -------
+    module
+        With all that the contract asks of a backend, to the bit: samples do not meet before gradients are summed.
+    """
+    backend: Any = ModuleType("planted" if deviation is None else f"planted: {deviation.name}")
+    backend.asarray, backend.to_numpy = contract.asarray, contract.to_numpy
+    for cell, parameter_type in zip(CELLS, (Parameters, GatedParameters), strict=True):
+        lines = deviation.lines if deviation is not None and cell in deviation.cells else Lines()
+        setattr(backend, cell, planted_cell(parameter_type, lines))
+    return backend  # type: ignore[no-any-return]

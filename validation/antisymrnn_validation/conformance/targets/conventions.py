@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref.contract import Array, Gradients
+from antisymrnn_validation.output.names import did_you_mean, folded
 from antisymrnn_validation.truth.calls import Candidate, features_of
 from antisymrnn_validation.truth.cases import CELLS
 
@@ -59,7 +59,8 @@ def declared(candidate: ModuleType, name: str) -> Candidate:
     ----------
     candidate : module
     name : str
-        One of :data:`CONVENTIONS`; hyphens count as blanks.
+        One of :data:`CONVENTIONS`, spelled in any way that is equal after
+        :func:`~antisymrnn_validation.output.names.folded`.
 
     Returns
     -------
@@ -69,14 +70,12 @@ def declared(candidate: ModuleType, name: str) -> Candidate:
     Raises
     ------
     ValueError
-        If there is no such convention; the message has the closest.
+        If there is no such convention; the message lists all of them, and a name that is close.
     """
-    known = {each.casefold().replace("-", " "): each for each in CONVENTIONS}
-    asked = name.casefold().replace("-", " ")
-    asked = {"row vector": "row vectors"}.get(asked, asked)
+    known = {folded(each): each for each in CONVENTIONS}
+    asked = folded("row vectors" if folded(name) == folded("row vector") else name)
     if asked not in known:
-        close = difflib.get_close_matches(asked, known, n=1)
-        hint = f"; did you mean {known[close[0]]!r}?" if close else ""
+        hint = did_you_mean(name, CONVENTIONS)
         raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {name!r}{hint}")
     given, returned = CONVENTIONS[known[asked]]
     mean = known[asked] == "gradients of the mean loss"

@@ -133,6 +133,7 @@ def test_verify_with_the_real_ledger(run, tmp_path):
     assert [entry["name"] for entry in document["claims"]] == [claim.name for claim in CLAIMS]
     assert {entry["verdict"] for entry in document["claims"]} == {"holds", "holds under a stated condition", "refuted"}
     assert all(entry["evidence"] and entry["numbers"] for entry in document["claims"])
+    assert [entry["proof"] for entry in document["claims"]] == [claim.proof for claim in CLAIMS]
 
 
 @pytest.mark.usefixtures("ledger")

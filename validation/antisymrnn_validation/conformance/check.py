@@ -36,7 +36,7 @@ LEVELS = {
     4: "corners and robustness",
     5: "metamorphic",
 }
-"""What the checks of a level are about; :func:`level` gives each check its own."""
+"""What the checks of a level are about; :func:`level_of` gives each check its own."""
 
 CASES = {
     "certified": "the cases of truth/cases.py",
@@ -56,7 +56,7 @@ DTYPES = ("float64", "float32")
 
 @dataclass(frozen=True)
 class Promise:
-    """One promise, and all that is said of it.
+    """One promise and its documentation.
 
     Attributes
     ----------
@@ -67,7 +67,8 @@ class Promise:
     level : int
         A key of :data:`LEVELS`.
     needs : frozenset of str
-        Features without which it does not apply, of :data:`~antisymrnn_validation.truth.calls.LACKING`.
+        Features that the target must have; else the check does not apply. Keys of
+        :data:`~antisymrnn_validation.truth.calls.LACKING`.
     on : frozenset of str
         Keys of :data:`CASES`.
     same_bits : bool or None
@@ -78,6 +79,7 @@ class Promise:
     source : str
         Equation tags of the specification, or the place in the contract.
     usual_cause, fix : str
+        What a failure usually comes from, and what to do about it.
     """
 
     name: str

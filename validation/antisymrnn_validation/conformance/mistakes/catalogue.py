@@ -1,6 +1,7 @@
-"""The catalogue of known deviations: what is wrong, what it usually comes from, how to fix it.
+"""The catalogue of known mistakes: what is wrong, what it usually comes from, and how to fix it.
 
-A *convention* is right once it is declared. The others are mistakes, of the forward pass or of the gradients alone.
+A *convention* is right once it is declared. The others are mistakes of the forward pass or of the gradients alone.
+:func:`planted` makes a backend with one of them, which the checks must reject.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _hard_sigmoid(slope: float) -> Activation:
 
 
 def _shifted(array: Array, steps: int, wrap: bool) -> Array:
-    """The array moved towards later steps by 1 or, for −1, earlier; what comes in is zero, or what went out."""
+    """The array moved one step later (1) or earlier (−1); the free step is zero or, with ``wrap``, the lost one."""
     moved = np.roll(array, steps, axis=0)
     if not wrap:
         moved[: 1 if steps > 0 else 0] = 0
@@ -97,7 +98,7 @@ def _shifted(array: Array, steps: int, wrap: bool) -> Array:
 
 
 def _edited(**edits: Callable[[Array], Array]) -> Callable[[Arrays, int], Arrays]:
-    """An edit, by name, of those arrays that are there."""
+    """Change arrays by name; names that are not among them are ignored."""
 
     def edit(arrays: Arrays, B: int) -> Arrays:  # noqa: ARG001
         return arrays | {name: change(arrays[name]) for name, change in edits.items() if name in arrays}
@@ -106,7 +107,7 @@ def _edited(**edits: Callable[[Array], Array]) -> Callable[[Arrays, int], Arrays
 
 
 def _renamed(**names: str) -> Callable[[Arrays], Arrays]:
-    """Arrays in the place of others; what is not there stays as it is."""
+    """Put arrays in the place of others; names that are not among them are ignored."""
 
     def rename(arrays: Arrays) -> Arrays:
         return arrays | {name: arrays[other] for name, other in names.items() if other in arrays}

@@ -29,14 +29,6 @@ class Edit(NamedTuple):
     wrong: str
 
 
-class SideBySide(NamedTuple):
-    """The lines of one cell's source that an edit changes, and the same lines with the edit in them."""
-
-    cell: str
-    right: str
-    wrong: str
-
-
 @functools.cache
 def specification(cell: str) -> str:
     """The source of a cell of the specification."""
@@ -56,8 +48,8 @@ def applied(edit: Edit, source: str) -> str:
     return source.replace(edit.right, edit.wrong)
 
 
-def side_by_side(edits: Sequence[Edit]) -> list[SideBySide]:
-    """The whole lines that edits change, as they stand in the specification, beside the wrong ones.
+def side_by_side(edits: Sequence[Edit]) -> list[Edit]:
+    """The same edits as whole lines: those that stand in the specification beside the wrong ones.
 
     Raises
     ------
@@ -76,7 +68,7 @@ def side_by_side(edits: Sequence[Edit]) -> list[SideBySide]:
         for begin, end in sorted(blocks):
             block = f"{source[begin:end]}\n"
             wrong = functools.reduce(lambda text, edit: applied(edit, text), blocks[begin, end], block)
-            found.append(SideBySide(cell, block.rstrip("\n"), wrong.rstrip("\n")))
+            found.append(Edit(cell, block.rstrip("\n"), wrong.rstrip("\n")))
     return found
 
 

@@ -854,14 +854,14 @@ def test_export_fails_whole(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release.os, "rename", full)
+    monkeypatch.setattr(os, "rename", full)
     with pytest.raises(ReportError, match="copy: cannot be written: No space left on device"):
         release.export(tmp_path / "copy")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_to_a_write_protected_folder(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(release.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     code, _, err = run("export", tmp_path / "copy")
     assert code == 2
     assert f"cannot be written: {tmp_path} is write-protected" in err

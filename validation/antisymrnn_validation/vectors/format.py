@@ -383,18 +383,16 @@ def _vector(
     file: str,
     document: Mapping[str, Any],
     group: Mapping[str, Any],
-    constants: Mapping[str, float],
+    constants: dict[str, Any],
     arrays: Mapping[str, dict[str, Array]],
     noise: dict[str, Noise],
 ) -> Vector:
     *leaves, x, h0, g = arrays["inputs"].values()
     parameters = Parameters(*leaves) if document["cell"] == CELLS[0] else GatedParameters(*leaves)
+    named: dict[str, Any] = {"id": test["id"], "comment": test["comment"], "flags": tuple(test["flags"])}
+    named |= {"file": file, "cell": document["cell"], "unconstrained": group["unconstrained"]}
     return Vector(
-        *(test["id"], test["comment"], tuple(test["flags"]), file, document["cell"]),
-        *(parameters, x, h0, g, constants["step_size"], constants["diffusion"]),
-        group["unconstrained"],
-        arrays["expected"],
-        noise,
+        **named, **constants, parameters=parameters, x=x, h0=h0, g=g, expected=arrays["expected"], noise=noise
     )
 
 

@@ -67,7 +67,9 @@ class Arrays:
         """Check type and dtype."""
         check_type(name, array, self.array_type, self.hint)
         if array.dtype not in self.dtypes:
-            raise TypeError(f"{name}: expected dtype {self._expected()}, got {array.dtype}")
+            raise TypeError(
+                f"{name}: expected dtype {self._expected()}, got {array.dtype}{self._conversion(name, array.dtype)}"
+            )
         precision = np.finfo(array.dtype).dtype
         if not self.first:
             self.first, self.precision = name, precision
@@ -88,6 +90,16 @@ class Arrays:
             return f"{self.precision} as {self.first} has"
         return " or ".join(map(str, self.dtypes))
 
+    def _conversion(self, name: str, dtype: np.dtype[Any]) -> str:
+        """How to convert an array of real numbers, or one whose bytes are swapped, to what is expected."""
+        met = self.precision if self.first else None
+        native = dtype.newbyteorder("=")
+        if native in self.dtypes and met in (None, native):
+            return f"; convert it: {name}.astype({name}.dtype.newbyteorder('='))"
+        if not _is_real(dtype):
+            return ""
+        return f"; convert it: {name}.astype(np.{met or _nearest(dtype)})"
+
 
 def asarray(array: Any, dtype: Any) -> Array:
     """Convert to a NumPy array of a dtype of the contract.
@@ -107,17 +119,31 @@ def asarray(array: Any, dtype: Any) -> Array:
     Raises
     ------
     TypeError
-        For another dtype, or for complex numbers, objects or text.
+        For another dtype, for complex numbers, objects or text, or for what NumPy cannot read; of a dtype that NumPy
+        does not have, such as bfloat16, the message says how to convert it.
+    ValueError
+        For lists of unequal lengths.
     """
-    if dtype is None or np.dtype(dtype) not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype if dtype is None else np.dtype(dtype)}")
-    given = np.asarray(array)
+    try:
+        wanted = None if dtype is None else np.dtype(dtype)
+    except TypeError:  # of PyTorch, or no dtype at all
+        wanted = None
+    if wanted is None or wanted not in DTYPES:  # to NumPy None is float64
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype if wanted is None else wanted}")
+    try:
+        given = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"array: expected real numbers in one shape, got {type_name(type(array))} ({error})") from None
+    except (TypeError, RuntimeError) as error:
+        got = f"{type_name(type(array))} that NumPy cannot read ({error})"
+        raise TypeError(f"array: expected real numbers, got {got}{_conversion_of_tensor(array)}") from None
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError("array: expected no mask, got numpy.ma.MaskedArray; fill it first")
     if given.dtype.kind not in "biuf":
-        raise TypeError(f"array: expected real numbers, got dtype {given.dtype}")
+        how = f"; convert it: array.astype(np.{_nearest(given.dtype)})" if _is_real(given.dtype) else ""
+        raise TypeError(f"array: expected real numbers, got dtype {given.dtype}{how}")
     with np.errstate(over="ignore"):
-        return np.array(given, dtype=dtype, order="C")
+        return np.array(given, dtype=wanted, order="C")
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
@@ -221,6 +247,27 @@ def shown(value: Any) -> str:
 def shape_text(items: Sequence[str]) -> str:
     """``(B, n)`` from the texts of a tuple's items."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def _is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether entries are real numbers: NumPy's, or of a dtype like bfloat16, whose kind is no number's to NumPy."""
+    return dtype.kind in "biuf" or "float" in dtype.name
+
+
+def _nearest(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The narrowest dtype of a call that holds the floats, or the widest for other numbers."""
+    return DTYPES[0] if dtype.itemsize <= 2 and "float" in dtype.name else DTYPES[1]
+
+
+def _conversion_of_tensor(array: Any) -> str:
+    """How to make of a tensor of PyTorch what NumPy can read."""
+    dtype = str(getattr(array, "dtype", ""))
+    if not dtype.startswith("torch."):
+        return ""
+    steps = ".detach()" if getattr(array, "requires_grad", False) else ""
+    steps += ".cpu()" if str(getattr(array, "device", "cpu")) != "cpu" else ""
+    steps += ".float()" if "bfloat" in dtype or "float8" in dtype else ""
+    return f"; convert it: array{steps}" if steps else ""
 
 
 def _least(symbol: str) -> int:

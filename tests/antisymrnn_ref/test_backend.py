@@ -168,7 +168,7 @@ def test_asarray_never_guesses_a_dtype() -> None:
     array = antisymrnn_ref.asarray([[1, 2], [3, 4]], np.float32)
     assert array.dtype == np.float32
     assert array.flags.c_contiguous
-    for dtype in (np.int64, np.float16, ">f8", complex, None):
+    for dtype in (np.int64, np.float16, ">f8", complex, None, "bfloat16", "abc", 3):
         with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
             antisymrnn_ref.asarray([1.0], dtype)
     with pytest.raises(TypeError, match="array: expected no mask"):
@@ -178,6 +178,69 @@ def test_asarray_never_guesses_a_dtype() -> None:
             antisymrnn_ref.asarray(array, np.float64)
     with pytest.raises(TypeError, match="array: expected numpy.ndarray, got list"):
         antisymrnn_ref.to_numpy([1.0])
+
+
+class Tensor:
+    """As one of PyTorch that NumPy cannot read."""
+
+    def __init__(self, dtype: str, requires_grad: bool = False, device: str = "cpu") -> None:
+        self.dtype, self.requires_grad, self.device = dtype, requires_grad, device
+
+    def __array__(self, *_: object, **__: object) -> None:
+        raise (RuntimeError if self.requires_grad else TypeError)("in PyTorch's words")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "conversion"),
+    [
+        (Tensor("torch.bfloat16"), "; convert it: array.float()"),
+        (Tensor("torch.float8_e4m3fn", device="cuda:0"), "; convert it: array.cpu().float()"),
+        (Tensor("torch.float64", requires_grad=True), "; convert it: array.detach()"),
+        (Tensor("torch.bfloat16", True, "mps"), "; convert it: array.detach().cpu().float()"),
+        (Tensor("of no kind"), ""),
+    ],
+)
+def test_a_tensor_that_numpy_cannot_read_says_how_to_convert_it(tensor: Tensor, conversion: str) -> None:
+    with pytest.raises(TypeError) as error:
+        antisymrnn_ref.asarray(tensor, np.float32)
+    got = f"{Tensor.__module__}.Tensor that NumPy cannot read (in PyTorch's words)"
+    assert str(error.value) == f"array: expected real numbers, got {got}{conversion}"
+
+
+def test_a_tensor_of_pytorch_in_bfloat16_says_how_to_convert_it() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    array = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    with pytest.raises(TypeError, match=r"; convert it: array\.detach\(\)\.float\(\)$"):
+        antisymrnn_ref.asarray(array, np.float64)
+    with pytest.raises(TypeError, match=r"; convert it: array\.float\(\)$"):
+        antisymrnn_ref.asarray(array.detach(), np.float64)
+    assert antisymrnn_ref.asarray(array.detach().float(), np.float64).tolist() == [1.0, 1.0]
+    with pytest.raises(TypeError, match=r"^dtype: expected float32 or float64, got torch\.bfloat16$"):
+        antisymrnn_ref.asarray([1.0], torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+def test_an_array_of_a_dtype_that_numpy_does_not_have_says_how_to_convert_it(name: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes, which has bfloat16, is not installed")
+    array = np.ones((2, 2), getattr(ml_dtypes, name))
+    with pytest.raises(TypeError) as error:
+        antisymrnn_ref.asarray(array, np.float64)
+    assert str(error.value) == f"array: expected real numbers, got dtype {name}; convert it: array.astype(np.float32)"
+    with pytest.raises(TypeError) as error:
+        antisymrnn_ref.dynamics.energy(array, array[0])
+    assert str(error.value).endswith(f"got {name}; convert it: M.astype(np.float32)")
+    with pytest.raises(TypeError, match=f"^dtype: expected float32 or float64, got {name}$"):
+        antisymrnn_ref.asarray(array.astype(np.float32), array.dtype)
+
+
+def test_lists_of_unequal_lengths_are_not_an_array() -> None:
+    with pytest.raises(ValueError, match=r"^array: expected real numbers in one shape, got list \(.*inhomogeneous"):
+        antisymrnn_ref.asarray([[1.0], [1.0, 2.0]], np.float64)
+
+
+def test_half_and_swapped_arrays_are_converted() -> None:
+    for dtype in ("f2", ">f4", ">f8"):
+        assert antisymrnn_ref.asarray(np.array([1.5], dtype), np.float32).dtype == np.float32
 
 
 def test_what_is_too_large_for_the_dtype_becomes_infinite_without_a_warning() -> None:

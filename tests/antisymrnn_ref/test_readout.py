@@ -143,7 +143,7 @@ def test_inputs_are_not_written() -> None:
         (
             {"parameters": ReadoutParameters(np.zeros((3, 5), int), np.zeros(3))},
             TypeError,
-            "weights: expected dtype float32 or float64, got int64",
+            "weights: expected dtype float32 or float64, got int64; convert it: weights.astype(np.float64)",
         ),
         ({"parameters": (1, 2)}, TypeError, "parameters: expected antisymrnn_ref.readout.ReadoutParameters, got tuple"),
     ],

@@ -1,5 +1,6 @@
 """Commands where a package is not installed: one line on stderr that says what to install, and exit code 2."""
 
+import os
 import subprocess
 import sys
 
@@ -41,7 +42,6 @@ def test_nothing_but_the_specification_is_installed(arguments):
 @pytest.mark.parametrize(
     ("missing", "arguments"),
     [
-        ("rich", ["verify", "--quick"]),
         ("flint", ["verify", "--quick"]),
         ("flint", ["conform", "numpy", "--level", "0"]),
         ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
@@ -62,6 +62,20 @@ def test_a_package_that_a_command_needs_is_missing(missing, arguments, tmp_path)
     assert missing in done.stderr
     assert install_command_from(tmp_path, "validation") in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal is made with os.openpty")
+def test_a_terminal_needs_rich_and_a_pipe_does_not():
+    assert without("rich", "info").returncode == 0
+    ours, theirs = os.openpty()
+    try:
+        command = [sys.executable, "-c", BLOCKED, "rich", "antisymrnn", "info"]
+        done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert done.returncode == 2
+    assert done.stderr == f"antisymrnn info: the package rich is missing: {install_command('validation')}\n"
 
 
 def install_command_from(folder, extra):

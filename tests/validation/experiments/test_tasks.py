@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import shutil
+import subprocess
 import tarfile
 import threading
 import tracemalloc
@@ -108,7 +109,38 @@ def test_missing_files_are_listed(folder):
 def test_unpacked_file_beside_a_missing_one_is_recognised(folder, labels):
     (folder / LABELS).unlink()
     (folder / LABELS[:-3]).write_bytes(idx(labels))
-    refused(folder, f"missing {LABELS}", "t10k-labels-idx1-ubyte must stay compressed")
+    refused(folder, f"missing {LABELS}", f"; {folder / LABELS[:-3]} is there, but is not compressed: gzip -c ")
+
+
+def compressed(content):
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "wrong"),
+    [
+        ("t10k-labels.idx1-ubyte.gz", compressed, "has another name: mv"),
+        ("t10k-labels.idx1-ubyte", bytes, "is not compressed and has another name: gzip -c"),
+        ("T10K-labels-idx1-ubyte.GZ", compressed, "has another name: mv"),
+        ("t10k-labels-idx1-ubyte/t10k-labels-idx1-ubyte", bytes, "is not compressed and is in another folder: gzip -c"),
+        ("raw files/t10k-labels-idx1-ubyte.gz", compressed, "is in another folder: mv"),
+        ("mnist/t10k-labels-idx1-ubyte.gz", compressed, "is in another folder: mv"),
+    ],
+)
+def test_a_file_that_is_nearly_there_is_named_with_the_way_to_use_it(folder, labels, name, pack, wrong):
+    (folder / LABELS).unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(pack(idx(labels)))
+    message = refused(folder, f"missing {LABELS}; {folder / name} is there, but {wrong} ")
+    subprocess.run(message.partition(": ")[2].rpartition(": ")[2], shell=True, check=True)
+    assert len(data.load_mnist(folder).labels) == len(labels)
+
+
+def test_what_is_no_file_is_not_taken_for_one_that_is_nearly_there(folder):
+    (folder / LABELS).unlink()
+    (folder / LABELS[:-3]).mkdir()
+    (folder / "other-labels-idx1-ubyte.gz").touch()
+    assert "is there" not in refused(folder, f"missing {LABELS}; ", "--download")
 
 
 def test_unknown_split(folder):
@@ -121,7 +153,14 @@ def test_unknown_split(folder):
     ("content", "words"),
     [
         (b"", "got an empty file"),
-        (b"<!DOCTYPE html>", "expected a gzip-compressed IDX file, as downloaded, got a file that starts with b'<!DO'"),
+        (
+            b"<!DOCTYPE html>",
+            "expected a gzip-compressed IDX file, as downloaded, got a web page, saved under this name",
+        ),
+        (b"\n<html><head>", "got a web page, saved under this name; antisymrnn train TASK --data DIR --download"),
+        (b"version https://git-lfs.github.com/spec/v1", "got a pointer of Git LFS in place of the file"),
+        (b"PK\3\4" + bytes(30), "got a zip archive"),
+        (b"<svg", "got a file that starts with b'<svg'"),
         (b"\0\0\x08\x01\0\0\0\x01\x05", "got an IDX file that is not compressed"),
         (b"\x1f", "got a file that starts with b'\\x1f'"),
         (b"\x1f\x8b", "cut off"),
@@ -584,7 +623,7 @@ def test_missing_cifar(tmp_path, batches):
 def test_damaged_batches(tmp_path, batches, end, pack):
     path, whole = tmp_path / (TEST + end), pack(batches[TEST])
     for content, words in [
-        (b"", "cut off" if end == ".xz" else "got 0 bytes"),
+        (b"", {"": "got 0 bytes", ".xz": "cut off", ".gz": "got an empty file"}[end]),
         (whole[: len(whole) // 2], "cut off" if end else "got 6146 bytes"),
         (pack(batches[TEST][:-1]), "expected 4 records of 3073 bytes = 12292 bytes, got 12291 bytes"),
         (pack(batches[TEST] + b"x"), "got more"),
@@ -592,7 +631,7 @@ def test_damaged_batches(tmp_path, batches, end, pack):
         (pack(b"\x0b" + batches[TEST][1:]), "expected labels 0 to 9, got 11"),
         (pack(batches[TEST][:-1] + bytes([batches[TEST][-1] ^ 1])), "expected the official contents"),
         (whole + b"junk" if end else whole + b"x", "damaged" if end else "got more"),
-        (b"<!DOCTYPE html>" if end else b"<!DOCTYPE", "damaged" if end else "got 9 bytes"),
+        (b"<!DOCTYPE html>", {"": "got 15 bytes", ".xz": "damaged", ".gz": "got a web page, saved under this"}[end]),
     ]:
         path.write_bytes(content)
         cifar_refused(tmp_path, str(path), words)
@@ -666,7 +705,7 @@ def test_archives_that_are_not_whole(tmp_path, batches):
     path.write_bytes(whole[:-8] + bytes(4) + whole[-4:])
     cifar_refused(tmp_path, "damaged", "CRC")
     path.write_bytes(b"<!DOCTYPE html>")
-    cifar_refused(tmp_path, "damaged")
+    cifar_refused(tmp_path, "expected an archive of CIFAR-10, as downloaded, got a web page, saved under this name")
     path.write_bytes(gzip.compress(b"not a tar" * 200))
     cifar_refused(tmp_path, "damaged")
     archive(tmp_path, honest({name: batches[name] for name in TRAIN}))
@@ -675,6 +714,36 @@ def test_archives_that_are_not_whole(tmp_path, batches):
     cifar_refused(tmp_path, "once, got it twice")
     archive(tmp_path, honest(batches | {TEST: batches[TRAIN[0]]}))
     cifar_refused(tmp_path, TEST, "swapped")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "cifar-10-python.tar.gz",
+            "is the Python version of CIFAR-10, which is not read: the binary version is needed",
+        ),
+        ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py is the Python version of CIFAR-10"),
+        ("test_batch", "test_batch is the Python version of CIFAR-10"),
+        ("cifar10/data_batch_3", "data_batch_3 is the Python version of CIFAR-10"),
+        ("cifar-10-matlab.tar.gz", "is the MATLAB version of CIFAR-10"),
+        ("downloads/test_batch.mat", "is the MATLAB version of CIFAR-10"),
+        ("cifar-100-binary.tar.gz", "is CIFAR-100, which is not read"),
+        ("CIFAR-10-binary.tar.gz", "is there, but has another name: mv "),
+        ("cifar-10-binary.tar", "is there, but is not compressed: gzip -c "),
+        ("downloads/cifar-10-binary.tar.gz", "is there, but is in another folder: mv "),
+        ("downloads/Test_Batch.bin", "is there, but is in another folder and has another name: mv "),
+    ],
+)
+def test_what_is_nearly_cifar_is_named(tmp_path, name, words):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\x80\x02")
+    cifar_refused(tmp_path, f"missing {TEST}; {tmp_path}", words, "; antisymrnn train TASK --data DIR --download")
+
+
+def test_an_archive_of_the_python_version_under_the_name_of_the_binary_one(tmp_path):
+    archive(tmp_path, [member("cifar-10-batches-py", type=tarfile.DIRTYPE)])
+    cifar_refused(tmp_path, "got 'cifar-10-batches-py': this is the Python version of CIFAR-10, the binary version is")
 
 
 def test_bombs_of_archives(tmp_path, batches, monkeypatch):

@@ -17,6 +17,7 @@ import zipfile
 from fractions import Fraction
 from pathlib import Path
 
+import jsonschema
 import mpmath
 import numpy as np
 import pytest
@@ -504,16 +505,19 @@ def documents():
 def test_files_are_as_the_schema_says():
     found = documents()
     schema = found.pop("schema.json")
-    assert not list(format.schema_errors(found.pop("manifest.json"), schema["$defs"]["manifest"], schema))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    manifest = {"$ref": "#/$defs/manifest", "$defs": schema["$defs"]}
+    assert jsonschema.Draft202012Validator(manifest).is_valid(found.pop("manifest.json"))
+    validator = jsonschema.Draft202012Validator(schema)
+    assert len(found) == 4
     for document in found.values():
-        assert not list(format.schema_errors(document, schema, schema))
+        assert validator.is_valid(document)
+        assert not validator.is_valid(document | {"version": "v2"})
 
 
-def test_the_schema_uses_what_the_validator_knows():
-    known = {
-        "$ref", "anyOf", "const", "enum", "type", "pattern", "minimum", "items", "minItems", "properties", "required",
-        "additionalProperties", "propertyNames", "description", "title", "$schema", "$defs",
-    }  # fmt: skip
+def test_every_word_of_the_schema_that_can_be_broken_has_words_of_its_own():
+    known = {"$ref", "items", "properties", "propertyNames", "description", "title", "$schema", "$defs"}
+    known |= {"required", "additionalProperties", "const", "enum", "pattern", "minimum", "minItems", "anyOf", "type"}
 
     def words(schema):
         if not isinstance(schema, dict):
@@ -536,6 +540,16 @@ BREAKS = {
     "another cell": (lambda d: d.update(cell="lstm"), "cell: expected antisymmetric or gated, got 'lstm'"),
     "no groups": (lambda d: d.update(groups=[]), "groups: expected at least 1 entries, got 0"),
     "a negative size": (lambda d: d["groups"][0].update(B=0), r"groups\[0\].B: expected at least 1, got 0"),
+    "a size with a point": (lambda d: d["groups"][0].update(T=5.0), r"groups\[0\].T: expected integer, got 5.0"),
+    "a group that is a list": (lambda d: d.update(groups=[[]]), r"groups\[0\]: expected object, got \[\]"),
+    "a cotangent that is no array": (
+        lambda d: entries_of(d)[0]["inputs"].update(g="0x0.0p+0"),
+        r"inputs.g: expected one of 2 forms of the schema, got '0x0.0p\+0'",
+    ),
+    "a long text in place of a list": (
+        lambda d: d.update(groups="x" * 10**6),
+        r"groups: expected array, got 'x{56}\.\.\.$",
+    ),
     "a size that is a truth value": (lambda d: d["groups"][0].update(T=True), r"groups\[0\].T: expected integer"),
     "another size": (
         lambda d: d["groups"][0].update(T=4),
@@ -603,6 +617,7 @@ def test_a_broken_file_is_told_with_its_field(name):
         (b'{"a": ' + b"1" * 5000 + b"}", "expected JSON of small whole numbers: "),
         (b"\xff", "expected UTF-8, got byte 0xff at 0"),
         (b"[" * 100_000, "expected JSON, got one nested too deeply"),
+        (b'{"schema": ' + b"[" * 400 + b"]" * 400 + b"}", "[a-z]+: expected, but missing"),
         (b"[]", r"document: expected object, got \[\]"),
     ],
 )

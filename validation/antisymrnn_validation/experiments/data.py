@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import lzma
 import math
 import os
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
+from antisymrnn_validation.experiments.near_misses import kind_of, misplaced, other_version, version_of
 
 LARGEST_IDX = 2**30
 """Largest number of entries an IDX file may promise; the largest official file has 47,040,000."""
@@ -110,7 +112,7 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
         raise DataError(f"{path}: expected a gzip-compressed IDX file, got {came}")
     try:
         with open(path, "rb") as compressed:
-            _check_gzip(path, compressed)
+            _check_gzip(path, compressed, "a gzip-compressed IDX file")
             with gzip.GzipFile(fileobj=compressed) as stream:
                 return _entries(path, stream)
     except EOFError:
@@ -236,8 +238,8 @@ def _mnist_folder(directory: Path, names: tuple[str, str]) -> Path:
     missing = {folder: [name for name in names if not os.path.exists(folder / name)] for folder in folders}
     folder = min(folders, key=lambda folder: len(missing[folder]))  # on a tie the directory itself
     if missing[folder]:
-        unpacked = [name[: -len(".gz")] for name in missing[folder] if os.path.exists(folder / name[: -len(".gz")])]
-        hint = f"{' and '.join(unpacked)} must stay compressed, as downloaded" if unpacked else _DOWNLOAD
+        found = [misplaced(folder / name, folders) for name in missing[folder]]
+        hint = "; ".join(filter(None, found)) or _DOWNLOAD
         raise DataError(f"{folder}: expected {' and '.join(names)}, missing {' and '.join(missing[folder])}; {hint}")
     return folder
 
@@ -249,15 +251,14 @@ def _read(path: Path, dimensions: int) -> Array:
     return array
 
 
-def _check_gzip(path: Path, stream: BinaryIO) -> None:
-    start = stream.read(4)
+def _check_gzip(path: Path, stream: BinaryIO, what: str) -> None:
+    """Refuse what is no gzip file, by its name for what it is."""
+    start = stream.read(64)
     stream.seek(0)
     if not start:
-        raise DataError(f"{path}: expected a gzip-compressed IDX file, got an empty file")
+        raise DataError(f"{path}: expected {what}, got an empty file")
     if not start.startswith(_GZIP_MAGIC):
-        uncompressed = start[:3] == b"\0\0\x08"
-        came = "an IDX file that is not compressed" if uncompressed else f"a file that starts with {start!r}"
-        raise DataError(f"{path}: expected a gzip-compressed IDX file, as downloaded, got {came}")
+        raise DataError(f"{path}: expected {what}, as downloaded, got {kind_of(start)}; {_DOWNLOAD}")
 
 
 def _entries(path: Path, stream: Any) -> Array:
@@ -309,9 +310,12 @@ def _cifar_files(directory: Path, names: tuple[str, ...]) -> Path | list[Path]:
     for parent in parents:
         if os.path.exists(parent / CIFAR_ARCHIVE):
             return parent / CIFAR_ARCHIVE
+    archives = (misplaced(parent / CIFAR_ARCHIVE, parents) for parent in parents if parent.is_dir())
+    batches = (misplaced(directory / name, folders) for name in missing)
+    hint = next(filter(None, itertools.chain(archives, batches, [other_version(parents)])), "")
     raise DataError(
         f"{directory}: expected {CIFAR_ARCHIVE} or {' and '.join(names)}, plain or as .xz or .gz, here or in cifar10; "
-        f"missing {' and '.join(missing)}; {_DOWNLOAD}"
+        f"missing {' and '.join(missing)}; {f'{hint}; ' if hint else ''}{_DOWNLOAD}"
     )
 
 
@@ -324,6 +328,8 @@ def _batch(path: Path) -> bytearray:
     try:
         with open(path, "rb") as raw:
             gz = path.suffix == ".gz"
+            if gz:
+                _check_gzip(path, raw, "a batch of CIFAR-10 as .gz")
             stream = _Xz(raw) if path.suffix == ".xz" else gzip.GzipFile(fileobj=raw) if gz else raw
             data = _exactly(path, stream, size, f"{_RECORDS} records of {_RECORD} bytes = {size} bytes")
             if stream.read(1):
@@ -377,6 +383,7 @@ def _archived(path: Path, names: tuple[str, ...]) -> dict[str, bytearray]:
     found: dict[str, bytearray] = {}
     try:
         with open(path, "rb") as raw, gzip.GzipFile(fileobj=raw) as unpacked:
+            _check_gzip(path, raw, "an archive of CIFAR-10")
             stream = _Bounded(path, unpacked)
             with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:  # type: ignore[call-overload]
                 for member in archive:
@@ -409,7 +416,9 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
     name = repr(member.name)
     parts = member.name.split("/")
     if parts[0] != _IN_ARCHIVE or len(parts) > 2 or ".." in parts or "\\" in member.name:
-        raise DataError(f"{path}: expected nothing outside {_IN_ARCHIVE}/, got {name}")
+        version = version_of(parts[0])
+        hint = f": this is {version}, the binary version is needed; {_DOWNLOAD}" if version else ""
+        raise DataError(f"{path}: expected nothing outside {_IN_ARCHIVE}/, got {name}{hint}")
     if not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)) or member.issparse():
         raise DataError(f"{path}: expected plain files, got {name}, which is a link, a device or sparse")
     size = _RECORDS * _RECORD

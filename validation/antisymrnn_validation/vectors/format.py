@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import math
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import jsonschema
 import numpy as np
 
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_validation.truth.cases import CELLS, Case
 
 VERSION = "v1"
-
-
 MANIFEST, SCHEMA = "manifest.json", "schema.json"
-
-
 CONSTANTS = ("step_size", "diffusion")
-
-
 INTERMEDIATES = ("a", "s", "a_z", "z")
-
-
 COTANGENTS = ("every state", "last state")
 SCHEMA_FILE = Path(__file__).parent / VERSION / SCHEMA
 
@@ -390,27 +383,16 @@ def _vector(
     file: str,
     document: Mapping[str, Any],
     group: Mapping[str, Any],
-    constants: Mapping[str, float],
+    constants: dict[str, Any],
     arrays: Mapping[str, dict[str, Array]],
     noise: dict[str, Noise],
 ) -> Vector:
     *leaves, x, h0, g = arrays["inputs"].values()
     parameters = Parameters(*leaves) if document["cell"] == CELLS[0] else GatedParameters(*leaves)
+    named: dict[str, Any] = {"id": test["id"], "comment": test["comment"], "flags": tuple(test["flags"])}
+    named |= {"file": file, "cell": document["cell"], "unconstrained": group["unconstrained"]}
     return Vector(
-        test["id"],
-        test["comment"],
-        tuple(test["flags"]),
-        file,
-        document["cell"],
-        parameters,
-        x,
-        h0,
-        g,
-        constants["step_size"],
-        constants["diffusion"],
-        group["unconstrained"],
-        arrays["expected"],
-        noise,
+        **named, **constants, parameters=parameters, x=x, h0=h0, g=g, expected=arrays["expected"], noise=noise
     )
 
 
@@ -508,78 +490,49 @@ def _number(text: Any, dtype: np.dtype[Any], where: str) -> float:
 
 
 def _require_schema(document: Any, part: str, name: str) -> None:
-    root = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    wanted = root["$defs"][part] if part else root
-    for wrong in schema_errors(document, wanted, root):
-        raise VectorError(f"{name}: {wrong}")
+    try:
+        wrong = next(_validator(part).iter_errors(document), None)
+        complaint = None if wrong is None else _complaint(wrong)
+    except RecursionError:
+        raise VectorError(f"{name}: expected JSON, got one nested too deeply") from None
+    if complaint is not None:
+        raise VectorError(f"{name}: {complaint}")
 
 
-def schema_errors(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What in a JSON value is not as a schema says, one line for each.
-
-    Parameters
-    ----------
-    value : any
-        As ``json.loads`` returns it.
-    schema, root : mapping
-        What describes the value, and the document that ``$ref`` points into. Of JSON Schema there are ``$ref``,
-        ``anyOf``, ``const``, ``enum``, ``type``, ``pattern``, ``minimum``, ``items``, ``minItems``, ``properties``,
-        ``required``, ``additionalProperties`` and ``propertyNames``.
-    where : str
-        Path of the value.
-    """
-    if "$ref" in schema:
-        yield from schema_errors(value, _resolved({"$ref": schema["$ref"]}, root), root, where)
-    if "anyOf" in schema and all(any(schema_errors(value, one, root)) for one in schema["anyOf"]):
-        yield f"{where or 'document'}: expected one of {len(schema['anyOf'])} forms of the schema, got {_short(value)}"
-    for word, allowed in (("const", [schema.get("const")]), ("enum", schema.get("enum", []))):
-        if word in schema and value not in allowed:
-            yield f"{where or 'document'}: expected {' or '.join(map(str, allowed))}, got {_short(value)}"
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-    if "type" in schema:
-        kind = kinds[schema["type"]]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            yield f"{where or 'document'}: expected {schema['type']}, got {_short(value)}"
-            return
-    if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{where}: expected the pattern {schema['pattern']}, got {_short(value)}"
-    if isinstance(value, int) and value < schema.get("minimum", value):
-        yield f"{where}: expected at least {schema['minimum']}, got {value}"
-    if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            yield f"{where}: expected at least {schema['minItems']} entries, got {len(value)}"
-        if "items" in schema:
-            items = _resolved(schema["items"], root)
-            # most entries are numbers: the short way
-            number = items.keys() - {"description"} == {"type", "pattern"}
-            for k, entry in enumerate(value):
-                if not (number and isinstance(entry, str) and re.search(items["pattern"], entry)):
-                    yield from schema_errors(entry, items, root, f"{where}[{k}]")
-    if isinstance(value, dict):
-        known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
-        for key in schema.get("required", []):
-            if key not in value:
-                yield f"{f'{where}.{key}'.lstrip('.')}: expected, but missing"
-        for key, entry in value.items():
-            path = f"{where}.{key}".lstrip(".")
-            if "propertyNames" in schema:
-                yield from schema_errors(key, schema["propertyNames"], root, path)
-            if key in known:
-                yield from schema_errors(entry, known[key], root, path)
-            elif others is False:
-                yield f"{path}: expected {', '.join(known)} alone, got this too"
-            else:
-                yield from schema_errors(entry, others, root, path)
+@functools.cache
+def _validator(part: str) -> Any:
+    """What compares a document with ``schema.json``, or with one of its definitions."""
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    if part:
+        schema = {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
+    draft = jsonschema.Draft202012Validator
+    whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # to JSON Schema 5.0 is one
+    return jsonschema.validators.extend(draft, type_checker=whole)(schema)
 
 
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a schema that is nothing but a reference refers to."""
-    while list(schema) == ["$ref"]:
-        target: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        schema = target
-    return schema
+def _complaint(error: jsonschema.ValidationError) -> str:
+    """The field, what the schema expects there, and what is there."""
+    value, wanted = error.instance, error.validator_value
+    steps = [*error.absolute_path, *([value] if "propertyNames" in error.absolute_schema_path else [])]
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    if error.validator == "required":
+        key = next(key for key in wanted if key not in value)
+        return f"{f'{where}.{key}'.lstrip('.')}: expected, but missing"
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        key = next(key for key in value if key not in known)
+        return f"{f'{where}.{key}'.lstrip('.')}: expected {', '.join(known)} alone, got this too"
+    expected = {
+        "const": lambda: str(wanted),
+        "enum": lambda: " or ".join(map(str, wanted)),
+        "pattern": lambda: f"the pattern {wanted}",
+        "minimum": lambda: f"at least {wanted}",
+        "minItems": lambda: f"at least {wanted} entries",
+        "anyOf": lambda: f"one of {len(wanted)} forms of the schema",
+        "type": lambda: str(wanted),
+    }[str(error.validator)]()
+    got = len(value) if error.validator == "minItems" else _short(value)
+    return f"{where or 'document'}: expected {expected}, got {got}"
 
 
 def _short(value: Any) -> str:

@@ -151,18 +151,6 @@ def _promise(vector: Vector) -> Callable[[ModuleType, Case], dict[str, ArrayErro
     return golden_vector
 
 
-# the form of the files
-
-
-# reading what may be broken
-
-
-# the schema, as far as it goes: the few words of JSON Schema that schema.json uses
-
-
-# sets in folders
-
-
 def verify_file(folder: Path, name: str, entry: Entry, certify: bool = False) -> int:
     """How many vectors a file of a set has, after everything about it was checked.
 

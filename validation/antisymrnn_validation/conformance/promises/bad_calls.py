@@ -70,7 +70,12 @@ def bad_calls(backend: ModuleType, case: Case, trajectory: Any) -> Iterator[BadC
         yield BadCall("b of another dtype", f, leaf(b=zeros(n, dtype=narrow)), TypeError, f"b: {as_W}")
         yield BadCall("V of another dtype", f, leaf(V=zeros(n, m, dtype=narrow)), TypeError, f"V: {as_W}")
         if isinstance(case.x, np.ndarray):
-            yield BadCall("x of integers", f, {"x": case.x.astype(int)}, TypeError, f"x: expected dtype {dtype} as W has, got int64")
+            yield BadCall("x of integers", f, {"x": case.x.astype(int)}, TypeError, f"x: expected dtype {dtype} as W has, got int64; convert it: x.astype(np.{dtype})")
+            yield BadCall("x of halves", f, {"x": case.x.astype(np.float16)}, TypeError, f"x: expected dtype {dtype} as W has, got float16; convert it: x.astype(np.{dtype})")
+            swapped = case.x.astype(dtype.newbyteorder("S"))
+            yield BadCall("x of swapped bytes", f, {"x": swapped}, TypeError, f"x: expected dtype {dtype} as W has, got {swapped.dtype}; convert it: x.astype(x.dtype.newbyteorder('='))")
+            swapped = swapped.astype(narrow.newbyteorder("S"))
+            yield BadCall("x of another dtype, of swapped bytes", f, {"x": swapped}, TypeError, f"x: expected dtype {dtype} as W has, got {swapped.dtype}; convert it: x.astype(np.{dtype})")
             yield BadCall("x of a subclass", f, {"x": case.x.view(np.recarray)}, TypeError, f"x: expected {array}, got {np.recarray.__module__}.recarray{hint}")
         yield BadCall("W not square", f, leaf(W=zeros(n, n + 1)), ValueError, f"{wants_W} ({n}, {n + 1})")
         yield BadCall("W a vector", f, leaf(W=zeros(n)), ValueError, f"{wants_W} ({n},)")

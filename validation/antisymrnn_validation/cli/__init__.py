@@ -10,8 +10,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from antisymrnn_ref.installation import install_command
-
 COMMANDS = ("verify", "conform", "explain", "info", "compare", "portraits", "spectra", "train", "sweep", "vectors")
 """Modules that register their commands, in the order of --help."""
 
@@ -28,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "antisymrnn").startswith("antisymrnn"):
             raise
+        from antisymrnn_ref.installation import install_command
+
         missing = f"the package {error.name} is missing: {install_command('validation')}"
         print(f"antisymrnn: {missing}", file=sys.stderr)
         sys.exit(2)

@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.names import near
 from antisymrnn_validation.output.terminal import Record
@@ -101,6 +100,8 @@ def _registered(group: typer.Typer, title: str, function: Callable[..., int]) ->
         except ModuleNotFoundError as error:
             if (error.name or "antisymrnn").startswith("antisymrnn"):
                 raise
+            from antisymrnn_ref.installation import install_command
+
             needs = f"the package {error.name} is missing: {install_command('validation')}"
             code = _complain(name, needs, USAGE)
         except MemoryError as error:
@@ -208,6 +209,8 @@ def import_package(package: str, extra: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:
+        from antisymrnn_ref.installation import install_command
+
         said = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
         raise UsageError(f"{package} cannot be imported{said}: {install_command(extra)}") from error
 

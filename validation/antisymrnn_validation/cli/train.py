@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.cli.command import (
     AS_EXPECTED,
     CONTRADICTED,
@@ -326,6 +325,8 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError:
+        from antisymrnn_ref.installation import install_command
+
         return f"{line}; PyTorch is not installed: {install_command('peers')}", AS_EXPECTED, results
     try:
         held = training_speed.contest(configuration, data, backend, configuration.backend, iterations)

@@ -228,7 +228,7 @@ GUARDED = """
 import ctypes, mmap, numpy as np, antisymrnn_numba
 from antisymrnn_numba import _host, _memory
 from antisymrnn_validation.truth.cases import CELLS, random_case
-from antisymrnn_validation.conformance.check import run
+from antisymrnn_validation.truth.calls import run
 
 page, library, plain, maps = mmap.PAGESIZE, ctypes.CDLL(None), _memory.empty, []
 

@@ -854,7 +854,7 @@ def test_export_fails_whole(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "rename", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ReportError, match="copy: cannot be written: No space left on device"):
         release.export(tmp_path / "copy")
     assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ class Arrays:
         """How to convert an array of real numbers, or one whose bytes are swapped, to what is expected."""
         met = self.precision if self.first else None
         native = dtype.newbyteorder("=")
-        if native in self.dtypes and met in (None, native):
+        if native in self.dtypes and (met is None or met == native):
             return f"; convert it: {name}.astype({name}.dtype.newbyteorder('='))"
         if not _is_real(dtype):
             return ""

@@ -851,10 +851,14 @@ def test_export_overwrites_nothing(run, tmp_path):
 
 
 def test_export_fails_whole(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    replace = os.replace
 
-    monkeypatch.setattr(release.files.os, "replace", full)
+    def full(source, target):
+        if Path(target).name == "copy":  # the last step, when every file is there
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ReportError, match="copy: cannot be written: No space left on device"):
         release.export(tmp_path / "copy")
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ import antisymrnn_validation.claims
 from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
 from antisymrnn_validation.cli import compare as cli_comparing
 from antisymrnn_validation.cli import conform, verify
-from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
+from antisymrnn_validation.comparison import contenders, contest, peak, processes, timing
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import Check, Result
 from antisymrnn_validation.conformance.plan import certify
@@ -729,13 +729,13 @@ def test_compare_times_no_backend_of_which_nothing_passed_or_a_check_broke_off(r
 
 @pytest.mark.usefixtures("comparing")
 def test_compare_does_not_time_a_wrong_peer(run, monkeypatch):
-    right = peers.numpy_hoisted
+    right = contenders.numpy_hoisted
 
     def wrong(case):
         prepared = right(case)
         return prepared._replace(results=lambda: {**(got := prepared.results()), "h": -got["h"]})
 
-    monkeypatch.setattr(peers, "numpy_hoisted", wrong)
+    monkeypatch.setattr(contenders, "numpy_hoisted", wrong)
     code, out, _ = run("compare", *TINY, "--cell", "gated")
     assert code == 1
     assert re.search(r"^numpy hoisted +WRONG: wrong on a small case: h: relative error", out, re.MULTILINE)

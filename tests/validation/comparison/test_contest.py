@@ -15,7 +15,7 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref.antisymmetric import recurrent_matrix
-from antisymrnn_validation.comparison import agreement, contest, peers, processes, targets, timing, workload
+from antisymrnn_validation.comparison import agreement, contenders, contest, processes, targets, timing, workload
 from antisymrnn_validation.comparison.contenders import Contender, backend_contender, prepare_backend
 from antisymrnn_validation.comparison.peak import Peak, Registers
 from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
@@ -32,17 +32,17 @@ STEADY_PEAK = Peak(lambda: 100.0, lambda: 100.0, lambda: 100.0, 50.0, 2, Registe
 def libraries(name):
     """What a test of this peer needs; the peers are not in the test extra."""
     library = name.split()[0]
-    if library in peers.LIBRARIES:
+    if library in contenders.LIBRARIES:
         pytest.importorskip(library, reason=f"the peer {name} needs {library}: pip install 'antisymrnn-ref[peers]'")
 
 
 def every_peer():
-    return [(cell, peer.name) for cell in CELLS for peer in peers.peers(cell, peers.LIBRARIES)]
+    return [(cell, peer.name) for cell in CELLS for peer in contenders.peers(cell, contenders.LIBRARIES)]
 
 
 def peer_named(cell, name):
     libraries(name)
-    return next(peer for peer in peers.peers(cell, peers.LIBRARIES) if peer.name == name)
+    return next(peer for peer in contenders.peers(cell, contenders.LIBRARIES) if peer.name == name)
 
 
 # peers
@@ -68,7 +68,7 @@ def test_the_hoisted_loop_equals_the_specification(cell):
     """To rounding, array by array, from another initial state, and called twice."""
     case = timed_case(cell, Shape(31, 7, 4, 12), "float64")
     case = case._replace(h0=everything_case(case).h0)
-    prepared = peers.numpy_hoisted(case)
+    prepared = contenders.numpy_hoisted(case)
     expected = prepare_backend(antisymrnn_ref, case).results()
     for _ in range(2):
         got = prepared.results()
@@ -91,7 +91,7 @@ def moved(prepare, name, factor=1 + 1e-3):
 @pytest.mark.parametrize("name", ["h", "W", "V", "b", "V_z", "b_z"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_wrong_peer_is_caught_by_either_check(name, dtype):
-    peer = Contender("planted", "peer", moved(peers.numpy_hoisted, name), "gated")
+    peer = Contender("planted", "peer", moved(contenders.numpy_hoisted, name), "gated")
     small = agreement.check_small(peer, "gated", dtype)
     assert small.status == "failed"
     assert small.detail.startswith(f"{name}: relative error")
@@ -113,7 +113,7 @@ def test_a_wrong_peer_is_caught_by_either_check(name, dtype):
 )
 def test_missing_misshapen_and_empty_results_are_caught(results, words):
     def prepare(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
         return prepared._replace(results=lambda: results(prepared.results()))
 
     peer = Contender("planted", "peer", prepare, "antisymmetric")
@@ -130,7 +130,9 @@ def test_a_wrong_layer_is_caught(layer):
     assert max(tolerances.values()) < 1e-13
 
     def check(got):
-        prepared = peers.numpy_hoisted(agreement.small_case("antisymmetric", "float64"))._replace(results=lambda: got)
+        prepared = contenders.numpy_hoisted(agreement.small_case("antisymmetric", "float64"))._replace(
+            results=lambda: got
+        )
         peer = Contender(str(id(got)), "peer", lambda _: prepared, f"nn.{layer}", layer)
         return agreement.check_small(peer, "antisymmetric", "float64")
 
@@ -510,8 +512,8 @@ PLAN = contest.Plan("antisymmetric", TINY, "float64")
 
 
 def held(backends, plan=PLAN, extra=()):
-    contenders = [*contest.line_up(plan.cell, backends, ()), *extra]
-    entries = contest.hold(plan, contenders, backends, STEADY_PEAK, samples=2)
+    entered = [*contest.line_up(plan.cell, backends, ()), *extra]
+    entries = contest.hold(plan, entered, backends, STEADY_PEAK, samples=2)
     return contest.record(plan, entries, 100.0, 100.0)
 
 
@@ -556,7 +558,7 @@ def test_each_time_is_of_the_call_of_its_name():
     calls = {name: lambda name=name: name for name in ("forward", "both")}
 
     def prepare(case):
-        return peers.numpy_hoisted(case)._replace(**calls)
+        return contenders.numpy_hoisted(case)._replace(**calls)
 
     contender = Contender("planted", "backend", prepare, "antisymmetric", layer="RNN")  # of which nothing is checked
     case = timed_case("antisymmetric", TINY, "float64")
@@ -604,7 +606,7 @@ def test_what_is_wrong_is_not_timed_and_the_others_are(wrong):
 
 def test_a_wrong_peer_is_not_timed():
     def prepare(case):
-        prepared = moved(peers.numpy_hoisted, "W")(case)
+        prepared = moved(contenders.numpy_hoisted, "W")(case)
         return prepared._replace(both=lambda: pytest.fail("it was timed"))
 
     told = held({"numpy": antisymrnn_ref}, extra=[Contender("planted", "peer", prepare, "antisymmetric")])
@@ -616,11 +618,11 @@ def test_a_wrong_peer_is_not_timed():
 def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed():
     def prepare(case):
         if case.x.shape != (9, 5, 2):
-            return peers.numpy_hoisted(case)
-        return moved(peers.numpy_hoisted, "W")(case)._replace(forward=lambda: pytest.fail("it was timed"))
+            return contenders.numpy_hoisted(case)
+        return moved(contenders.numpy_hoisted, "W")(case)._replace(forward=lambda: pytest.fail("it was timed"))
 
-    contenders = [Contender("planted at one size", "peer", prepare, "antisymmetric")]
-    (entry,) = contest.hold(PLAN, contenders, {}, STEADY_PEAK, samples=1)
+    entered = [Contender("planted at one size", "peer", prepare, "antisymmetric")]
+    (entry,) = contest.hold(PLAN, entered, {}, STEADY_PEAK, samples=1)
     assert entry.failure.startswith("wrong on the timed case: W: relative error 1.0e-03")
     assert entry.samples == {}
 
@@ -640,12 +642,12 @@ def test_a_contender_without_a_sample_is_named():
 def test_operations_are_those_of_what_was_timed():
     """T = 3, B = 2, m = 4, n = 5: 2 T B n = 60, of GRU 15 + 12 multiply-adds in each, of the gated cell 5 + 8."""
     plan = contest.Plan("gated", Shape(3, 2, 4, 5), "float64")
-    contenders = [
+    entered = [
         Contender("torch nn.GRU", "peer", lambda _: None, "nn.GRU"),
         backend_contender("mine", antisymrnn_ref, plan.cell),
     ]
     samples = dict.fromkeys(contest.WHAT, [Sample(2.0, 100.0)] * 3)
-    entries = [contest.Entry(contender, "", samples) for contender in contenders]
+    entries = [contest.Entry(contender, "", samples) for contender in entered]
     layer, mine = contest.record(plan, entries, 200.0, 100.0)["contenders"]
     assert layer["operations"] == {"forward": 1620, "both": 1620 + 2520, "everything": 1620 + 2520 + 720}
     assert mine["operations"] == {"forward": 780, "both": 780 + 1080, "everything": 780 + 1080 + 480}
@@ -725,7 +727,7 @@ def test_every_target_can_be_measured_in_a_default_run():
     plans = contest.plans(CELLS, [], [])
     for target in targets.TARGETS:
         assert contest.Plan(target.cell, target.shape, target.dtype) in plans
-        known = {peer.name for peer in peers.peers(target.cell, peers.LIBRARIES)}
+        known = {peer.name for peer in contenders.peers(target.cell, contenders.LIBRARIES)}
         assert set(target.against) <= known
 
 
@@ -739,7 +741,7 @@ def test_accuracy_is_in_units_of_the_specification():
     own = agreement.accuracy_record(contender, antisymrnn_ref, case)
     assert own["status"] == "passed"
     assert all(0 <= entry["units"] <= 1 for entry in own["errors"].values())
-    peer = agreement.accuracy_record(peers.peers(case.cell, ())[0], None, case)
+    peer = agreement.accuracy_record(contenders.peers(case.cell, ())[0], None, case)
     assert set(peer["errors"]) == {"h", *case.parameters._fields}
     assert all(entry["units"] < 10 for entry in peer["errors"].values())
 
@@ -818,4 +820,6 @@ def test_the_timed_case_is_the_papers():
     M = recurrent_matrix(case.parameters.W, 0.01)
     for cell in CELLS:
         np.testing.assert_array_equal(timed_case(cell, TINY, "float32").x, timed_case(cell, TINY, "float32").x)
-    np.testing.assert_allclose(peers.recurrent_matrix(case.parameters.W, np.eye(6, dtype="f4"), case), M, rtol=1e-6)
+    np.testing.assert_allclose(
+        contenders.recurrent_matrix(case.parameters.W, np.eye(6, dtype="f4"), case), M, rtol=1e-6
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import antisymrnn_ref
-from antisymrnn_validation.comparison import agreement, device, device_report, gpu, gpu_tools, peers, sanitizer, targets
+from antisymrnn_validation.comparison import agreement, contenders, device, device_report, gpu, gpu_tools, targets
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu import Budget, Entrant, host_clock, line_up
@@ -59,7 +59,7 @@ def entered(clock, *more):
         found = line_up(cell, "numpy", backend, timer, ABSENT | {"flashrnn": "absent"})
         return [
             *found,
-            Entrant(Contender("hoisted", "peer", peers.numpy_hoisted, cell), timer),
+            Entrant(Contender("hoisted", "peer", contenders.numpy_hoisted, cell), timer),
             *(m(cell) for m in more),
         ]
 
@@ -84,7 +84,7 @@ def named(document, name, contest=0):
 @pytest.fixture(autouse=True)
 def no_sanitizer(monkeypatch):
     """Whether or not this machine has one."""
-    monkeypatch.setattr(device, "sanitizers", functools.partial(sanitizer.sanitizers, which=lambda _: None))
+    monkeypatch.setattr(device, "sanitizers", functools.partial(gpu_tools.sanitizers, which=lambda _: None))
 
 
 # a session
@@ -141,7 +141,7 @@ def test_the_markdown_is_dated_and_complete(tmp_path, capsys):
 
 def moved(case):
     """A peer whose dV is wrong, which fails the test when it is timed."""
-    prepared = peers.numpy_hoisted(case)
+    prepared = contenders.numpy_hoisted(case)
 
     def results():
         got = prepared.results()
@@ -168,7 +168,7 @@ def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed(tmp_path):
     clock = Clock()
 
     def prepare(case):
-        return moved(case) if case.x.shape == (9, 5, 1) else peers.numpy_hoisted(case)
+        return moved(case) if case.x.shape == (9, 5, 1) else contenders.numpy_hoisted(case)
 
     bad = lambda cell: Entrant(Contender("bad", "peer", prepare, cell), host_clock(clock))  # noqa: E731
     code, told = run(tmp_path, clock, entrants=entered(clock, bad), chosen=PLANS[:1])
@@ -209,7 +209,7 @@ def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("error", "status"), [(1e-3, "timed"), (0.5, "wrong"), (math.nan, "wrong")])
 def test_reduced_precision_is_timed_and_marked_unless_it_is_grossly_off(tmp_path, error, status):
     def prepare(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
         return prepared._replace(results=lambda: {**(got := prepared.results()), "W": (1 + error) * got["W"]})
 
     clock = Clock()
@@ -228,7 +228,7 @@ def test_contenders_take_turns_and_a_fast_one_settles_first():
 
     def entrant(name, seconds):
         def prepare(case):
-            prepared = peers.numpy_hoisted(case)
+            prepared = contenders.numpy_hoisted(case)
 
             def called(what):
                 clock.now += seconds
@@ -252,7 +252,7 @@ def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path):
     calls = itertools.count()
 
     def prepare(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
 
         def both():
             if next(calls) > 30:
@@ -279,7 +279,7 @@ def test_when_the_time_is_used_up_the_rest_is_named(tmp_path, capsys):
     def slow(cell):
         def prepare(case):
             clock.now += 30
-            return peers.numpy_hoisted(case)
+            return contenders.numpy_hoisted(case)
 
         return Entrant(Contender("slow", "peer", prepare, cell), host_clock(clock))
 
@@ -298,7 +298,7 @@ def test_a_contest_that_is_cut_short_keeps_its_samples(tmp_path):
     clock = Clock()
 
     def prepare(case):
-        prepared, calls = peers.numpy_hoisted(case), itertools.count()
+        prepared, calls = contenders.numpy_hoisted(case), itertools.count()
 
         def forward():
             clock.now += 10 if next(calls) else 0
@@ -381,7 +381,7 @@ def test_a_contender_that_takes_too_long_is_stopped(tmp_path, where):
     def prepare(case):
         if where == "prepare":
             sleep()
-        return peers.numpy_hoisted(case)._replace(forward=sleep)
+        return contenders.numpy_hoisted(case)._replace(forward=sleep)
 
     endless = lambda cell: Entrant(  # noqa: E731
         Contender("endless", "peer", prepare, cell), host_clock(clock), small=False, patience=0.2
@@ -401,10 +401,10 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path, when):
         raise KeyboardInterrupt
 
     def sampled(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
         return prepared._replace(forward=lambda: interrupt() if next(calls) > 25 else prepared.forward())
 
-    prepare = {"checks": interrupt, "samples": sampled}.get(when, peers.numpy_hoisted)
+    prepare = {"checks": interrupt, "samples": sampled}.get(when, contenders.numpy_hoisted)
     every = [check(), check(run=interrupt)] if when == "conformance" else [check()]
 
     def entrants(cell, backend):
@@ -444,7 +444,7 @@ def test_the_file_is_written_after_every_contest(tmp_path):
     def entrants(cell, backend):
         def prepare(case):
             seen.append(json.loads((tmp_path / "device.json").read_text()))
-            return peers.numpy_hoisted(case)
+            return contenders.numpy_hoisted(case)
 
         look = Entrant(Contender("look", "peer", prepare, cell), host_clock(clock), small=False)
         return [*entered(clock)(cell, backend), look]
@@ -511,7 +511,7 @@ def test_libraries_that_cannot_be_used_are_named(monkeypatch):
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_peers_of_a_device_are_right(cell):
     """On the processor, where PyTorch computes the same; the compiler is replaced by one that changes nothing."""
-    plan = Plan(cell, Shape(2 * peers.COMPILED_STEPS, 3, 1, 5), "float32")
+    plan = Plan(cell, Shape(2 * contenders.COMPILED_STEPS, 3, 1, 5), "float32")
     every = {"torch": "", "jax": "absent", "flashrnn": "absent"}
     entrants = line_up(cell, "numpy", antisymrnn_ref, host_clock(), every, device="cpu")
     steps = []
@@ -519,7 +519,7 @@ def test_the_peers_of_a_device_are_right(cell):
     def compiler(advance):
         return lambda h, M, u: (steps.append(len(u[0])), advance(h, M, u))[1]
 
-    compiled = functools.partial(peers.torch_compiled, device="cpu", compiler=compiler)
+    compiled = functools.partial(contenders.torch_compiled, device="cpu", compiler=compiler)
     entrants = [
         entrant._replace(contender=entrant.contender._replace(prepare=compiled)) if not entrant.small else entrant
         for entrant in entrants
@@ -528,7 +528,7 @@ def test_the_peers_of_a_device_are_right(cell):
     told = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
     assert set(told.values()) == {("timed", "")}
     if cell == "antisymmetric":
-        assert set(steps) == {peers.COMPILED_STEPS}
+        assert set(steps) == {contenders.COMPILED_STEPS}
         notes = {entry["name"]: entry["note"] for entry in record["contenders"]}
         assert notes["torch nn.RNN, TF32 off"] == "another cell: nn.RNN"
         assert notes["torch nn.RNN, TF32 on"] == "another cell: nn.RNN; within the tolerance here"
@@ -698,7 +698,7 @@ MEMCHECK = "========= COMPUTE-SANITIZER\n{done}========= ERROR SUMMARY: {count} 
     ],
 )
 def test_what_a_sanitizer_says(output, status, words):
-    told = sanitizer.sanitizer_verdict(output)
+    told = gpu_tools.sanitizer_verdict(output)
     assert told["status"] == status
     assert words in told["detail"]
 
@@ -711,15 +711,15 @@ def test_sanitizers_run_beside_and_end_with_the_context(tmp_path, monkeypatch):
         f'echo "$@" >{tmp_path}/arguments\necho "small run done: 1 calls"\necho "= ERROR SUMMARY: 0 errors"\n'
     )
     script.chmod(0o755)
-    monkeypatch.setattr(sanitizer, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(gpu_tools, "SANITIZER_SECONDS", 0.5)
     start = time.monotonic()
-    with sanitizer.sanitizers("numpy", time.monotonic, which=lambda _: str(script)) as watched:
+    with gpu_tools.sanitizers("numpy", time.monotonic, which=lambda _: str(script)) as watched:
         memory, race = watched()
     assert time.monotonic() - start < 20
     assert (memory["tool"], memory["status"]) == ("memcheck", "clean")
     assert (race["tool"], race["status"], race["detail"]) == ("racecheck", "not run", "not finished in 0 s")
     arguments = (tmp_path / "arguments").read_text().split()
-    assert arguments == ["--tool", "memcheck", sys.executable, "-m", sanitizer.__name__, "numpy"]
+    assert arguments == ["--tool", "memcheck", sys.executable, "-m", gpu_tools.__name__, "numpy"]
 
 
 def test_something_found_makes_the_exit_code_one():
@@ -731,7 +731,7 @@ def test_something_found_makes_the_exit_code_one():
 
 
 def test_the_small_run_is_run(capsys):
-    sanitizer.small_run("numpy")
+    gpu_tools.small_run("numpy")
     assert capsys.readouterr().out == "small run done: 56 calls\n"
 
 

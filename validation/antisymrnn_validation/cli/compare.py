@@ -100,7 +100,7 @@ def _asked(
     quick: bool,
 ) -> Asked:
     from antisymrnn_validation.comparison import contest
-    from antisymrnn_validation.comparison.peers import LIBRARIES
+    from antisymrnn_validation.comparison.contenders import LIBRARIES
     from antisymrnn_validation.truth.cases import CELLS
 
     libraries = among("--peers", LIBRARIES, peers.split(",") if peers else [])

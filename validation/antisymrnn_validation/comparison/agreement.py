@@ -23,8 +23,12 @@ import numpy as np
 import antisymrnn_ref
 from antisymrnn_ref.contract import Array
 from antisymrnn_ref.gated import sigmoid
-from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
-from antisymrnn_validation.comparison.peers import layer_parameters, recurrent_matrix
+from antisymrnn_validation.comparison.contenders import (
+    Contender,
+    layer_parameters,
+    prepare_backend,
+    recurrent_matrix,
+)
 from antisymrnn_validation.conformance.check import Result
 from antisymrnn_validation.output.terminal import placed
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, run

@@ -9,9 +9,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from antisymrnn_validation.comparison import agreement, timing, workload
-from antisymrnn_validation.comparison.contenders import Contender, backend_contender, prepare_backend
+from antisymrnn_validation.comparison.contenders import Contender, backend_contender, peers, prepare_backend
 from antisymrnn_validation.comparison.peak import Peak
-from antisymrnn_validation.comparison.peers import peers
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.comparison.workload import Shape, everything_case, timed_case
 from antisymrnn_validation.output.terminal import one_line

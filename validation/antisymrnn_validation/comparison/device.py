@@ -52,8 +52,7 @@ try:
         plans,
         usable_libraries,
     )
-    from antisymrnn_validation.comparison.gpu_tools import Timer
-    from antisymrnn_validation.comparison.sanitizer import sanitizers
+    from antisymrnn_validation.comparison.gpu_tools import Timer, sanitizers
     from antisymrnn_validation.comparison.workload import Shape, timed_case
     from antisymrnn_validation.conformance.check import Check, Result
     from antisymrnn_validation.conformance.plan import iter_checks

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison import agreement, peers, workload
+from antisymrnn_validation.comparison import agreement, contenders, workload
 from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
 from antisymrnn_validation.comparison.contest import Plan
 from antisymrnn_validation.comparison.gpu_tools import Timer
@@ -196,15 +196,15 @@ def line_up(
         prepare = functools.partial(prepare_backend, backend, wait=False)
         entrants.append(Entrant(Contender(name, "backend", prepare, cell), elapsed, backend=backend))
     if not libraries.get("torch", "absent"):
-        eager = functools.partial(peers.torch_eager, device=device)
+        eager = functools.partial(contenders.torch_eager, device=device)
         entrants.append(Entrant(Contender("torch eager", "peer", eager, cell), elapsed))
     if not libraries.get("torch", "absent") and cell == "antisymmetric":
-        compiled = Contender("torch compile", "peer", functools.partial(peers.torch_compiled, device=device), cell)
+        compiled = Contender("torch compile", "peer", functools.partial(contenders.torch_compiled, device=device), cell)
         off, on = (
             Contender(
                 f"torch nn.RNN, TF32 {word}",
                 "peer",
-                functools.partial(peers.torch_layer, "RNN", device=device, tf32=word == "on"),
+                functools.partial(contenders.torch_layer, "RNN", device=device, tf32=word == "on"),
                 "nn.RNN",
                 "RNN",
             )
@@ -223,10 +223,12 @@ def line_up(
             ),
         ]
     if not libraries.get("flashrnn", "absent") and cell == "antisymmetric":
-        flash = Contender("FlashRNN, TF32", "peer", functools.partial(peers.flash_rnn, device=device), "nn.RNN", "RNN")
+        flash = Contender(
+            "FlashRNN, TF32", "peer", functools.partial(contenders.flash_rnn, device=device), "nn.RNN", "RNN"
+        )
         entrants.append(Entrant(flash, elapsed, inexact=True, small=False, takes=single))
     if not libraries.get("jax", "absent"):
-        entrants.append(Entrant(Contender("jax scan", "peer", peers.jax_scan, cell), host_clock(), "host clock"))
+        entrants.append(Entrant(Contender("jax scan", "peer", contenders.jax_scan, cell), host_clock(), "host clock"))
     return entrants
 
 

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.comparison.contenders import Contender, Prepared, backend_contender
-from antisymrnn_validation.comparison.peers import LIBRARIES, peers
+from antisymrnn_validation.comparison.contenders import LIBRARIES, Contender, Prepared, backend_contender, peers
 from antisymrnn_validation.comparison.workload import Shape, timed_case
 
 FIRST_SHAPE = Shape(3, 2, 1, 8)

@@ -19,6 +19,7 @@ Every peer hoists V x + b, and forward returns the last state alone. The librari
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
+from antisymrnn_validation.comparison.timing import Timer, host_clock
+from antisymrnn_validation.comparison.workload import Plan
 from antisymrnn_validation.truth.cases import Case
 
 LIBRARIES = ("torch", "jax")
@@ -62,11 +65,28 @@ class Contender(NamedTuple):
     kind : str
         ``backend`` or ``peer``.
     prepare : callable
-        Takes a case with a loss on the last state alone.
+        Takes a case with a loss on the last state alone. On a device its calls may return before the work is done if
+        ``timer`` is ``CUDA events``.
     counted_as : str
-        Its entry in ``arithmetic.COUNTS``.
+        Its entry in ``workload.COUNTS``.
     layer : str
         ``RNN`` or ``GRU`` if it is not the paper's cell but this layer of PyTorch.
+    backend : module or None
+        The module of a backend.
+    elapsed : Timer
+        What measures its calls on a device.
+    timer : str
+        ``host clock`` or ``CUDA events``.
+    inexact : bool
+        It rounds more than its dtype: it is timed although its errors exceed the tolerance, and they are reported.
+    small : bool
+        Whether a peer has to solve the small case before the timed one.
+    patience : float
+        Seconds for its checks and first calls.
+    needs : float
+        Seconds of the budget that must be left for it.
+    takes : callable
+        Whether it takes part in the contest of a plan.
     """
 
     name: str
@@ -74,6 +94,14 @@ class Contender(NamedTuple):
     prepare: Callable[[Case], Prepared]
     counted_as: str
     layer: str = ""
+    backend: ModuleType | None = None
+    elapsed: Timer = host_clock()
+    timer: str = "host clock"
+    inexact: bool = False
+    small: bool = True
+    patience: float = math.inf
+    needs: float = 0.0
+    takes: Callable[[Plan], bool] = lambda _: True
 
 
 def prepare_backend(
@@ -82,7 +110,7 @@ def prepare_backend(
     """A backend made ready: every state kept, no dL/dx unless asked for.
 
     A call ends with a few numbers brought to the host, which waits for a device; without ``wait`` it may return before
-    the work is done, for whoever times with events on the device.
+    the work is done, as timing by events on the device needs it.
     """
     module = getattr(backend, case.cell)
 
@@ -115,7 +143,7 @@ def prepare_backend(
 
 def backend_contender(name: str, backend: ModuleType, cell: str) -> Contender:
     """A backend as a contender."""
-    return Contender(name, "backend", lambda case: prepare_backend(backend, case), cell)
+    return Contender(name, "backend", lambda case: prepare_backend(backend, case), cell, backend=backend)
 
 
 def peers(cell: str, libraries: Sequence[str]) -> list[Contender]:

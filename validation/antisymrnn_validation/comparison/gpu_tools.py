@@ -25,12 +25,10 @@ from typing import Any
 import numpy as np
 
 from antisymrnn_ref import load_backend
+from antisymrnn_validation.comparison.timing import Timer
 from antisymrnn_validation.output.terminal import Record, one_line
 from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS, random_case
-
-Timer = Callable[[Callable[[], Any], int], float]
-"""Takes a call and how often to make it; the seconds of all of them together."""
 
 ACCUMULATORS, STEPS = 16, 16384
 """Their product is below 2²⁴: float32 counts it exactly."""
@@ -67,7 +65,7 @@ extern "C" __global__ void fused(REAL *out, REAL factor, REAL term, int steps) {
 
 
 class CeilingError(RuntimeError):
-    """A ceiling that was not measured, because what was to measure it computed something else."""
+    """A ceiling that was not measured, because the loop or the copy gave a wrong result."""
 
 
 def source(dtype: str) -> str:
@@ -125,7 +123,7 @@ def copy_gigabytes(cupy: Any, elapsed: Timer) -> float:
     elapsed(call, 1)
     seconds = min(elapsed(call, 1) for _ in range(LOOKS))
     if not bool((copy == origin).all()):
-        raise CeilingError("copy: what came is not what was copied")
+        raise CeilingError("copy: the copy differs from the original")
     return 2e-9 * int(origin.nbytes) / seconds
 
 
@@ -157,7 +155,7 @@ def sanitizers(
     Yields
     ------
     callable
-        Waits for the children, SANITIZER_SECONDS from their start at most, and tells of each tool its ``status``:
+        Waits for the children, SANITIZER_SECONDS from their start at most, and returns for each tool its ``status``:
         ``clean``, ``found``, or ``not run`` with the reason in ``detail``.
     """
     program = which("compute-sanitizer")
@@ -178,7 +176,7 @@ def sanitizers(
             children[tool] = (child, output)
         end = clock() + SANITIZER_SECONDS
 
-        def told() -> list[Record]:
+        def watched() -> list[Record]:
             if program is None:
                 return [{"tool": t, "status": "not run", "detail": "no compute-sanitizer on the path"} for t in TOOLS]
             found = []
@@ -194,11 +192,11 @@ def sanitizers(
                 found.append({"tool": tool, **sanitizer_verdict(output.read())})
             return found
 
-        yield told
+        yield watched
 
 
 def sanitizer_verdict(output: str) -> Record:
-    """What the output of a sanitizer over a small run comes to."""
+    """Status and detail from the output of a sanitizer over a small run."""
     summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:error|hazard).*", output)
     lines = [one_line(line) for line in output.splitlines() if line.strip()]
     if summary and int(summary[1]):
@@ -208,7 +206,7 @@ def sanitizer_verdict(output: str) -> Record:
     if summary and done:
         return {"status": "clean", "detail": f"{done.removeprefix(DONE).strip()}; {summary[0].strip()}"}
     last = next((line for line in reversed(lines) if not line.startswith("========= ERROR SUMMARY")), "nothing")
-    return {"status": "not run", "detail": f"the small run did not end well, the last words: {last}"}
+    return {"status": "not run", "detail": f"the small run failed, its last line: {last}"}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Times that mean something: contenders take turns, and a sample counts only if the machine was at its peak around it.
+"""Times of the host's clock: contenders take turns, and a sample counts only if the machine was at its peak around it.
 
 Before each sample the threads that the last contender's library left spinning get ``REST_SECONDS`` to fall asleep. Then
 looks at the FMA loop of ``peak.py``, without a pause, wake the processors. As soon as ``STEADY`` of them in a row reach
@@ -11,10 +11,11 @@ up to ``ATTEMPTS`` times the samples that are wanted.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,10 @@ FEWEST, SECONDS = 3, 2.0
 """A slow contender has fewer samples: as many as fit SECONDS, but not fewer than FEWEST."""
 
 
+Timer = Callable[[Callable[[], Any], int], float]
+"""Takes a call and how often to make it; the seconds of all of them together."""
+
+
 class Timed(NamedTuple):
     """One thing to time.
 
@@ -56,14 +61,25 @@ class Timed(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Seconds of one call, and the lower of the two looks around it in GFLOP/s; NaN seconds if it did not run."""
+    """One measurement.
+
+    Attributes
+    ----------
+    seconds : float
+        Of one call; NaN if it did not run.
+    gflops : float
+        The lower of the two looks around it; infinite where nobody looks.
+    calls : int
+        How many were timed together.
+    """
 
     seconds: float
-    gflops: float
+    gflops: float = math.inf
+    calls: int = 1
 
 
 class Statistics(NamedTuple):
-    """What is told of the samples of one contender.
+    """Statistics of the samples of one contender.
 
     Attributes
     ----------
@@ -112,9 +128,7 @@ def take_turns(
         Of each contender all attempts; :func:`summary` says which count.
     """
     taken: list[list[Sample]] = [[] for _ in contenders]
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collection():
         for round_ in range(ATTEMPTS * max((timed.wanted for timed in contenders), default=0)):
             behind = [
                 (timed, samples)
@@ -127,10 +141,31 @@ def take_turns(
             for timed, samples in behind:
                 rest(REST_SECONDS)
                 samples.append(_sample(timed.call, look, steady, clock))
+    return taken
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's garbage collector is off within."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return taken
+
+
+def host_clock(clock: Callable[[], float] = time.perf_counter) -> Timer:
+    """A timer for calls that return when their work is done."""
+
+    def elapsed(call: Callable[[], Any], repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            call()
+        return clock() - start
+
+    return elapsed
 
 
 def summary(samples: Sequence[Sample], steady: float) -> Statistics:

@@ -32,6 +32,14 @@ class Shape(NamedTuple):
         return ",".join(map(str, self))
 
 
+class Plan(NamedTuple):
+    """What is to be timed: a cell, a shape, a dtype."""
+
+    cell: str
+    shape: Shape
+    dtype: str
+
+
 class Products(NamedTuple):
     """Matrix products of one step: by recurrent matrices, and by input matrices."""
 

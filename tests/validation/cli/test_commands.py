@@ -840,14 +840,14 @@ def test_every_dtype_is_held_against_its_own_peak(run, monkeypatch, tmp_path):
     code, out, _ = run("compare", "numpy", *TINY, *options, "--json", tmp_path / "report.json")
     assert code == 0
     document = strictly(tmp_path / "report.json")
-    told = {record["dtype"]: (record["peak_gflops"], record["steady_gflops"]) for record in document["contests"]}
-    assert told == {"float32": (400.0, 200.0), "float64": (100.0, 50.0)}
-    assert {name: (p["gflops"], p["steady"]) for name, p in document["peak"].items()} == told
+    peaks = {record["dtype"]: (record["peak_gflops"], record["steady_gflops"]) for record in document["contests"]}
+    assert peaks == {"float32": (400.0, 200.0), "float64": (100.0, 50.0)}
+    assert {name: (p["gflops"], p["steady"]) for name, p in document["peak"].items()} == peaks
     assert "FMA peak, float64: 100.0 GFLOP/s with 2 threads, one alone 7.0" in out.splitlines()
     for record in document["contests"]:
         for entry in record["contenders"]:
             for times in entry["times"].values():
-                assert times["fraction"] == pytest.approx(times["gflops"] / told[record["dtype"]][0])
+                assert times["fraction"] == pytest.approx(times["gflops"] / peaks[record["dtype"]][0])
 
 
 @pytest.mark.usefixtures("comparing")
@@ -868,14 +868,14 @@ def test_compare_interrupted_keeps_what_was_printed(run, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("comparing")
-def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
+def test_a_process_that_breaks_off_is_reported_beside_the_times(run, monkeypatch):
     def broken(*_):
-        raise processes.ProcessError("exit code 9, it said: nothing")
+        raise processes.ProcessError("exit code 9, last line of stderr: nothing")
 
     monkeypatch.setattr(processes, "peak_memory", broken)
     code, out, _ = run("compare", *TINY, "--cell", "gated")
     assert code == 0
-    assert re.search(r"^numpy +gated 5,3,2,4 float32 +exit code 9, it said: nothing$", out, re.MULTILINE)
+    assert re.search(r"^numpy +gated 5,3,2,4 float32 +exit code 9, last line of stderr: nothing$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

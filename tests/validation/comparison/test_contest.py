@@ -222,7 +222,7 @@ def test_extra_bytes_are_those_of_the_arrays(dtype):
 
 
 class Machine:
-    """A clock that only calls and looks advance, and a machine that is slow when it is told to be."""
+    """A clock that only calls and looks advance, and a machine that is slow when the test says so."""
 
     def __init__(self, gflops=lambda _: 100.0):
         self.now, self.looks, self.gflops, self.order, self.rests = 0.0, 0, gflops, [], []
@@ -295,9 +295,9 @@ def test_a_machine_that_is_never_at_its_peak_times_nothing():
     (samples,) = machine.take(Timed("a", machine.call("a", 1.0), 3))
     assert machine.order == []
     assert len(samples) == timing.ATTEMPTS * 3
-    told = summary(samples, 100.0)
-    assert math.isnan(told.median)
-    assert told[3:] == (0, timing.ATTEMPTS * 3)
+    outcome = summary(samples, 100.0)
+    assert math.isnan(outcome.median)
+    assert outcome[3:] == (0, timing.ATTEMPTS * 3)
 
 
 def test_looks_that_are_not_all_at_the_peak_let_nothing_through():
@@ -432,8 +432,8 @@ def test_the_peak_of_two_threads_is_looked_for_until_they_run_together_and_it_ri
     now, counting, alone_too = [0.0], threading.Lock(), [False]
     paces = [(0.05, 20.0), (0.06, 10.5), (math.inf, 10.0)]  # until then, ns a step of both
 
-    def loop(address, steps, *told):
-        _, _, start_at, _, threads = told
+    def loop(address, steps, *rest):
+        _, _, start_at, _, threads = rest
         np.ctypeslib.as_array((ctypes.c_double * 48).from_address(address))[:] = steps
         with counting:
             arrived = ctypes.c_int64.from_address(start_at)
@@ -531,12 +531,14 @@ def test_a_contest_times_everything_that_is_right(cell):
         return getattr(antisymrnn_ref, cell).forward(*arguments, **options)
 
     plan = contest.Plan(cell, TINY, "float32")
-    told = held({"numpy": antisymrnn_ref, "dummy": backend_of(forward, getattr(antisymrnn_ref, cell).backward)}, plan)
-    assert [entry["name"] for entry in told["contenders"]] == ["numpy", "dummy", "numpy hoisted"]
-    assert {entry["status"] for entry in told["contenders"]} == {"timed"}
+    outcome = held(
+        {"numpy": antisymrnn_ref, "dummy": backend_of(forward, getattr(antisymrnn_ref, cell).backward)}, plan
+    )
+    assert [entry["name"] for entry in outcome["contenders"]] == ["numpy", "dummy", "numpy hoisted"]
+    assert {entry["status"] for entry in outcome["contenders"]} == {"timed"}
     assert set(calls) == {1}
-    assert told["shape"] == {"T": 9, "B": 5, "m": 2, "n": 6}
-    for entry in told["contenders"]:
+    assert outcome["shape"] == {"T": 9, "B": 5, "m": 2, "n": 6}
+    for entry in outcome["contenders"]:
         assert set(entry["times"]) == (
             {"forward", "both", "everything"} if entry["kind"] == "backend" else {"forward", "both"}
         )
@@ -616,8 +618,8 @@ def test_what_is_wrong_is_not_timed_and_the_others_are(wrong):
             gradients = gradients._replace(parameters=gradients.parameters._replace(b=2 * gradients.parameters.b))
         return gradients
 
-    told = held({"dummy": backend_of(backward=backward), "numpy": antisymrnn_ref})
-    dummy, *others = told["contenders"]
+    outcome = held({"dummy": backend_of(backward=backward), "numpy": antisymrnn_ref})
+    dummy, *others = outcome["contenders"]
     assert (dummy["status"], dummy["times"]) == ("wrong" if wrong == "result" else "broke off", {})
     assert tables.contender_contradicts(dummy)
     raised = r"RuntimeError: no luck \(test_contest.py, line \d+\) "
@@ -638,8 +640,8 @@ def test_a_wrong_peer_is_not_timed():
         prepared = moved(contenders.numpy_hoisted, "W")(case)
         return prepared._replace(both=lambda: pytest.fail("it was timed"))
 
-    told = held({"numpy": antisymrnn_ref}, extra=[Contender("planted", "peer", prepare, "antisymmetric")])
-    planted = told["contenders"][-1]
+    outcome = held({"numpy": antisymrnn_ref}, extra=[Contender("planted", "peer", prepare, "antisymmetric")])
+    planted = outcome["contenders"][-1]
     assert (planted["status"], planted["times"]) == ("wrong", {})
     assert re.fullmatch(r"outside tolerance: dW 0\.00\d+ > \S+ \(on the small case\)", planted["detail"])
     assert tables.contender_contradicts(planted)
@@ -666,15 +668,15 @@ def test_a_peer_that_breaks_off_is_neither_timed_nor_wrong(error, where):
         return prepared._replace(both=lambda: broken(case))
 
     planted = Contender("planted", "peer", prepare, "antisymmetric")
-    *others, told = held({"numpy": antisymrnn_ref}, extra=[planted])["contenders"]
-    assert (told["status"], told["times"]) == ("broke off", {})
-    assert not tables.contender_contradicts(told)
+    *others, outcome = held({"numpy": antisymrnn_ref}, extra=[planted])["contenders"]
+    assert (outcome["status"], outcome["times"]) == ("broke off", {})
+    assert not tables.contender_contradicts(outcome)
     said = {MemoryError: "MemoryError: no more", ImportError: "ImportError: no compiler", SystemExit: "SystemExit: 3"}
     place = {
         "small case": "on the small case", "timed case": "before it was timed", "first call": "before it was timed",
         "later call": "while timing both",
     }  # fmt: skip
-    assert re.fullmatch(rf"{said[type(error)]} \(test_contest.py, line \d+\) \({place[where]}\)", told["detail"])
+    assert re.fullmatch(rf"{said[type(error)]} \(test_contest.py, line \d+\) \({place[where]}\)", outcome["detail"])
     assert {entry["status"] for entry in others} == {"timed"}
     assert len(calls) == {"first call": 1, "later call": 4}.get(where, 0)
 
@@ -725,9 +727,9 @@ def test_a_contender_without_a_sample_is_named():
         contest.Ready(),
         {"forward": [Sample(1.0, 99.0)], "both": [Sample(math.nan, 10.0)] * 3},
     )
-    (told,) = contest.record(plan, [entry], 200.0, 100.0)["contenders"]
-    assert told["status"] == "not timed"
-    assert told["detail"] == "the machine was never at its peak: both in 3 attempts"
+    (outcome,) = contest.record(plan, [entry], 200.0, 100.0)["contenders"]
+    assert outcome["status"] == "not timed"
+    assert outcome["detail"] == "the machine was never at its peak: both in 3 attempts"
 
 
 def test_operations_are_those_of_what_was_timed():
@@ -790,9 +792,9 @@ def test_targets_are_met_or_not_or_not_measured():
     )  # fmt: skip
     first["contenders"].append(first["contenders"][1] | {"name": "torch nn.RNN"})
     one = contest_of("antisymmetric", Shape(784, 1, 1, 128), "float32", mine=(1.0, 2.0), jax_scan=(1.1, 8.0))
-    told = targets.records(targets.TARGETS, "mine", [first, one])
-    assert len(told) == len(targets.TARGETS)
-    verdicts = [(entry["verdict"], entry["reached"]) for entry in told]
+    outcome = targets.records(targets.TARGETS, "mine", [first, one])
+    assert len(outcome) == len(targets.TARGETS)
+    verdicts = [(entry["verdict"], entry["reached"]) for entry in outcome]
     assert verdicts[0] == ("met", 0.8)
     assert verdicts[1] == ("not met", pytest.approx(4.95))
     assert verdicts[2] == ("met", pytest.approx(3.3))
@@ -805,8 +807,8 @@ def test_targets_are_met_or_not_or_not_measured():
 def test_a_fraction_is_of_what_the_target_is_about():
     first = contest_of("antisymmetric", Shape(784, 128, 1, 128), "float32", mine=(1.0, 2.0))
     first["contenders"][0]["times"]["both"]["fraction"] = 0.74
-    told = targets.records(targets.TARGETS, "mine", [first])[0]
-    assert (told["verdict"], told["reached"]) == ("not met", 0.74)
+    outcome = targets.records(targets.TARGETS, "mine", [first])[0]
+    assert (outcome["verdict"], outcome["reached"]) == ("not met", 0.74)
 
 
 def test_the_bounds_are_not_loosened():
@@ -816,8 +818,8 @@ def test_the_bounds_are_not_loosened():
 
 def test_the_best_of_some_is_not_the_best_of_all():
     first = contest_of("antisymmetric", Shape(784, 128, 1, 128), "float32", mine=(1.0, 1.0), torch_eager=(9.0, 9.0))
-    told = targets.records(targets.TARGETS, "mine", [first])[1]
-    assert (told["verdict"], told["why"]) == ("not measured", "torch nn.RNN: not there")
+    outcome = targets.records(targets.TARGETS, "mine", [first])[1]
+    assert (outcome["verdict"], outcome["why"]) == ("not measured", "torch nn.RNN: not there")
 
 
 def test_what_is_asked_is_said_in_words():
@@ -852,17 +854,17 @@ def test_accuracy_is_in_units_of_the_specification():
     assert all(entry["units"] < 10 for entry in peer["errors"].values())
 
 
-def test_a_large_error_is_told_in_units():
+def test_a_large_error_is_reported_in_units():
     def backward(*arguments, **options):
         gradients = antisymrnn_ref.antisymmetric.backward(*arguments, **options)
         return gradients._replace(h0=gradients.h0 * (1 + 1e-9))
 
     case = agreement.accuracy_cases(["antisymmetric"], ["float64"], quick=True)[0]
     module = backend_of(backward=backward)
-    told = agreement.accuracy_record(backend_contender("dummy", module, case.cell), case)
-    assert told["status"] == "wrong"
-    assert told["detail"].startswith("outside tolerance: dh0 1e-9 > ")
-    entry = told["errors"]["h0"]
+    outcome = agreement.accuracy_record(backend_contender("dummy", module, case.cell), case)
+    assert outcome["status"] == "wrong"
+    assert outcome["detail"].startswith("outside tolerance: dh0 1e-9 > ")
+    entry = outcome["errors"]["h0"]
     assert entry["units"] == pytest.approx(1e-9 / entry["specification"], rel=1e-3)
 
 
@@ -872,10 +874,10 @@ def test_a_large_error_is_told_in_units():
 def test_memory_of_a_contender_is_that_of_its_arrays():
     """The hoisted loop holds u, h, s and δ of every step, and the inputs."""
     T, B, m, n = shape = Shape(400, 64, 1, 128)
-    told = processes.peak_memory("numpy hoisted", "antisymmetric", shape, "float64")
+    outcome = processes.peak_memory("numpy hoisted", "antisymmetric", shape, "float64")
     arrays = 8 * T * B * (4 * n + m)
-    assert 0.95 * arrays < told["bytes"] < 1.5 * arrays
-    assert told["imported"] > 1e6
+    assert 0.95 * arrays < outcome["bytes"] < 1.5 * arrays
+    assert outcome["imported"] > 1e6
 
 
 def test_first_calls_see_an_empty_and_then_a_filled_cache(tmp_path, monkeypatch):
@@ -896,13 +898,15 @@ antisymmetric = SimpleNamespace(forward=forward, backward=right.backward)
 '''
     (tmp_path / "compiling_backend.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    told = processes.first_calls("compiling_backend", "antisymmetric", "float64")
-    assert told["cold"]["forward"] >= 0.5 > told["warm"]["forward"]
-    assert all(set(seconds) == {"import", "forward", "backward"} for seconds in told.values())
+    outcome = processes.first_calls("compiling_backend", "antisymmetric", "float64")
+    assert outcome["cold"]["forward"] >= 0.5 > outcome["warm"]["forward"]
+    assert all(set(seconds) == {"import", "forward", "backward"} for seconds in outcome.values())
 
 
 def test_a_process_that_breaks_off_says_why():
-    with pytest.raises(processes.ProcessError, match="exit code 1, it said: ValueError: backend: expected one of"):
+    with pytest.raises(
+        processes.ProcessError, match="exit code 1, last line of stderr: ValueError: backend: expected one of"
+    ):
         processes.first_calls("nunpy", "antisymmetric", "float64")
 
 

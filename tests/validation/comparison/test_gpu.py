@@ -36,7 +36,7 @@ needs_torch = pytest.mark.skipif(not has_torch, reason="the peers need torch: pi
 
 
 class Clock:
-    """Seconds that go by only when it is read or told, so that every run is the same."""
+    """Seconds that go by only when it is read or set, so that every run is the same."""
 
     def __init__(self, tick=2.0**-13):
         self.now, self.tick = 0.0, tick
@@ -106,14 +106,17 @@ def no_sanitizer(monkeypatch):
 
 
 def test_a_session_measures_everything(tmp_path, capsys):
-    code, told = run(tmp_path)
-    assert (code, told["summary"]["exit_code"], told["interrupted"], told["left_out"]) == (0, 0, False, [])
-    assert told["conformance"]["line"] == "1 checks: 1 passed, 0 failed, 0 not applicable"
-    assert [(r["tool"], r["status"]) for r in told["sanitizers"]] == [("memcheck", "not run"), ("racecheck", "not run")]
-    assert told["missing_peers"] == {"torch": "no torch here", "jax": "JAX sees no GPU"}
-    assert [contest["cell"] for contest in told["contests"]] == list(CELLS)
+    code, outcome = run(tmp_path)
+    assert (code, outcome["summary"]["exit_code"], outcome["interrupted"], outcome["left_out"]) == (0, 0, False, [])
+    assert outcome["conformance"]["line"] == "1 checks: 1 passed, 0 failed, 0 not applicable"
+    assert [(r["tool"], r["status"]) for r in outcome["sanitizers"]] == [
+        ("memcheck", "not run"),
+        ("racecheck", "not run"),
+    ]
+    assert outcome["missing_peers"] == {"torch": "no torch here", "jax": "JAX sees no GPU"}
+    assert [contest["cell"] for contest in outcome["contests"]] == list(CELLS)
     for k, plan in enumerate(PLANS):
-        own, peer = named(told, "numpy", k), named(told, "hoisted", k)
+        own, peer = named(outcome, "numpy", k), named(outcome, "hoisted", k)
         assert (own["status"], peer["status"]) == ("timed", "timed")
         assert (set(own["times"]), set(peer["times"])) == ({"forward", "inference", "both"}, {"forward", "both"})
         assert set(own["errors"]) == {"h", *timed_case(*plan).parameters._fields}
@@ -122,25 +125,25 @@ def test_a_session_measures_everything(tmp_path, capsys):
             assert (times["samples"], times["calls"]) == (3, 9)  # nine ticks of the clock are more than a millisecond
             assert times["median"] == pytest.approx(Clock().tick / 9)
             assert times["us_per_step"] == pytest.approx(1e6 * times["median"] / 9)
-            assert times["gflops"] == pytest.approx(times["fraction"] * told["ceilings"][plan.dtype])
+            assert times["gflops"] == pytest.approx(times["fraction"] * outcome["ceilings"][plan.dtype])
     text = capsys.readouterr().out
     assert "peer missing, torch: no torch here" in text
     assert "memcheck: not run: no compute-sanitizer on the path" in text
     assert text.splitlines()[-1].startswith("compare --device --quick: conformance 1 checks: 1 passed")
-    assert (told["command"], told["device"]) == ("compare", True)
-    assert told["card"]["name"] == "NVIDIA H200"
-    assert {"versions", "machine"} <= set(told["environment"])
+    assert (outcome["command"], outcome["device"]) == ("compare", True)
+    assert outcome["card"]["name"] == "NVIDIA H200"
+    assert {"versions", "machine"} <= set(outcome["environment"])
 
 
 def test_the_markdown_is_dated_and_complete(tmp_path, capsys):
     wrong = lambda cell: Contender("bad | one", "peer", moved, cell, elapsed=host_clock(Clock()))  # noqa: E731
     clock = Clock()
-    _, told = run(tmp_path, clock, lined_up=entered(clock, wrong))
-    text = report.markdown(told)
+    _, outcome = run(tmp_path, clock, lined_up=entered(clock, wrong))
+    text = report.markdown(outcome)
     assert text in capsys.readouterr().out
     lines = text.splitlines()
     assert lines[0].startswith(
-        f"{told['date'][:10]}; NVIDIA H200 (driver_version 1.2). FMA peak 10.0 TFLOP/s in float32"
+        f"{outcome['date'][:10]}; NVIDIA H200 (driver_version 1.2). FMA peak 10.0 TFLOP/s in float32"
     )
     assert "copy 4000 GB/s" in lines[0]
     assert lines[2].startswith(
@@ -169,15 +172,15 @@ def moved(case):
 
 def test_a_wrong_peer_is_not_timed(tmp_path):
     clock = Clock()
-    code, told = run(
+    code, outcome = run(
         tmp_path, clock,
         lined_up=entered(clock, lambda cell: Contender("bad", "peer", moved, cell, elapsed=host_clock(clock))),
     )  # fmt: skip
     assert code == 1
-    bad = named(told, "bad")
+    bad = named(outcome, "bad")
     assert (bad["status"], bad["times"]) == ("wrong", {})
     assert re.fullmatch(r"outside tolerance: dV 0\.001 > \S+ \(on the small case\)", bad["detail"])
-    assert named(told, "hoisted")["status"] == named(told, "numpy")["status"] == "timed"
+    assert named(outcome, "hoisted")["status"] == named(outcome, "numpy")["status"] == "timed"
 
 
 def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed(tmp_path):
@@ -187,18 +190,18 @@ def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed(tmp_path):
         return moved(case) if case.x.shape == (9, 5, 1) else contenders.numpy_hoisted(case)
 
     bad = lambda cell: Contender("bad", "peer", prepare, cell, elapsed=host_clock(clock))  # noqa: E731
-    code, told = run(tmp_path, clock, lined_up=entered(clock, bad), chosen=PLANS[:1])
-    assert (code, named(told, "bad")["status"], named(told, "bad")["times"]) == (1, "wrong", {})
-    assert re.fullmatch(r"outside tolerance: dV 0\.001 > \S+ \(on the timed case\)", named(told, "bad")["detail"])
-    assert named(told, "bad")["errors"]["V"]["error"] == pytest.approx(1e-3, rel=1e-2)
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, bad), chosen=PLANS[:1])
+    assert (code, named(outcome, "bad")["status"], named(outcome, "bad")["times"]) == (1, "wrong", {})
+    assert re.fullmatch(r"outside tolerance: dV 0\.001 > \S+ \(on the timed case\)", named(outcome, "bad")["detail"])
+    assert named(outcome, "bad")["errors"]["V"]["error"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_backend_that_fails_a_check_is_not_timed_but_its_peers_are(tmp_path, capsys):
-    code, told = run(tmp_path, every=[check(), check("failed")])
+    code, outcome = run(tmp_path, every=[check(), check("failed")])
     assert code == 1
-    assert [entry["name"] for entry in told["contests"][0]["contenders"]] == ["hoisted"]
+    assert [entry["name"] for entry in outcome["contests"][0]["contenders"]] == ["hoisted"]
     assert "said so" in capsys.readouterr().out
-    assert [failed["detail"] for failed in told["conformance"]["failures"]] == ["said so"]
+    assert [failed["detail"] for failed in outcome["conformance"]["failures"]] == ["said so"]
 
 
 def test_a_backend_without_a_check_that_passed_did_not_run(tmp_path):
@@ -215,9 +218,9 @@ def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch):
         return trajectory
 
     monkeypatch.setattr(antisymrnn_ref.antisymmetric, "forward", forward)
-    code, told = run(tmp_path, chosen=PLANS[:1])
+    code, outcome = run(tmp_path, chosen=PLANS[:1])
     assert code == 1
-    assert (named(told, "numpy")["status"], named(told, "numpy")["detail"]) == (
+    assert (named(outcome, "numpy")["status"], named(outcome, "numpy")["detail"]) == (
         "wrong", "the last state has other bits if it is kept alone",
     )  # fmt: skip
 
@@ -230,11 +233,11 @@ def test_reduced_precision_is_timed_and_marked_unless_it_is_grossly_off(tmp_path
 
     clock = Clock()
     reduced = lambda cell: Contender("TF32", "peer", prepare, cell, elapsed=host_clock(clock), inexact=True)  # noqa: E731
-    code, told = run(tmp_path, clock, lined_up=entered(clock, reduced), chosen=PLANS[:1])
-    entry = named(told, "TF32")
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, reduced), chosen=PLANS[:1])
+    entry = named(outcome, "TF32")
     assert (entry["status"], code) == (status, 0 if status == "timed" else 1)
     if status == "timed":
-        assert "TF32: largest relative error 0.001, tolerance " in report.markdown(told)
+        assert "TF32: largest relative error 0.001, tolerance " in report.markdown(outcome)
         assert entry["note"].startswith("not exact in float32: outside tolerance: dW 0.001 > ")
         assert entry["errors"]["W"]["error"] == pytest.approx(1e-3, rel=1e-2)
 
@@ -281,17 +284,17 @@ def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path, capsys, kind, 
 
     clock = Clock()
     lined_up = entered(clock, lambda cell: Contender("weak", kind, prepare, cell, elapsed=host_clock(clock)))
-    code, told = run(tmp_path, clock, lined_up=lined_up, chosen=PLANS[:1])
-    weak = named(told, "weak")
+    code, outcome = run(tmp_path, clock, lined_up=lined_up, chosen=PLANS[:1])
+    weak = named(outcome, "weak")
     assert (code, weak["status"], weak["times"]) == (expected, "broke off", {})
     assert re.fullmatch(r"MemoryError: no more \(test_gpu.py, line \d+\) \(while timing both\)", weak["detail"])
-    assert named(told, "hoisted")["status"] == "timed"
+    assert named(outcome, "hoisted")["status"] == "timed"
     out = capsys.readouterr().out
     assert re.search(r"^weak .* broke off: MemoryError: no more", out, re.MULTILINE)
     assert "1 of 1 contests: 2 timed, 1 broke off" in out.splitlines()[-1]
     if kind == "peer":
         assert any(
-            line.startswith("weak: broke off: MemoryError: no more") for line in report.markdown(told).splitlines()
+            line.startswith("weak: broke off: MemoryError: no more") for line in report.markdown(outcome).splitlines()
         )
 
 
@@ -301,9 +304,9 @@ def test_a_peer_without_its_compiler_is_missing_and_no_failure(tmp_path):
 
     clock = Clock()
     broken = lambda cell: Contender("broken", "peer", prepare, cell, elapsed=host_clock(clock), small=False)  # noqa: E731
-    code, told = run(tmp_path, clock, lined_up=entered(clock, broken))
-    assert (code, told["summary"]["exit_code"], named(told, "broken")["status"]) == (0, 0, "broke off")
-    assert {named(told, name)["status"] for name in ("numpy", "hoisted")} == {"timed"}
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, broken))
+    assert (code, outcome["summary"]["exit_code"], named(outcome, "broken")["status"]) == (0, 0, "broke off")
+    assert {named(outcome, name)["status"] for name in ("numpy", "hoisted")} == {"timed"}
 
 
 # time
@@ -319,10 +322,10 @@ def test_when_the_time_is_used_up_the_rest_is_named(tmp_path, capsys):
 
         return Contender("slow", "peer", prepare, cell, elapsed=host_clock(clock))
 
-    code, told = run(tmp_path, clock, seconds=65, lined_up=entered(clock, slow))
+    code, outcome = run(tmp_path, clock, seconds=65, lined_up=entered(clock, slow))
     assert code == 0
-    assert len(told["contests"]) == 1
-    assert told["left_out"] == [
+    assert len(outcome["contests"]) == 1
+    assert outcome["left_out"] == [
         {"cell": "gated", "shape": TINY._asdict(), "dtype": "float64", "why": "the time was used up"}
     ]
     last = capsys.readouterr().out.splitlines()[-1]
@@ -343,13 +346,13 @@ def test_a_contest_that_is_cut_short_keeps_its_samples(tmp_path):
         return prepared._replace(forward=forward)
 
     slow = lambda cell: Contender("slow", "peer", prepare, cell, elapsed=host_clock(clock))  # noqa: E731
-    code, told = run(tmp_path, clock, seconds=56, lined_up=entered(clock, slow), chosen=PLANS[:1], samples=15)
+    code, outcome = run(tmp_path, clock, seconds=56, lined_up=entered(clock, slow), chosen=PLANS[:1], samples=15)
     assert code == 0
-    entry = named(told, "slow")
+    entry = named(outcome, "slow")
     assert entry["status"] == "cut short"
     assert entry["detail"].startswith("samples of 15: forward ")
     assert 0 < entry["times"]["forward"]["samples"] < 15
-    verdicts = targets.records(targets.DEVICE_TARGETS, "numpy", told["contests"], card="NVIDIA H200")
+    verdicts = targets.records(targets.DEVICE_TARGETS, "numpy", outcome["contests"], card="NVIDIA H200")
     assert {record["verdict"] for record in verdicts} == {"not measured"}
 
 
@@ -361,28 +364,28 @@ def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
         clock.now += 10
         return Result("a promise", "a case", "passed")
 
-    code, told = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
-    assert (code, told["conformance"]["line"]) == (3, "2 of 9 checks: 2 passed, 0 failed, 0 not applicable")
+    code, outcome = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
+    assert (code, outcome["conformance"]["line"]) == (3, "2 of 9 checks: 2 passed, 0 failed, 0 not applicable")
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
 def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
     endless = make_check(Promise("endless", lambda *_: time.sleep(5)), timed_case(*PLANS[0]))
-    told = []
+    outcome = []
     begun = time.monotonic()
-    device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), told)
-    assert [record["status"] for record in told] == ["passed"]
+    device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), outcome)
+    assert [record["status"] for record in outcome] == ["passed"]
     assert time.monotonic() - begun < 4
 
 
-def test_memory_that_cannot_be_given_back_is_told_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
+def test_memory_that_cannot_be_given_back_is_reported_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
     def release():
         raise RuntimeError("cudaErrorIllegalAddress")
 
     broken = machine(Clock(), "NVIDIA H200")._replace(release=release)
     monkeypatch.setattr(sys.modules[__name__], "machine", lambda *_: broken)
-    code, told = run(tmp_path)
-    assert (code, len(told["contests"])) == (0, len(PLANS))
+    code, outcome = run(tmp_path)
+    assert (code, len(outcome["contests"])) == (0, len(PLANS))
     said = "memory was not given back: RuntimeError: cudaErrorIllegalAddress"
     assert capsys.readouterr().out.count(said) == len(PLANS)
 
@@ -400,9 +403,9 @@ def test_a_contender_that_needs_more_than_is_left_is_not_tried(tmp_path):
     late = lambda cell: Contender(  # noqa: E731
         "late", "peer", lambda _: pytest.fail("it was tried"), cell, elapsed=host_clock(clock), needs=100.0
     )
-    code, told = run(tmp_path, clock, seconds=90, lined_up=entered(clock, late), chosen=PLANS[:1])
-    assert (code, named(told, "late")["status"]) == (0, "not timed")
-    assert named(told, "late")["detail"] == "less than 100 s were left"
+    code, outcome = run(tmp_path, clock, seconds=90, lined_up=entered(clock, late), chosen=PLANS[:1])
+    assert (code, named(outcome, "late")["status"]) == (0, "not timed")
+    assert named(outcome, "late")["detail"] == "less than 100 s were left"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
@@ -422,10 +425,10 @@ def test_a_contender_that_takes_too_long_is_stopped(tmp_path, where):
     endless = lambda cell: Contender(  # noqa: E731
         "endless", "peer", prepare, cell, elapsed=host_clock(clock), small=False, patience=0.2
     )
-    code, told = run(tmp_path, clock, lined_up=entered(clock, endless), chosen=PLANS[:1])
-    assert (code, named(told, "endless")["status"]) == (0, "not timed")
-    assert named(told, "endless")["detail"] == "its checks and first calls took too long"
-    assert named(told, "numpy")["status"] == "timed"
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, endless), chosen=PLANS[:1])
+    assert (code, named(outcome, "endless")["status"]) == (0, "not timed")
+    assert named(outcome, "endless")["detail"] == "its checks and first calls took too long"
+    assert named(outcome, "numpy")["status"] == "timed"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -449,20 +452,20 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path, when):
             cell, backend
         )
 
-    code, told = run(tmp_path, clock, every=every, lined_up=lined_up)
-    assert (code, told["interrupted"], told["summary"]["exit_code"]) == (130, True, 130)
-    assert told["summary"]["line"].startswith("compare --device --quick: INTERRUPTED; conformance 1 ")
+    code, outcome = run(tmp_path, clock, every=every, lined_up=lined_up)
+    assert (code, outcome["interrupted"], outcome["summary"]["exit_code"]) == (130, True, 130)
+    assert outcome["summary"]["line"].startswith("compare --device --quick: INTERRUPTED; conformance 1 ")
     held = {"conformance": 0, "checks": 1, "samples": 1, "later": 2}[when]
-    assert len(told["contests"]) == held
-    assert len(told["left_out"]) == 2 - held
-    assert all(entry["why"] == "interrupted" for entry in told["left_out"])
+    assert len(outcome["contests"]) == held
+    assert len(outcome["left_out"]) == 2 - held
+    assert all(entry["why"] == "interrupted" for entry in outcome["left_out"])
     if when == "checks":
         for name in ("numpy", "hoisted", "last"):
-            assert (named(told, name)["status"], named(told, name)["detail"]) == ("not timed", "interrupted")
+            assert (named(outcome, name)["status"], named(outcome, name)["detail"]) == ("not timed", "interrupted")
     if when == "samples":
-        assert named(told, "hoisted")["times"]["forward"]["samples"] >= 1
+        assert named(outcome, "hoisted")["times"]["forward"]["samples"] >= 1
     if when == "later":
-        assert named(told, "last")["status"] == "timed"
+        assert named(outcome, "last")["status"] == "timed"
 
 
 def test_termination_writes_what_was_measured(tmp_path):
@@ -470,8 +473,8 @@ def test_termination_writes_what_was_measured(tmp_path):
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    code, told = run(tmp_path, every=[check(run=terminate)])
-    assert (code, told["interrupted"]) == (130, True)
+    code, outcome = run(tmp_path, every=[check(run=terminate)])
+    assert (code, outcome["interrupted"]) == (130, True)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -534,14 +537,14 @@ def test_libraries_that_cannot_be_used_are_named(monkeypatch):
     }
     monkeypatch.setattr(gpu.importlib, "import_module", lambda name: modules[name])
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    told = gpu.usable_libraries()
-    assert told["torch"] == "PyTorch 9 sees no GPU"
-    assert told["jax"] == "JAX 8 sees no GPU, only cpu"
-    assert told["flashrnn"].startswith("KeyError")
+    outcome = gpu.usable_libraries()
+    assert outcome["torch"] == "PyTorch 9 sees no GPU"
+    assert outcome["jax"] == "JAX 8 sees no GPU, only cpu"
+    assert outcome["flashrnn"].startswith("KeyError")
     modules["torch"].cuda.is_available = lambda: True
     modules["jax"].devices = lambda: [SimpleNamespace(platform="gpu")]
     modules["flashrnn"] = SimpleNamespace()
-    assert gpu.usable_libraries() == dict.fromkeys(told, "")
+    assert gpu.usable_libraries() == dict.fromkeys(outcome, "")
 
 
 @needs_torch
@@ -559,8 +562,8 @@ def test_the_peers_of_a_device_are_right(cell):
     compiled = functools.partial(contenders.torch_compiled, device="cpu", compiler=compiler)
     entered = [peer if peer.small else peer._replace(prepare=compiled) for peer in entered]
     record, _ = hold(plan, entered, Budget(time.monotonic, time.monotonic() + 600), samples=1)
-    told = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
-    assert set(told.values()) == {("timed", "")}
+    outcome = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
+    assert set(outcome.values()) == {("timed", "")}
     if cell == "antisymmetric":
         assert set(steps) == {contenders.COMPILED_STEPS}
         notes = {entry["name"]: entry["note"] for entry in record["contenders"]}
@@ -732,9 +735,9 @@ MEMCHECK = "========= COMPUTE-SANITIZER\n{done}========= ERROR SUMMARY: {count} 
     ],
 )
 def test_what_a_sanitizer_says(output, status, words):
-    told = gpu_tools.sanitizer_verdict(output)
-    assert told["status"] == status
-    assert words in told["detail"]
+    outcome = gpu_tools.sanitizer_verdict(output)
+    assert outcome["status"] == status
+    assert words in outcome["detail"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -799,15 +802,15 @@ def test_targets_are_met_or_not_or_not_measured():
         contest_of(256, "float32", cupy=(0.71, 2.0)),
         contest_of(128, "float64", "cut short", cupy=(0.5, 1.0)),
     ]
-    told = targets.records(targets.DEVICE_TARGETS, "cupy", contests, card="NVIDIA H200")
-    assert [record["verdict"] for record in told] == [
+    outcome = targets.records(targets.DEVICE_TARGETS, "cupy", contests, card="NVIDIA H200")
+    assert [record["verdict"] for record in outcome] == [
         "met", "not met", "not measured", "not measured", "not met", "met",
     ]  # fmt: skip
-    assert told[0]["stretch_verdict"] == "0.2 not met"
-    assert told[2]["why"] == "no such contest was held"
-    assert (told[3]["why"], told[3]["reached"]) == ("cupy: too few samples", 0.5)
-    assert told[4]["reached"] == pytest.approx(3.8)
-    assert told[5]["reached"] == pytest.approx(62)
+    assert outcome[0]["stretch_verdict"] == "0.2 not met"
+    assert outcome[2]["why"] == "no such contest was held"
+    assert (outcome[3]["why"], outcome[3]["reached"]) == ("cupy: too few samples", 0.5)
+    assert outcome[4]["reached"] == pytest.approx(3.8)
+    assert outcome[5]["reached"] == pytest.approx(62)
 
 
 def test_the_bounds_are_not_loosened():
@@ -826,19 +829,19 @@ def test_a_peer_with_too_few_samples_or_none_measures_nothing():
 
 
 @pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"])
-def test_another_card_is_told_but_not_measured(card):
-    told = targets.records(targets.DEVICE_TARGETS, "cupy", [contest_of(128, "float32", cupy=(0.1, 0.2))], card=card)
-    assert {record["verdict"] for record in told} == {"not measured"}
-    assert (told[0]["reached"], told[0]["why"]) == (0.1, f"this is {card}, not an H200")
-    assert told[0]["stretch_verdict"] == "0.2 not measured"
-    assert told[4]["why"] == "torch nn.RNN, TF32 off: not there"
+def test_another_card_is_reported_but_not_measured(card):
+    outcome = targets.records(targets.DEVICE_TARGETS, "cupy", [contest_of(128, "float32", cupy=(0.1, 0.2))], card=card)
+    assert {record["verdict"] for record in outcome} == {"not measured"}
+    assert (outcome[0]["reached"], outcome[0]["why"]) == (0.1, f"this is {card}, not an H200")
+    assert outcome[0]["stretch_verdict"] == "0.2 not measured"
+    assert outcome[4]["why"] == "torch nn.RNN, TF32 off: not there"
 
 
 def test_the_stretch_is_met():
-    told = targets.records(
+    outcome = targets.records(
         targets.DEVICE_TARGETS, "cupy", [contest_of(128, "float32", cupy=(0.19, 0.2))], card="NVIDIA H200"
     )
-    assert (told[0]["verdict"], told[0]["stretch_verdict"]) == ("met", "0.2 met")
+    assert (outcome[0]["verdict"], outcome[0]["stretch_verdict"]) == ("met", "0.2 met")
 
 
 # the command

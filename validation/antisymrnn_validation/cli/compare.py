@@ -59,7 +59,7 @@ def compare(
         bool,
         typer.Option(
             "--device",
-            help="Check and time the CuPy backend on this GPU, nine minutes at most; only --quick, --json.",
+            help="Check and time the CuPy backend on this GPU, in nine minutes at most; takes --quick and --json.",
         ),
     ] = False,
     quick: Quick = False,

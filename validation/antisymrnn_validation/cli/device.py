@@ -54,10 +54,10 @@ from antisymrnn_validation.reports import device, tables
 from antisymrnn_validation.truth.cases import CELLS
 
 BUDGET_SECONDS = 520.0
-"""All but the last writing, of the nine minutes that a call may take."""
+"""For everything but the last writing: a call may take nine minutes."""
 
 HANGING_SECONDS = 30.0
-"""So long after the budget the process ends, whatever the device does."""
+"""The process ends this long after the budget, whatever the device does."""
 
 CONFORMANCE_SECONDS = 240.0
 CONTEST_SECONDS = 10.0
@@ -74,7 +74,7 @@ def compare_on_device(json: Path | None, quick: bool) -> int:
         backend = load_backend("cupy")
     except Exception as error:  # whatever it is, there is nothing to measure
         raise NothingRan(reason(error)) from error
-    # a kernel that hangs would hold this thread for ever; what was measured before is written by then
+    # a kernel that hangs would block this thread for ever; earlier results are written by then
     faulthandler.dump_traceback_later(BUDGET_SECONDS + HANGING_SECONDS, exit=True)
     try:
         return measured("cupy", backend, machine(cupy), Budget(time.monotonic, start + BUDGET_SECONDS), json, quick)
@@ -152,7 +152,7 @@ def session(
     begin: Callable[[str], Any] = lambda _: None,
     save: Callable[[], Any] = lambda: None,
 ) -> None:
-    """Measure everything; ``document`` holds at any moment what there is, also if an interrupt ends it.
+    """Measure everything; ``document`` always holds the results so far, also if an interrupt ends it.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Nothing wrong is timed: what a contender computes, held against the truth before its time is taken.
+"""Nothing wrong is timed: the results of a contender are compared with the truth before it is timed.
 
 A small case has a certified truth and ``truth.tolerance.measure``'s tolerance. The timed case is too large for that:
-it is held against the specification in float64, and the tolerance follows the same rule: FACTOR times what
-the specification in float32 is off from it (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
-of the sum of the terms. PyTorch's own layers are not the paper's cell: they are held, on the small case, against their
+it is compared with the specification in float64, and the tolerance follows the same rule: FACTOR times the
+error of the specification in float32 (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
+of the sum of the terms. PyTorch's own layers are not the paper's cell: they are compared, on the small case, with their
 documented equations in float64 and complex step; ``nn.RNN`` also on the timed case, because cuDNN takes other kernels
 for other sizes.
 
@@ -59,7 +59,7 @@ class Agreement(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Truth, or what it is replaced by, and what may differ from it.
+    """Truth, or a replacement for it, and tolerances.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ def check_timed(got: Callable[[], dict[str, Array]], case: Case, reference: Refe
 def certified_errors(got: dict[str, Array], case: Case) -> dict[str, ArrayError]:
     """Errors and tolerances of a last state and of gradients against the certified truth.
 
-    What a contender does not compute is taken from the specification, so that ``measure`` has all it asks for.
+    Arrays that a contender does not compute come from the specification, because ``measure`` needs them all.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def certified_errors(got: dict[str, Array], case: Case) -> dict[str, ArrayError]
 
 
 def timed_reference(case: Case) -> Reference:
-    """The specification in float64 on a case, and what may differ from it, by the rule of ``measure``."""
+    """The specification in float64 on a case, and tolerances by the rule of ``measure``."""
     single = _as(case, np.float32)
     rounded, exact = _specification(single), _specification(_as(single, np.float64))
     truth = exact if case.dtype == np.float32 else _specification(case)
@@ -217,7 +217,7 @@ def specification_errors(case: Case) -> dict[str, float]:
 
 @functools.cache
 def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
-    """Truth of a layer on the small case by its equations; what a roundoff in every input does sets the tolerance."""
+    """Truth of a layer on the small case by its equations; the effect of a roundoff in every input is the tolerance."""
     case = small_case(cell, dtype)
     given = {name: array.astype(np.float64) for name, array in layer_parameters(layer, case).items()}
     given |= {"x": case.x.astype(np.float64), "h0": case.h0.astype(np.float64)}
@@ -237,7 +237,7 @@ def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
 
 
 def layer_timed_reference(case: Case) -> Reference:
-    """The equations of ``nn.RNN`` in float64 on a timed case, and what may differ, as ``timed_reference`` has it."""
+    """The equations of ``nn.RNN`` in float64 on a timed case, and tolerances as for ``timed_reference``."""
     given = {**layer_parameters("RNN", case), "x": case.x, "h0": case.h0, "g": case.g}
     single = {name: array.astype(np.float32) for name, array in given.items()}
     rounded, _ = _rnn(single)
@@ -308,7 +308,7 @@ def _rnn(given: dict[str, Array]) -> tuple[dict[str, Array], dict[str, float]]:
 
 
 def _tolerances(errors: dict[str, float], conditions: dict[str, float], dtype: Any) -> dict[str, float]:
-    """What may differ in a dtype, by the rule of ``measure``, from errors in float32; the sums share one reference."""
+    """Tolerances in a dtype, by the rule of ``measure``, from errors in float32; the sums share one reference."""
     roundoff, single_roundoff = (float(np.finfo(each).eps) for each in (dtype, np.float32))
     shared = max(errors[name] / conditions[name] for name in errors if name != "h")
     tolerances = {}
@@ -371,7 +371,7 @@ def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[s
     Returns
     -------
     dict of str to float
-        Infinity for what is not finite, and for what is not zero where the truth is; 0 if both are zero.
+        Infinity for an array that is not finite, or not zero where the truth is zero; 0 if both are zero.
 
     Raises
     ------

@@ -35,7 +35,7 @@ LIBRARIES = ("torch", "jax")
 """What ``--peers`` takes."""
 
 COMPILED_STEPS = 28
-"""So many steps ``torch.compile`` gets at a time: it unrolls them, and all 784 would take it minutes."""
+"""Steps that ``torch.compile`` gets at a time: it unrolls them, and all 784 would take minutes."""
 
 
 class Prepared(NamedTuple):

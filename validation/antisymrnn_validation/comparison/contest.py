@@ -79,7 +79,7 @@ class Turn(NamedTuple):
         Takes a function of the call to time and returns its result; None if the contender has broken off, breaks off
         now, or the time is up.
     samples : list of Sample
-        To be added to: what is in it stays, whatever happens.
+        Taken so far; they are kept if the contest is interrupted.
     """
 
     contender: Contender
@@ -94,8 +94,8 @@ class Clock(NamedTuple):
     Attributes
     ----------
     more : callable
-        What is timed of a backend beside ``forward`` and ``both``: takes its module, the case and its last state, and
-        returns calls by name. It raises BrokenPromise if they are wrong.
+        Takes the module of a backend, the case and its last state; returns the calls to time beside ``forward`` and
+        ``both``, by name, or raises BrokenPromise if they are wrong.
     take_turns : callable
         Takes the turns, how many samples each is to have, and what to call with a few words when something begins.
     all_samples : bool
@@ -296,7 +296,7 @@ def make_ready(
     if clock.budget.left() < contender.needs:
         return Ready("not timed", f"less than {contender.needs:.0f} s were left"), {}
     try:
-        truth = reference(contender.layer)  # what it raises is no failure of the contender's
+        truth = reference(contender.layer)  # an exception here is not the contender's
     except TooLong:
         return Ready("not timed", "the time was up before its checks"), {}
     try:
@@ -363,8 +363,8 @@ def record(plan: Plan, entries: Sequence[Entry], peak_gflops: float, steady_gflo
     peak_gflops : float
         The FMA peak; NaN if it is not known.
     steady_gflops : float
-        What the machine can hold of it, by which samples count. It may have risen since they were taken: those taken
-        below ``timing.GATE`` of it no longer count. 0 on a device, where all count.
+        What the machine can hold of it. Samples taken below ``timing.GATE`` of it do not count; it may have risen since
+        then. 0 on a device, where all count.
 
     Returns
     -------

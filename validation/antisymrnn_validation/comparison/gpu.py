@@ -2,7 +2,7 @@
 
 A sample covers several calls, as many as fill ``SAMPLE_SECONDS``, between two CUDA events on the stream that CuPy and
 PyTorch share. JAX runs on streams of its own, which these events do not see: its calls wait for their results, and the
-clock of the host times them. Everything keeps to a budget; what is cut short is marked so.
+clock of the host times them. Everything keeps to a budget; a contender that it cuts short is marked so.
 """
 
 from __future__ import annotations

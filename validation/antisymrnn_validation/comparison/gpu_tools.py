@@ -1,4 +1,4 @@
-"""What a GPU can do at most, measured, and ``compute-sanitizer`` over a few small calls of a backend.
+"""The ceilings of a GPU, measured, and ``compute-sanitizer`` over a few small calls of a backend.
 
 The FMA loop is a kernel of our own: every thread steps ``ACCUMULATORS`` independent sums, each by one fused
 multiply-add with a factor and a term that the compiler does not know. Both are one, and every sum begins elsewhere, so
@@ -80,7 +80,7 @@ def fma_gflops(cupy: Any, elapsed: Timer, dtype: str, multiprocessors: int) -> f
     Parameters
     ----------
     cupy : module
-        CuPy, or what stands in for it.
+        CuPy, or a replacement of it.
     elapsed : Timer
     dtype : str
     multiprocessors : int
@@ -210,7 +210,7 @@ def sanitizer_verdict(output: str) -> Record:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill a child that still runs, with what it has started."""
+    """Kill a child that still runs, and its own children."""
     if child.poll() is None:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)

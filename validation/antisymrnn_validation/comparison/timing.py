@@ -21,19 +21,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 GATE = 0.9
-"""Which part of what the machine can hold both looks must reach."""
+"""Both looks must reach this part of what the machine can hold."""
 
 STEADY, BEFORE_SECONDS, AFTER_SECONDS = 3, 0.2, 0.01
-"""So many looks in a row within so long before a sample, and one within so long after it."""
+"""Looks in a row before a sample, the time they may take, and the time within which one look must follow it."""
 
 SETTLE_SECONDS = 0.1
-"""So long, and once at least, a contender runs untimed before it is timed."""
+"""A contender runs untimed for this time, and at least once, before it is timed."""
 
 REST_SECONDS = 0.03
 """OpenBLAS's threads spin for 2²⁶ cycles after a product."""
 
 ATTEMPTS = 4
-"""A contender is given up after so many times the samples it is to have."""
+"""A contender has at most this many attempts for each sample wanted."""
 
 FEWEST, SECONDS = 3, 2.0
 """A slow contender has fewer samples: as many as fit SECONDS, but not fewer than FEWEST."""
@@ -96,7 +96,7 @@ class Statistics(NamedTuple):
 
 
 def wanted_samples(seconds: float, samples: int) -> int:
-    """How many samples a contender is to have that takes ``seconds`` once, if the fast ones have ``samples``."""
+    """How many samples a contender has if one call takes ``seconds`` and fast ones have ``samples``."""
     return min(samples, max(FEWEST, int(SECONDS / max(seconds, 1e-9))))
 
 
@@ -109,7 +109,7 @@ def take_turns(
     rest: Callable[[float], Any] = time.sleep,
     begin: Callable[[int], Any] = lambda _: None,
 ) -> list[list[Sample]]:
-    """Sample k of every contender, then sample k + 1, until each has what it wants or has had its attempts.
+    """Sample k of every contender, then sample k + 1, until each has the samples it wants or has used up its attempts.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def take_turns(
     look, steady : callable
         GFLOP/s of the FMA loop now, and what the machine can hold of it (``peak.Peak``).
     clock, rest : callable
-        Seconds, and a wait of so many.
+        Returns seconds; waits for a number of seconds.
     begin : callable
         Called with the number of each round.
 

@@ -28,7 +28,7 @@ from antisymrnn_validation.experiments.training import State
 from antisymrnn_validation.truth.cases import Case
 
 WARM = 5
-"""So many iterations are run before the profile begins."""
+"""Iterations before the profile begins."""
 
 AGREEMENT = 1e-9
 """Of the loss and the gradients in float64, relative to the largest entry: rounding, where a wrong model is far off."""
@@ -46,7 +46,7 @@ class Profile(NamedTuple):
         optimizer), ``rest of the step`` (copies, norm, checks; of a device also the wait for it) and ``data`` (the
         wait for the batch, and the loop).
     evaluation, checkpoint : float
-        Of one evaluation on the validation split, and of what is then written.
+        Of one evaluation on the validation split, and of writing the checkpoint after it.
     """
 
     iterations: int
@@ -81,7 +81,7 @@ class TrainingContest(NamedTuple):
 
 
 def profile(configuration: Configuration, data: Data, backend: ModuleType, iterations: int) -> Profile:
-    """Train in a temporary folder and measure so many iterations after the first ``WARM``."""
+    """Train in a temporary folder and measure ``iterations`` iterations after the first ``WARM``."""
     short = configuration._replace(iterations=WARM + iterations, evaluate_every=WARM + iterations, patience=0)
     data = data._replace(test_labels=data.test_labels[:1])
     start, end, evaluation = 0.0, 0.0, 0.0

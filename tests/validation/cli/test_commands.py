@@ -14,12 +14,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+import antisymrnn_ref
 import antisymrnn_validation.claims
 from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
 from antisymrnn_validation.cli import compare as cli_comparing
 from antisymrnn_validation.cli import conform, verify
-from antisymrnn_validation.comparison import contest, peak, peers, processes, timing
+from antisymrnn_validation.comparison import contenders, contest, peak, processes, timing
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import Check, Result
 from antisymrnn_validation.conformance.plan import certify
@@ -781,7 +782,11 @@ def test_compare_the_specification(run, tmp_path):
     document = strictly(tmp_path / "report.json")
     assert (document["command"], document["accuracy"], document["summary"]["exit_code"]) == ("compare", False, 0)
     assert document["peak"]["float32"]["gflops"] == 100
-    assert document["conformance"]["numpy"] == {"passed": 2, "failed": 0, "not applicable": 0, "failures": []}
+    assert document["device"] is False
+    assert document["conformance"]["numpy"] == {
+        "line": "2 checks: 2 passed, 0 failed, 0 not applicable", "total": 2,
+        "passed": 2, "failed": 0, "not applicable": 0, "failures": [],
+    }  # fmt: skip
     assert list(document["not_run"]) == ["absent"]
     for record in document["contests"]:
         assert record["shape"] == {"T": 5, "B": 3, "m": 2, "n": 4}
@@ -841,17 +846,52 @@ def test_compare_times_no_backend_of_which_nothing_passed_or_a_check_broke_off(r
 
 @pytest.mark.usefixtures("comparing")
 def test_compare_does_not_time_a_wrong_peer(run, monkeypatch):
-    right = peers.numpy_hoisted
+    right = contenders.numpy_hoisted
 
     def wrong(case):
         prepared = right(case)
         return prepared._replace(results=lambda: {**(got := prepared.results()), "h": -got["h"]})
 
-    monkeypatch.setattr(peers, "numpy_hoisted", wrong)
+    monkeypatch.setattr(contenders, "numpy_hoisted", wrong)
     code, out, _ = run("compare", *TINY, "--cell", "gated")
     assert code == 1
-    assert re.search(r"^numpy hoisted +WRONG: wrong on a small case: h: relative error", out, re.MULTILINE)
+    assert re.search(r"^numpy hoisted +wrong: outside tolerance: h 1\.7 > \S+ \(on the small case\)", out, re.MULTILINE)
     assert out.splitlines()[-1] == "compare: contests: 1; contenders: 1 timed, 1 wrong"
+
+
+@pytest.mark.usefixtures("comparing")
+def test_a_peer_that_breaks_off_is_shown_and_fails_nothing(run, monkeypatch, tmp_path):
+    def broken(_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(contenders, "numpy_hoisted", broken)
+    code, out, _ = run("compare", *TINY, "--cell", "gated", "--json", tmp_path / "report.json")
+    assert code == 0
+    assert re.search(
+        r"^numpy hoisted +broke off: MemoryError: no more \(.*\) \(on the small case\)$", out, re.MULTILINE
+    )
+    assert out.splitlines()[-1] == "compare: contests: 1; contenders: 1 timed, 1 broke off"
+    document = strictly(tmp_path / "report.json")
+    assert [entry["status"] for entry in document["contests"][0]["contenders"]] == ["timed", "broke off"]
+    assert [entry["name"] for entry in document["memory"]] == ["numpy"]  # where nobody waits for it to break off again
+
+
+@pytest.mark.usefixtures("comparing", "wrong_backend")
+def test_a_backend_that_breaks_off_while_it_is_timed_is_a_failure(run, tmp_path):
+    (tmp_path / "modules" / "weak_backend.py").write_text(
+        "from types import SimpleNamespace\n"
+        "from antisymrnn_ref import antisymmetric, asarray, gated as right, to_numpy\n"
+        "def forward(parameters, x, h0, **options):\n"
+        "    if x.shape == (5, 3, 2):\n"
+        "        raise MemoryError('too large')\n"
+        "    return right.forward(parameters, x, h0, **options)\n"
+        "gated = SimpleNamespace(forward=forward, backward=right.backward)\n"
+    )
+    code, out, _ = run("compare", "weak_backend", *TINY, "--cell", "gated")
+    assert code == 1
+    assert "weak_backend: 2 checks: 2 passed, 0 failed, 0 not applicable" in out
+    assert re.search(r"^weak_backend +broke off: MemoryError: too large \(weak_backend.py, line 5\)", out, re.MULTILINE)
+    assert out.splitlines()[-1] == "compare: contests: 1; contenders: 2 timed, 1 broke off"
 
 
 @pytest.mark.usefixtures("comparing")
@@ -861,18 +901,18 @@ def test_compare_without_a_sample(run, monkeypatch, slow, code):
     hold = contest.hold
 
     def disturbed(*arguments, **options):
-        entries = hold(*arguments, **options)
+        entries, interrupted = hold(*arguments, **options)
         kept = entries if code == 3 else entries[:1]
         bad = [timing.Sample(1.0, 10.0)]
         changed = [
             e._replace(samples={what: bad if what in slow else s for what, s in e.samples.items()}) for e in kept
         ]
-        return changed + entries[len(kept) :]
+        return contest.Held(changed + entries[len(kept) :], interrupted)
 
     monkeypatch.setattr(contest, "hold", disturbed)
     got, out, _ = run("compare", *TINY, "--cell", "gated")
     assert got == code
-    assert "NOT TIMED: the machine was never at its peak: forward in 1 attempts" in out
+    assert "not timed: the machine was never at its peak: forward in 1 attempts" in out
     assert "nan" not in out
 
 
@@ -912,14 +952,14 @@ def test_every_dtype_is_held_against_its_own_peak(run, monkeypatch, tmp_path):
     code, out, _ = run("compare", "numpy", *TINY, *options, "--json", tmp_path / "report.json")
     assert code == 0
     document = strictly(tmp_path / "report.json")
-    told = {record["dtype"]: (record["peak_gflops"], record["steady_gflops"]) for record in document["contests"]}
-    assert told == {"float32": (400.0, 200.0), "float64": (100.0, 50.0)}
-    assert {name: (p["gflops"], p["steady"]) for name, p in document["peak"].items()} == told
+    peaks = {record["dtype"]: (record["peak_gflops"], record["steady_gflops"]) for record in document["contests"]}
+    assert peaks == {"float32": (400.0, 200.0), "float64": (100.0, 50.0)}
+    assert {name: (p["gflops"], p["steady"]) for name, p in document["peak"].items()} == peaks
     assert "FMA peak, float64: 100.0 GFLOP/s with 2 threads, one alone 7.0" in out.splitlines()
     for record in document["contests"]:
         for entry in record["contenders"]:
             for times in entry["times"].values():
-                assert times["fraction"] == pytest.approx(times["gflops"] / told[record["dtype"]][0])
+                assert times["fraction"] == pytest.approx(times["gflops"] / peaks[record["dtype"]][0])
 
 
 @pytest.mark.usefixtures("comparing")
@@ -940,14 +980,14 @@ def test_compare_interrupted_keeps_what_was_printed(run, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("comparing")
-def test_a_process_that_breaks_off_is_told_beside_the_times(run, monkeypatch):
+def test_a_process_that_breaks_off_is_reported_beside_the_times(run, monkeypatch):
     def broken(*_):
-        raise processes.ProcessError("exit code 9, it said: nothing")
+        raise processes.ProcessError("exit code 9, last line of stderr: nothing")
 
     monkeypatch.setattr(processes, "peak_memory", broken)
     code, out, _ = run("compare", *TINY, "--cell", "gated")
     assert code == 0
-    assert re.search(r"^numpy +gated 5,3,2,4 float32 +exit code 9, it said: nothing$", out, re.MULTILINE)
+    assert re.search(r"^numpy +gated 5,3,2,4 float32 +exit code 9, last line of stderr: nothing$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -985,9 +1025,32 @@ def test_compare_accuracy(run, tmp_path):
 def test_compare_accuracy_of_a_wrong_backend(run):
     code, out, _ = run("compare", "wrong_backend", "--accuracy", "--quick", "--dtype", "float64", "--cell", "gated")
     assert code == 1
-    assert "FAILED wrong_backend on gated generic T=11 B=4 n=7 m=3 float64\n  h0: relative error 1.0e-09" in out
+    assert "wrong_backend wrong on gated generic T=11 B=4 n=7 m=3 float64\n  outside tolerance: dh0 1e-9 > " in out
     assert re.search(r"^wrong_backend +gated +float64 +h0 +1\.00e-09 +\d{6,}\.\d\d ", out, re.MULTILINE)
-    assert out.splitlines()[-1].endswith("2 cases; WRONG: wrong_backend")
+    assert out.splitlines()[-1].endswith("2 cases; wrong: wrong_backend")
+
+
+@pytest.mark.parametrize("kind", ["peer", "backend"])
+def test_accuracy_of_a_contender_that_breaks_off(run, monkeypatch, tmp_path, kind):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler")
+
+    if kind == "peer":
+        monkeypatch.setattr(contenders, "numpy_hoisted", broken)
+    backend = types.ModuleType("weak")
+    backend.__dict__.update(antisymrnn_ref.__dict__, __name__="weak")
+    backend.gated = types.SimpleNamespace(forward=broken if kind == "backend" else antisymrnn_ref.gated.forward)
+    backend.gated.backward = antisymrnn_ref.gated.backward
+    monkeypatch.setattr(cli_comparing, "backends_by_name", lambda _: {"weak": backend})
+    arguments = ("--accuracy", "--quick", "--dtype", "float64", "--cell", "gated", "--json", tmp_path / "report.json")
+    code, out, _ = run("compare", *arguments)
+    name = {"peer": "numpy hoisted", "backend": "weak"}[kind]
+    assert code == (0 if kind == "peer" else 1)
+    assert re.search(rf"^{name} +gated +float64 +none +gated \S.*: broke off: RuntimeError: no compiler \(", out, re.M)
+    assert out.splitlines()[-1].endswith(f"accuracy of 3 contenders on 2 cases; broke off: {name}")
+    records = strictly(tmp_path / "report.json")["accuracies"]
+    statuses = {record["name"]: record["status"] for record in records}
+    assert statuses == dict.fromkeys(("weak", "numpy", "numpy hoisted"), "right") | {name: "broke off"}
 
 
 # info

@@ -20,7 +20,7 @@ import pytest
 import antisymrnn_ref
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import train
-from antisymrnn_validation.comparison import peers, timing, training_speed
+from antisymrnn_validation.comparison import contenders, timing, training_speed
 from antisymrnn_validation.experiments import cluster, runs, tasks, training
 from antisymrnn_validation.experiments.configuration import Configuration
 from antisymrnn_validation.experiments.folder import (
@@ -545,7 +545,7 @@ def test_the_contest_takes_turns_and_refuses_another_model(run, tmp_path, monkey
     assert [each["samples"] for each in document["turns"].values()] == [2, 2]
     assert max(document["errors"].values()) <= training_speed.AGREEMENT
     assert "torch eager on the CPU takes" in out
-    monkeypatch.setattr(peers, "recurrent_matrix", lambda W, identity, _: W - W.T + 0 * identity)
+    monkeypatch.setattr(contenders, "recurrent_matrix", lambda W, identity, _: W - W.T + 0 * identity)
     code, out, _ = run("train", *TINY, "--profile", "2")
     assert code == 1
     assert "PyTorch is NOT the same" in out

@@ -6,8 +6,8 @@ import importlib.util
 import itertools
 import json
 import math
+import re
 import signal
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -17,13 +17,16 @@ import pytest
 
 import antisymrnn_ref
 from antisymrnn_ref.installation import install_command
-from antisymrnn_validation.comparison import agreement, device, device_report, gpu, gpu_tools, peers, sanitizer, targets
+from antisymrnn_validation.cli import device
+from antisymrnn_validation.comparison import agreement, contenders, contest, gpu, gpu_tools, targets
 from antisymrnn_validation.comparison.contenders import Contender
-from antisymrnn_validation.comparison.contest import Plan
-from antisymrnn_validation.comparison.gpu import Budget, Entrant, host_clock, line_up
-from antisymrnn_validation.comparison.workload import Shape, timed_case
+from antisymrnn_validation.comparison.contest import Budget
+from antisymrnn_validation.comparison.gpu import line_up
+from antisymrnn_validation.comparison.timing import host_clock
+from antisymrnn_validation.comparison.workload import Plan, Shape, timed_case
 from antisymrnn_validation.conformance.check import Check, Promise, Result, make_check
 from antisymrnn_validation.output import environment
+from antisymrnn_validation.reports import device as report
 from antisymrnn_validation.truth.cases import CELLS
 
 TINY = Shape(9, 5, 1, 6)
@@ -34,7 +37,7 @@ needs_torch = pytest.mark.skipif(not has_torch, reason=f"the peers need torch: {
 
 
 class Clock:
-    """Seconds that go by only when it is read or told, so that every run is the same."""
+    """Seconds that go by only when it is read or set, so that every run is the same."""
 
     def __init__(self, tick=2.0**-13):
         self.now, self.tick = 0.0, tick
@@ -49,57 +52,72 @@ def check(status="passed", run=None):
 
 
 def machine(clock, name="NVIDIA H200", measured=lambda: {"float32": 1e4, "float64": 5e3, "copy": 4000.0}):
-    return device.Machine({"name": name, "driver_version": "1.2"}, host_clock(clock), measured)
+    return gpu.Machine({"name": name, "driver_version": "1.2"}, host_clock(clock), measured)
 
 
 def entered(clock, *more):
-    """Entrants of a cell: the backend, the NumPy loop, and what ``more`` makes of the cell."""
+    """The contenders of a cell: the backend, the NumPy loop, and what ``more`` makes of the cell."""
 
-    def entrants(cell, backend):
+    def lined_up(cell, backend):
         timer = host_clock(clock)
         found = line_up(cell, "numpy", backend, timer, ABSENT | {"flashrnn": "absent"})
         return [
             *found,
-            Entrant(Contender("hoisted", "peer", peers.numpy_hoisted, cell), timer),
+            Contender("hoisted", "peer", contenders.numpy_hoisted, cell, elapsed=timer),
             *(m(cell) for m in more),
         ]
 
-    return entrants
+    return lined_up
 
 
-def run(tmp_path, clock=None, *, seconds=1e3, every=None, entrants=None, chosen=PLANS, samples=3, card="NVIDIA H200"):
+def run(tmp_path, clock=None, *, seconds=1e3, every=None, lined_up=None, chosen=PLANS, samples=3, card="NVIDIA H200"):
     clock = clock or Clock()
     path = tmp_path / "device.json"
     code = device.measured(
         "numpy", antisymrnn_ref, machine(clock, card), Budget(clock, seconds), path, True,
         libraries=lambda: ABSENT, chosen=chosen, every=[check()] if every is None else every,
-        entrants=entrants or entered(clock), samples=samples,
+        contenders=lined_up or entered(clock), samples=samples,
     )  # fmt: skip
     return code, json.loads(path.read_text(), parse_constant=lambda token: pytest.fail(token))
 
 
-def named(document, name, contest=0):
-    return next(entry for entry in document["contests"][contest]["contenders"] if entry["name"] == name)
+def hold(plan, entered, budget, *, samples):
+    """A contest as the session holds it: its record, and whether it was interrupted."""
+    held = contest.hold(plan, entered, gpu.device_contest(budget), samples=samples)
+    return contest.record(plan, held.entries, 1.0), held.interrupted
+
+
+def named(document, name, k=0):
+    return next(entry for entry in document["contests"][k]["contenders"] if entry["name"] == name)
+
+
+@pytest.fixture(name="run_command")
+def _run_command(request):
+    """The fixture ``run``, whose name a function here has."""
+    return request.getfixturevalue("run")
 
 
 @pytest.fixture(autouse=True)
 def no_sanitizer(monkeypatch):
     """Whether or not this machine has one."""
-    monkeypatch.setattr(device, "sanitizers", functools.partial(sanitizer.sanitizers, which=lambda _: None))
+    monkeypatch.setattr(device, "sanitizers", functools.partial(gpu_tools.sanitizers, which=lambda _: None))
 
 
 # a session
 
 
 def test_a_session_measures_everything(tmp_path, capsys):
-    code, told = run(tmp_path)
-    assert (code, told["summary"]["exit_code"], told["interrupted"], told["left_out"]) == (0, 0, False, [])
-    assert told["conformance"]["line"] == "1 checks: 1 passed, 0 failed, 0 not applicable"
-    assert [(r["tool"], r["status"]) for r in told["sanitizers"]] == [("memcheck", "not run"), ("racecheck", "not run")]
-    assert told["missing_peers"] == {"torch": "no torch here", "jax": "JAX sees no GPU"}
-    assert [contest["cell"] for contest in told["contests"]] == list(CELLS)
+    code, outcome = run(tmp_path)
+    assert (code, outcome["summary"]["exit_code"], outcome["interrupted"], outcome["left_out"]) == (0, 0, False, [])
+    assert outcome["conformance"]["line"] == "1 checks: 1 passed, 0 failed, 0 not applicable"
+    assert [(r["tool"], r["status"]) for r in outcome["sanitizers"]] == [
+        ("memcheck", "not run"),
+        ("racecheck", "not run"),
+    ]
+    assert outcome["missing_peers"] == {"torch": "no torch here", "jax": "JAX sees no GPU"}
+    assert [contest["cell"] for contest in outcome["contests"]] == list(CELLS)
     for k, plan in enumerate(PLANS):
-        own, peer = named(told, "numpy", k), named(told, "hoisted", k)
+        own, peer = named(outcome, "numpy", k), named(outcome, "hoisted", k)
         assert (own["status"], peer["status"]) == ("timed", "timed")
         assert (set(own["times"]), set(peer["times"])) == ({"forward", "inference", "both"}, {"forward", "both"})
         assert set(own["errors"]) == {"h", *timed_case(*plan).parameters._fields}
@@ -108,24 +126,25 @@ def test_a_session_measures_everything(tmp_path, capsys):
             assert (times["samples"], times["calls"]) == (3, 9)  # nine ticks of the clock are more than a millisecond
             assert times["median"] == pytest.approx(Clock().tick / 9)
             assert times["us_per_step"] == pytest.approx(1e6 * times["median"] / 9)
-            assert times["gflops"] == pytest.approx(times["fraction"] * told["ceilings"][plan.dtype])
+            assert times["gflops"] == pytest.approx(times["fraction"] * outcome["ceilings"][plan.dtype])
     text = capsys.readouterr().out
     assert "peer missing, torch: no torch here" in text
     assert "memcheck: not run: no compute-sanitizer on the path" in text
-    assert text.splitlines()[-1].startswith("device: conformance 1 checks: 1 passed")
-    assert told["card"]["name"] == "NVIDIA H200"
-    assert {"versions", "machine"} <= set(told["environment"])
+    assert text.splitlines()[-1].startswith("compare --device --quick: conformance 1 checks: 1 passed")
+    assert (outcome["command"], outcome["device"]) == ("compare", True)
+    assert outcome["card"]["name"] == "NVIDIA H200"
+    assert {"versions", "machine"} <= set(outcome["environment"])
 
 
 def test_the_markdown_is_dated_and_complete(tmp_path, capsys):
-    wrong = lambda cell: Entrant(Contender("bad | one", "peer", moved, cell), host_clock(Clock()))  # noqa: E731
+    wrong = lambda cell: Contender("bad | one", "peer", moved, cell, elapsed=host_clock(Clock()))  # noqa: E731
     clock = Clock()
-    _, told = run(tmp_path, clock, entrants=entered(clock, wrong))
-    text = device_report.markdown(told)
+    _, outcome = run(tmp_path, clock, lined_up=entered(clock, wrong))
+    text = report.markdown(outcome)
     assert text in capsys.readouterr().out
     lines = text.splitlines()
     assert lines[0].startswith(
-        f"{told['date'][:10]}; NVIDIA H200 (driver_version 1.2). FMA peak 10.0 TFLOP/s in float32"
+        f"{outcome['date'][:10]}; NVIDIA H200 (driver_version 1.2). FMA peak 10.0 TFLOP/s in float32"
     )
     assert "copy 4000 GB/s" in lines[0]
     assert lines[2].startswith(
@@ -136,13 +155,13 @@ def test_the_markdown_is_dated_and_complete(tmp_path, capsys):
     assert len(tables) == 2 + len(PLANS) + 2 + len(targets.DEVICE_TARGETS)
     assert lines[4].startswith("| ungated 6, 5 float32 | ")
     assert lines[4].endswith(" | wrong |")
-    assert any(line.startswith("bad | one: wrong on the small case: V: relative") for line in lines)
+    assert any(line.startswith("bad | one: wrong: outside tolerance: dV 0.001 > ") for line in lines)
     assert any(line.endswith("(antisymmetric n = 6, B = 5, float32).") for line in lines)
 
 
 def moved(case):
     """A peer whose dV is wrong, which fails the test when it is timed."""
-    prepared = peers.numpy_hoisted(case)
+    prepared = contenders.numpy_hoisted(case)
 
     def results():
         got = prepared.results()
@@ -154,36 +173,36 @@ def moved(case):
 
 def test_a_wrong_peer_is_not_timed(tmp_path):
     clock = Clock()
-    code, told = run(
+    code, outcome = run(
         tmp_path, clock,
-        entrants=entered(clock, lambda cell: Entrant(Contender("bad", "peer", moved, cell), host_clock(clock))),
+        lined_up=entered(clock, lambda cell: Contender("bad", "peer", moved, cell, elapsed=host_clock(clock))),
     )  # fmt: skip
     assert code == 1
-    bad = named(told, "bad")
+    bad = named(outcome, "bad")
     assert (bad["status"], bad["times"]) == ("wrong", {})
-    assert bad["detail"].startswith("wrong on the small case: V: relative error 1.0e-03")
-    assert named(told, "hoisted")["status"] == named(told, "numpy")["status"] == "timed"
+    assert re.fullmatch(r"outside tolerance: dV 0\.001 > \S+ \(on the small case\)", bad["detail"])
+    assert named(outcome, "hoisted")["status"] == named(outcome, "numpy")["status"] == "timed"
 
 
 def test_a_peer_that_is_wrong_at_the_timed_size_alone_is_not_timed(tmp_path):
     clock = Clock()
 
     def prepare(case):
-        return moved(case) if case.x.shape == (9, 5, 1) else peers.numpy_hoisted(case)
+        return moved(case) if case.x.shape == (9, 5, 1) else contenders.numpy_hoisted(case)
 
-    bad = lambda cell: Entrant(Contender("bad", "peer", prepare, cell), host_clock(clock))  # noqa: E731
-    code, told = run(tmp_path, clock, entrants=entered(clock, bad), chosen=PLANS[:1])
-    assert (code, named(told, "bad")["status"], named(told, "bad")["times"]) == (1, "wrong", {})
-    assert named(told, "bad")["detail"].startswith("wrong on the timed case: V: relative error 1.0e-03")
-    assert named(told, "bad")["errors"]["V"]["error"] == pytest.approx(1e-3, rel=1e-2)
+    bad = lambda cell: Contender("bad", "peer", prepare, cell, elapsed=host_clock(clock))  # noqa: E731
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, bad), chosen=PLANS[:1])
+    assert (code, named(outcome, "bad")["status"], named(outcome, "bad")["times"]) == (1, "wrong", {})
+    assert re.fullmatch(r"outside tolerance: dV 0\.001 > \S+ \(on the timed case\)", named(outcome, "bad")["detail"])
+    assert named(outcome, "bad")["errors"]["V"]["error"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_backend_that_fails_a_check_is_not_timed_but_its_peers_are(tmp_path, capsys):
-    code, told = run(tmp_path, every=[check(), check("failed")])
+    code, outcome = run(tmp_path, every=[check(), check("failed")])
     assert code == 1
-    assert [entry["name"] for entry in told["contests"][0]["contenders"]] == ["hoisted"]
+    assert [entry["name"] for entry in outcome["contests"][0]["contenders"]] == ["hoisted"]
     assert "said so" in capsys.readouterr().out
-    assert [failed["detail"] for failed in told["conformance"]["failures"]] == ["said so"]
+    assert [failed["detail"] for failed in outcome["conformance"]["failures"]] == ["said so"]
 
 
 def test_a_backend_without_a_check_that_passed_did_not_run(tmp_path):
@@ -200,36 +219,36 @@ def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch):
         return trajectory
 
     monkeypatch.setattr(antisymrnn_ref.antisymmetric, "forward", forward)
-    code, told = run(tmp_path, chosen=PLANS[:1])
+    code, outcome = run(tmp_path, chosen=PLANS[:1])
     assert code == 1
-    assert (named(told, "numpy")["status"], named(told, "numpy")["detail"]) == (
-        "wrong", "wrong: the last state has other bits if it is kept alone",
+    assert (named(outcome, "numpy")["status"], named(outcome, "numpy")["detail"]) == (
+        "wrong", "the last state has other bits if it is kept alone",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "status"), [(1e-3, "timed"), (0.5, "wrong"), (math.nan, "wrong")])
 def test_reduced_precision_is_timed_and_marked_unless_it_is_grossly_off(tmp_path, error, status):
     def prepare(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
         return prepared._replace(results=lambda: {**(got := prepared.results()), "W": (1 + error) * got["W"]})
 
     clock = Clock()
-    reduced = lambda cell: Entrant(Contender("TF32", "peer", prepare, cell), host_clock(clock), inexact=True)  # noqa: E731
-    code, told = run(tmp_path, clock, entrants=entered(clock, reduced), chosen=PLANS[:1])
-    entry = named(told, "TF32")
+    reduced = lambda cell: Contender("TF32", "peer", prepare, cell, elapsed=host_clock(clock), inexact=True)  # noqa: E731
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, reduced), chosen=PLANS[:1])
+    entry = named(outcome, "TF32")
     assert (entry["status"], code) == (status, 0 if status == "timed" else 1)
     if status == "timed":
-        assert "TF32: largest relative error 0.001, tolerance " in device_report.markdown(told)
-        assert entry["note"].startswith("NOT float32-exact: W: relative error 1.0e-03")
+        assert "TF32: largest relative error 0.001, tolerance " in report.markdown(outcome)
+        assert entry["note"].startswith("not exact in float32: outside tolerance: dW 0.001 > ")
         assert entry["errors"]["W"]["error"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_contenders_take_turns_and_a_fast_one_settles_first():
     clock, order = Clock(0.0), []
 
-    def entrant(name, seconds):
+    def contender(name, seconds):
         def prepare(case):
-            prepared = peers.numpy_hoisted(case)
+            prepared = contenders.numpy_hoisted(case)
 
             def called(what):
                 clock.now += seconds
@@ -237,10 +256,10 @@ def test_contenders_take_turns_and_a_fast_one_settles_first():
 
             return prepared._replace(forward=lambda: called("f"), both=lambda: called("b"))
 
-        return Entrant(Contender(name, "peer", prepare, "antisymmetric"), host_clock(clock), small=False)
+        return Contender(name, "peer", prepare, "antisymmetric", elapsed=host_clock(clock), small=False)
 
-    entrants = [entrant("fast", 0.4e-3), entrant("slow", 20e-3)]
-    record, interrupted = gpu.hold(PLANS[0], entrants, 1.0, Budget(clock, 100.0), samples=2)
+    entered = [contender("fast", 0.4e-3), contender("slow", 20e-3)]
+    record, interrupted = hold(PLANS[0], entered, Budget(clock, 100.0), samples=2)
     turn = ["fast f"] * 4 + ["fast b"] * 4 + ["slow f", "slow b"]  # once untimed, three calls timed; the slow one once
     assert order[-2 * len(turn) :] == turn * 2
     assert not interrupted
@@ -249,11 +268,13 @@ def test_contenders_take_turns_and_a_fast_one_settles_first():
             assert [times[key] for key in ("median", "lower", "upper")] == pytest.approx([seconds] * 3)
 
 
-def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path):
+@pytest.mark.parametrize(("kind", "expected"), [("peer", 0), ("backend", 1)])
+def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path, capsys, kind, expected):
+    """A peer that breaks off is missing; a backend that does is a failure."""
     calls = itertools.count()
 
     def prepare(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
 
         def both():
             if next(calls) > 30:
@@ -263,12 +284,30 @@ def test_what_breaks_off_while_it_is_timed_has_no_times(tmp_path):
         return prepared._replace(both=both, results=prepared.results)
 
     clock = Clock()
-    entrants = entered(clock, lambda cell: Entrant(Contender("weak", "peer", prepare, cell), host_clock(clock)))
-    code, told = run(tmp_path, clock, entrants=entrants, chosen=PLANS[:1])
-    weak = named(told, "weak")
-    assert (code, weak["status"], weak["times"]) == (1, "wrong", {})
-    assert weak["detail"] == "broke off in both: MemoryError: no more"
-    assert named(told, "hoisted")["status"] == "timed"
+    lined_up = entered(clock, lambda cell: Contender("weak", kind, prepare, cell, elapsed=host_clock(clock)))
+    code, outcome = run(tmp_path, clock, lined_up=lined_up, chosen=PLANS[:1])
+    weak = named(outcome, "weak")
+    assert (code, weak["status"], weak["times"]) == (expected, "broke off", {})
+    assert re.fullmatch(r"MemoryError: no more \(test_gpu.py, line \d+\) \(while timing both\)", weak["detail"])
+    assert named(outcome, "hoisted")["status"] == "timed"
+    out = capsys.readouterr().out
+    assert re.search(r"^weak .* broke off: MemoryError: no more", out, re.MULTILINE)
+    assert "1 of 1 contests: 2 timed, 1 broke off" in out.splitlines()[-1]
+    if kind == "peer":
+        assert any(
+            line.startswith("weak: broke off: MemoryError: no more") for line in report.markdown(outcome).splitlines()
+        )
+
+
+def test_a_peer_without_its_compiler_is_missing_and_no_failure(tmp_path):
+    def prepare(_):
+        raise RuntimeError("no compiler")
+
+    clock = Clock()
+    broken = lambda cell: Contender("broken", "peer", prepare, cell, elapsed=host_clock(clock), small=False)  # noqa: E731
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, broken))
+    assert (code, outcome["summary"]["exit_code"], named(outcome, "broken")["status"]) == (0, 0, "broke off")
+    assert {named(outcome, name)["status"] for name in ("numpy", "hoisted")} == {"timed"}
 
 
 # time
@@ -280,14 +319,14 @@ def test_when_the_time_is_used_up_the_rest_is_named(tmp_path, capsys):
     def slow(cell):
         def prepare(case):
             clock.now += 30
-            return peers.numpy_hoisted(case)
+            return contenders.numpy_hoisted(case)
 
-        return Entrant(Contender("slow", "peer", prepare, cell), host_clock(clock))
+        return Contender("slow", "peer", prepare, cell, elapsed=host_clock(clock))
 
-    code, told = run(tmp_path, clock, seconds=65, entrants=entered(clock, slow))
+    code, outcome = run(tmp_path, clock, seconds=65, lined_up=entered(clock, slow))
     assert code == 0
-    assert len(told["contests"]) == 1
-    assert told["left_out"] == [
+    assert len(outcome["contests"]) == 1
+    assert outcome["left_out"] == [
         {"cell": "gated", "shape": TINY._asdict(), "dtype": "float64", "why": "the time was used up"}
     ]
     last = capsys.readouterr().out.splitlines()[-1]
@@ -299,7 +338,7 @@ def test_a_contest_that_is_cut_short_keeps_its_samples(tmp_path):
     clock = Clock()
 
     def prepare(case):
-        prepared, calls = peers.numpy_hoisted(case), itertools.count()
+        prepared, calls = contenders.numpy_hoisted(case), itertools.count()
 
         def forward():
             clock.now += 10 if next(calls) else 0
@@ -307,14 +346,14 @@ def test_a_contest_that_is_cut_short_keeps_its_samples(tmp_path):
 
         return prepared._replace(forward=forward)
 
-    slow = lambda cell: Entrant(Contender("slow", "peer", prepare, cell), host_clock(clock))  # noqa: E731
-    code, told = run(tmp_path, clock, seconds=56, entrants=entered(clock, slow), chosen=PLANS[:1], samples=15)
+    slow = lambda cell: Contender("slow", "peer", prepare, cell, elapsed=host_clock(clock))  # noqa: E731
+    code, outcome = run(tmp_path, clock, seconds=56, lined_up=entered(clock, slow), chosen=PLANS[:1], samples=15)
     assert code == 0
-    entry = named(told, "slow")
+    entry = named(outcome, "slow")
     assert entry["status"] == "cut short"
     assert entry["detail"].startswith("samples of 15: forward ")
     assert 0 < entry["times"]["forward"]["samples"] < 15
-    verdicts = targets.device_records("numpy", "NVIDIA H200", told["contests"])
+    verdicts = targets.records(targets.DEVICE_TARGETS, "numpy", outcome["contests"], card="NVIDIA H200")
     assert {record["verdict"] for record in verdicts} == {"not measured"}
 
 
@@ -326,28 +365,28 @@ def test_conformance_stops_in_time_and_says_of_how_many(tmp_path, monkeypatch):
         clock.now += 10
         return Result("a promise", "a case", "passed")
 
-    code, told = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
-    assert (code, told["conformance"]["line"]) == (3, "2 of 9 checks: 2 passed, 0 failed, 0 not applicable")
+    code, outcome = run(tmp_path, clock, every=[check(run=slow)] * 9, chosen=[])
+    assert (code, outcome["conformance"]["line"]) == (3, "2 of 9 checks: 2 passed, 0 failed, 0 not applicable")
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
 def test_a_check_that_the_end_of_the_time_stops_is_no_failure():
     endless = make_check(Promise("endless", lambda *_: time.sleep(5)), timed_case(*PLANS[0]))
-    told = []
+    outcome = []
     begun = time.monotonic()
-    device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), told)
-    assert [record["status"] for record in told] == ["passed"]
+    device.run_checks(antisymrnn_ref, [check(), endless, check()], Budget(time.monotonic, begun + 0.5), outcome)
+    assert [record["status"] for record in outcome] == ["passed"]
     assert time.monotonic() - begun < 4
 
 
-def test_memory_that_cannot_be_given_back_is_told_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
+def test_memory_that_cannot_be_given_back_is_reported_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
     def release():
         raise RuntimeError("cudaErrorIllegalAddress")
 
     broken = machine(Clock(), "NVIDIA H200")._replace(release=release)
     monkeypatch.setattr(sys.modules[__name__], "machine", lambda *_: broken)
-    code, told = run(tmp_path)
-    assert (code, len(told["contests"])) == (0, len(PLANS))
+    code, outcome = run(tmp_path)
+    assert (code, len(outcome["contests"])) == (0, len(PLANS))
     said = "memory was not given back: RuntimeError: cudaErrorIllegalAddress"
     assert capsys.readouterr().out.count(said) == len(PLANS)
 
@@ -356,18 +395,18 @@ def test_a_device_that_fails_for_ever_fails_each_check_and_ends_none_of_it():
     def asarray(*_):
         raise RuntimeError("cudaErrorIllegalAddress")
 
-    result = device.wide_checks()[0].run(SimpleNamespace(**vars(antisymrnn_ref) | {"asarray": asarray}))
+    result = gpu.wide_checks()[0].run(SimpleNamespace(**vars(antisymrnn_ref) | {"asarray": asarray}))
     assert (result.status, "cudaErrorIllegalAddress" in result.detail) == ("failed", True)
 
 
 def test_a_contender_that_needs_more_than_is_left_is_not_tried(tmp_path):
     clock = Clock()
-    late = lambda cell: Entrant(  # noqa: E731
-        Contender("late", "peer", lambda _: pytest.fail("it was tried"), cell), host_clock(clock), needs=100.0
+    late = lambda cell: Contender(  # noqa: E731
+        "late", "peer", lambda _: pytest.fail("it was tried"), cell, elapsed=host_clock(clock), needs=100.0
     )
-    code, told = run(tmp_path, clock, seconds=90, entrants=entered(clock, late), chosen=PLANS[:1])
-    assert (code, named(told, "late")["status"]) == (0, "not timed")
-    assert named(told, "late")["detail"] == "less than 100 s were left"
+    code, outcome = run(tmp_path, clock, seconds=90, lined_up=entered(clock, late), chosen=PLANS[:1])
+    assert (code, named(outcome, "late")["status"]) == (0, "not timed")
+    assert named(outcome, "late")["detail"] == "less than 100 s were left"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm")
@@ -382,15 +421,15 @@ def test_a_contender_that_takes_too_long_is_stopped(tmp_path, where):
     def prepare(case):
         if where == "prepare":
             sleep()
-        return peers.numpy_hoisted(case)._replace(forward=sleep)
+        return contenders.numpy_hoisted(case)._replace(forward=sleep)
 
-    endless = lambda cell: Entrant(  # noqa: E731
-        Contender("endless", "peer", prepare, cell), host_clock(clock), small=False, patience=0.2
+    endless = lambda cell: Contender(  # noqa: E731
+        "endless", "peer", prepare, cell, elapsed=host_clock(clock), small=False, patience=0.2
     )
-    code, told = run(tmp_path, clock, entrants=entered(clock, endless), chosen=PLANS[:1])
-    assert (code, named(told, "endless")["status"]) == (0, "not timed")
-    assert named(told, "endless")["detail"] == "its checks and first calls took too long"
-    assert named(told, "numpy")["status"] == "timed"
+    code, outcome = run(tmp_path, clock, lined_up=entered(clock, endless), chosen=PLANS[:1])
+    assert (code, named(outcome, "endless")["status"]) == (0, "not timed")
+    assert named(outcome, "endless")["detail"] == "its checks and first calls took too long"
+    assert named(outcome, "numpy")["status"] == "timed"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -402,31 +441,32 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path, when):
         raise KeyboardInterrupt
 
     def sampled(case):
-        prepared = peers.numpy_hoisted(case)
+        prepared = contenders.numpy_hoisted(case)
         return prepared._replace(forward=lambda: interrupt() if next(calls) > 25 else prepared.forward())
 
-    prepare = {"checks": interrupt, "samples": sampled}.get(when, peers.numpy_hoisted)
+    prepare = {"checks": interrupt, "samples": sampled}.get(when, contenders.numpy_hoisted)
     every = [check(), check(run=interrupt)] if when == "conformance" else [check()]
 
-    def entrants(cell, backend):
+    def lined_up(cell, backend):
         prepared = interrupt if when == "later" and cell == "gated" else prepare
-        return entered(clock, lambda cell: Entrant(Contender("last", "peer", prepared, cell), host_clock(clock)))(
+        return entered(clock, lambda cell: Contender("last", "peer", prepared, cell, elapsed=host_clock(clock)))(
             cell, backend
         )
 
-    code, told = run(tmp_path, clock, every=every, entrants=entrants)
-    assert (code, told["interrupted"], told["summary"]["exit_code"]) == (130, True, 130)
-    assert told["summary"]["line"].startswith("INTERRUPTED; conformance 1 ")
+    code, outcome = run(tmp_path, clock, every=every, lined_up=lined_up)
+    assert (code, outcome["interrupted"], outcome["summary"]["exit_code"]) == (130, True, 130)
+    assert outcome["summary"]["line"].startswith("compare --device --quick: INTERRUPTED; conformance 1 ")
     held = {"conformance": 0, "checks": 1, "samples": 1, "later": 2}[when]
-    assert len(told["contests"]) == held
-    assert len(told["left_out"]) == 2 - held
-    assert all(entry["why"] == "interrupted" for entry in told["left_out"])
+    assert len(outcome["contests"]) == held
+    assert len(outcome["left_out"]) == 2 - held
+    assert all(entry["why"] == "interrupted" for entry in outcome["left_out"])
     if when == "checks":
-        assert (named(told, "last")["status"], named(told, "last")["detail"]) == ("not timed", "interrupted")
+        for name in ("numpy", "hoisted", "last"):
+            assert (named(outcome, name)["status"], named(outcome, name)["detail"]) == ("not timed", "interrupted")
     if when == "samples":
-        assert named(told, "hoisted")["times"]["forward"]["samples"] >= 1
+        assert named(outcome, "hoisted")["times"]["forward"]["samples"] >= 1
     if when == "later":
-        assert named(told, "last")["status"] == "timed"
+        assert named(outcome, "last")["status"] == "timed"
 
 
 def test_termination_writes_what_was_measured(tmp_path):
@@ -434,28 +474,28 @@ def test_termination_writes_what_was_measured(tmp_path):
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    code, told = run(tmp_path, every=[check(run=terminate)])
-    assert (code, told["interrupted"]) == (130, True)
+    code, outcome = run(tmp_path, every=[check(run=terminate)])
+    assert (code, outcome["interrupted"]) == (130, True)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_file_is_written_after_every_contest(tmp_path):
     clock, seen = Clock(), []
 
-    def entrants(cell, backend):
+    def lined_up(cell, backend):
         def prepare(case):
             seen.append(json.loads((tmp_path / "device.json").read_text()))
-            return peers.numpy_hoisted(case)
+            return contenders.numpy_hoisted(case)
 
-        look = Entrant(Contender("look", "peer", prepare, cell), host_clock(clock), small=False)
+        look = Contender("look", "peer", prepare, cell, elapsed=host_clock(clock), small=False)
         return [*entered(clock)(cell, backend), look]
 
-    run(tmp_path, clock, entrants=entrants)
+    run(tmp_path, clock, lined_up=lined_up)
     assert [len(document["contests"]) for document in seen] == [0, 1]
     assert all(document["summary"]["line"].startswith("unfinished: ") for document in seen)
 
 
-# plans and entrants
+# plans and contenders
 
 
 def test_plans():
@@ -474,8 +514,8 @@ def test_line_up():
     single, double = (Plan("antisymmetric", Shape(784, 128, 1, 128), dtype) for dtype in ("float32", "float64"))
     other = Plan("antisymmetric", Shape(784, 16, 1, 128), "float32")
 
-    def names(entrants, plan):
-        return [entrant.contender.name for entrant in entrants if entrant.takes(plan)]
+    def names(entered, plan):
+        return [contender.name for contender in entered if contender.takes(plan)]
 
     exact = ["cupy", "torch eager", "torch nn.RNN, TF32 off"]
     assert names(ungated, double) == [*exact, "jax scan"]
@@ -484,11 +524,11 @@ def test_line_up():
         *exact, "torch nn.RNN, TF32 on", "torch compile", "FlashRNN, TF32", "jax scan",
     ]  # fmt: skip
     assert names(gated, single) == ["cupy", "torch eager", "jax scan"]
-    assert {e.contender.name for e in ungated if e.inexact} == {"torch nn.RNN, TF32 on", "FlashRNN, TF32"}
-    assert {e.contender.name for e in ungated if e.timer == "host clock"} == {"jax scan"}
+    assert {e.name for e in ungated if e.inexact} == {"torch nn.RNN, TF32 on", "FlashRNN, TF32"}
+    assert {e.name for e in ungated if e.timer == "host clock"} == {"jax scan"}
     assert line_up("gated", "cupy", None, host_clock(), ABSENT) == []
     known = set(names(ungated, single))
-    assert {target.against for target in targets.DEVICE_TARGETS} <= known | {""}
+    assert {name for target in targets.DEVICE_TARGETS for name in target.against} <= known
 
 
 def test_libraries_that_cannot_be_used_are_named(monkeypatch):
@@ -498,38 +538,35 @@ def test_libraries_that_cannot_be_used_are_named(monkeypatch):
     }
     monkeypatch.setattr(gpu.importlib, "import_module", lambda name: modules[name])
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    told = gpu.usable_libraries()
-    assert told["torch"] == "PyTorch 9 sees no GPU"
-    assert told["jax"] == "JAX 8 sees no GPU, only cpu"
-    assert told["flashrnn"].startswith("KeyError")
+    outcome = gpu.usable_libraries()
+    assert outcome["torch"] == "PyTorch 9 sees no GPU"
+    assert outcome["jax"] == "JAX 8 sees no GPU, only cpu"
+    assert outcome["flashrnn"].startswith("KeyError")
     modules["torch"].cuda.is_available = lambda: True
     modules["jax"].devices = lambda: [SimpleNamespace(platform="gpu")]
     modules["flashrnn"] = SimpleNamespace()
-    assert gpu.usable_libraries() == dict.fromkeys(told, "")
+    assert gpu.usable_libraries() == dict.fromkeys(outcome, "")
 
 
 @needs_torch
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_peers_of_a_device_are_right(cell):
     """On the processor, where PyTorch computes the same; the compiler is replaced by one that changes nothing."""
-    plan = Plan(cell, Shape(2 * peers.COMPILED_STEPS, 3, 1, 5), "float32")
+    plan = Plan(cell, Shape(2 * contenders.COMPILED_STEPS, 3, 1, 5), "float32")
     every = {"torch": "", "jax": "absent", "flashrnn": "absent"}
-    entrants = line_up(cell, "numpy", antisymrnn_ref, host_clock(), every, device="cpu")
+    entered = line_up(cell, "numpy", antisymrnn_ref, host_clock(), every, device="cpu")
     steps = []
 
     def compiler(advance):
         return lambda h, M, u: (steps.append(len(u[0])), advance(h, M, u))[1]
 
-    compiled = functools.partial(peers.torch_compiled, device="cpu", compiler=compiler)
-    entrants = [
-        entrant._replace(contender=entrant.contender._replace(prepare=compiled)) if not entrant.small else entrant
-        for entrant in entrants
-    ]
-    record, _ = gpu.hold(plan, entrants, 1.0, Budget(time.monotonic, time.monotonic() + 600), samples=1)
-    told = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
-    assert set(told.values()) == {("timed", "")}
+    compiled = functools.partial(contenders.torch_compiled, device="cpu", compiler=compiler)
+    entered = [peer if peer.small else peer._replace(prepare=compiled) for peer in entered]
+    record, _ = hold(plan, entered, Budget(time.monotonic, time.monotonic() + 600), samples=1)
+    outcome = {entry["name"]: (entry["status"], entry["detail"]) for entry in record["contenders"]}
+    assert set(outcome.values()) == {("timed", "")}
     if cell == "antisymmetric":
-        assert set(steps) == {peers.COMPILED_STEPS}
+        assert set(steps) == {contenders.COMPILED_STEPS}
         notes = {entry["name"]: entry["note"] for entry in record["contenders"]}
         assert notes["torch nn.RNN, TF32 off"] == "another cell: nn.RNN"
         assert notes["torch nn.RNN, TF32 on"] == "another cell: nn.RNN; within the tolerance here"
@@ -551,9 +588,9 @@ def test_the_tolerance_of_a_timed_layer_is_small(dtype, allowed):
     found = agreement.layer_timed_reference(case)
     assert 0 < max(found.tolerances.values()) < allowed
     for name, array in found.arrays.items():
-        assert agreement.check_timed(lambda: found.arrays, case, found).status == "passed"
+        assert agreement.check_timed(lambda: found.arrays, case, found).status == "right"
         got = {**found.arrays, name: array * (1 + 3 * found.tolerances[name])}
-        assert agreement.check_timed(lambda got=got: got, case, found).status == "failed"
+        assert agreement.check_timed(lambda got=got: got, case, found).status == "wrong"
 
 
 # events and ceilings
@@ -620,7 +657,7 @@ def test_the_fma_loop_is_counted_and_checked(dtype):
 
 
 def test_wide_checks_judge_what_only_other_kernels_reach():
-    every = device.wide_checks()
+    every = gpu.wide_checks()
     assert len(every) == 2 * 3 * 2 * 2 + 2
     chosen = [check for check in every if "300" in check.case][:2]
     for check in chosen:
@@ -661,14 +698,14 @@ def test_without_ceilings_there_are_times_without_fractions():
     def broken():
         raise gpu_tools.CeilingError("no")
 
-    document = device_report.new_document("numpy", {"name": "x"}, quick=True)
+    document = device.new_document("numpy", {"name": "x"}, quick=True)
     device.session(
         "numpy", antisymrnn_ref, machine(clock, measured=broken), entered(clock), [check()], PLANS[:1], list,
         Budget(clock, 1e3), document, samples=1,
     )  # fmt: skip
     assert document["ceilings_missing"] == "CeilingError: no"
     assert math.isnan(named(document, "numpy")["times"]["both"]["fraction"])
-    assert device_report.finished(document, PLANS[:1])[1] == 0
+    assert device.finished(document, PLANS[:1])[1] == 0
 
 
 # sanitizers
@@ -699,9 +736,9 @@ MEMCHECK = "========= COMPUTE-SANITIZER\n{done}========= ERROR SUMMARY: {count} 
     ],
 )
 def test_what_a_sanitizer_says(output, status, words):
-    told = sanitizer.sanitizer_verdict(output)
-    assert told["status"] == status
-    assert words in told["detail"]
+    outcome = gpu_tools.sanitizer_verdict(output)
+    assert outcome["status"] == status
+    assert words in outcome["detail"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -712,27 +749,27 @@ def test_sanitizers_run_beside_and_end_with_the_context(tmp_path, monkeypatch):
         f'echo "$@" >{tmp_path}/arguments\necho "small run done: 1 calls"\necho "= ERROR SUMMARY: 0 errors"\n'
     )
     script.chmod(0o755)
-    monkeypatch.setattr(sanitizer, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(gpu_tools, "SANITIZER_SECONDS", 0.5)
     start = time.monotonic()
-    with sanitizer.sanitizers("numpy", time.monotonic, which=lambda _: str(script)) as watched:
+    with gpu_tools.sanitizers("numpy", time.monotonic, which=lambda _: str(script)) as watched:
         memory, race = watched()
     assert time.monotonic() - start < 20
     assert (memory["tool"], memory["status"]) == ("memcheck", "clean")
     assert (race["tool"], race["status"], race["detail"]) == ("racecheck", "not run", "not finished in 0 s")
     arguments = (tmp_path / "arguments").read_text().split()
-    assert arguments == ["--tool", "memcheck", sys.executable, "-m", sanitizer.__name__, "numpy"]
+    assert arguments == ["--tool", "memcheck", sys.executable, "-m", gpu_tools.__name__, "numpy"]
 
 
 def test_something_found_makes_the_exit_code_one():
-    document = device_report.new_document("numpy", {"name": "x"}, quick=True)
+    document = device.new_document("numpy", {"name": "x"}, quick=True)
     document["sanitizers"] = [{"tool": "memcheck", "status": "found", "detail": "ERROR SUMMARY: 1 error"}]
-    line, code = device_report.finished(document, [])
+    line, code = device.finished(document, [])
     assert code == 1
-    assert line.endswith("FOUND SOMETHING: memcheck")
+    assert line.endswith("ERRORS FOUND BY: memcheck")
 
 
 def test_the_small_run_is_run(capsys):
-    sanitizer.small_run("numpy")
+    gpu_tools.small_run("numpy")
     assert capsys.readouterr().out == "small run done: 56 calls\n"
 
 
@@ -766,15 +803,15 @@ def test_targets_are_met_or_not_or_not_measured():
         contest_of(256, "float32", cupy=(0.71, 2.0)),
         contest_of(128, "float64", "cut short", cupy=(0.5, 1.0)),
     ]
-    told = targets.device_records("cupy", "NVIDIA H200", contests)
-    assert [record["verdict"] for record in told] == [
+    outcome = targets.records(targets.DEVICE_TARGETS, "cupy", contests, card="NVIDIA H200")
+    assert [record["verdict"] for record in outcome] == [
         "met", "not met", "not measured", "not measured", "not met", "met",
     ]  # fmt: skip
-    assert told[0]["stretch_verdict"] == "0.2 not met"
-    assert told[2]["why"] == "no such contest was held"
-    assert (told[3]["why"], told[3]["reached"]) == ("cupy: too few samples", 0.5)
-    assert told[4]["reached"] == pytest.approx(3.8)
-    assert told[5]["reached"] == pytest.approx(62)
+    assert outcome[0]["stretch_verdict"] == "0.2 not met"
+    assert outcome[2]["why"] == "no such contest was held"
+    assert (outcome[3]["why"], outcome[3]["reached"]) == ("cupy: too few samples", 0.5)
+    assert outcome[4]["reached"] == pytest.approx(3.8)
+    assert outcome[5]["reached"] == pytest.approx(62)
 
 
 def test_the_bounds_are_not_loosened():
@@ -787,39 +824,40 @@ def test_a_peer_with_too_few_samples_or_none_measures_nothing():
     first = contest_of(128, "float32", cupy=(0.25, 0.5), eager=(20, 31), layer=(0.8, 3.0))
     first["contenders"][1] |= {"status": "cut short"}
     first["contenders"][2] |= {"status": "wrong", "detail": "off", "times": {}}
-    layer, eager = targets.device_records("cupy", "NVIDIA H200", [first])[4:]
+    layer, eager = targets.records(targets.DEVICE_TARGETS, "cupy", [first], card="NVIDIA H200")[4:]
     assert (eager["verdict"], eager["why"]) == ("not measured", "torch eager: too few samples")
     assert (layer["verdict"], layer["why"]) == ("not measured", "torch nn.RNN, TF32 off: wrong, off")
 
 
 @pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"])
-def test_another_card_is_told_but_not_measured(card):
-    told = targets.device_records("cupy", card, [contest_of(128, "float32", cupy=(0.1, 0.2))])
-    assert {record["verdict"] for record in told} == {"not measured"}
-    assert (told[0]["reached"], told[0]["why"]) == (0.1, f"this is {card}, not an H200")
-    assert told[0]["stretch_verdict"] == "0.2 not measured"
-    assert told[4]["why"] == "torch nn.RNN, TF32 off: not there"
+def test_another_card_is_reported_but_not_measured(card):
+    outcome = targets.records(targets.DEVICE_TARGETS, "cupy", [contest_of(128, "float32", cupy=(0.1, 0.2))], card=card)
+    assert {record["verdict"] for record in outcome} == {"not measured"}
+    assert (outcome[0]["reached"], outcome[0]["why"]) == (0.1, f"this is {card}, not an H200")
+    assert outcome[0]["stretch_verdict"] == "0.2 not measured"
+    assert outcome[4]["why"] == "torch nn.RNN, TF32 off: not there"
 
 
 def test_the_stretch_is_met():
-    told = targets.device_records("cupy", "NVIDIA H200", [contest_of(128, "float32", cupy=(0.19, 0.2))])
-    assert (told[0]["verdict"], told[0]["stretch_verdict"]) == ("met", "0.2 met")
+    outcome = targets.records(
+        targets.DEVICE_TARGETS, "cupy", [contest_of(128, "float32", cupy=(0.19, 0.2))], card="NVIDIA H200"
+    )
+    assert (outcome[0]["verdict"], outcome[0]["stretch_verdict"]) == ("met", "0.2 met")
 
 
 # the command
 
 
-def test_without_cupy_nothing_runs(monkeypatch, capsys):
+def test_without_cupy_nothing_runs(monkeypatch, run_command):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert device.main([]) == 3
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("device: nothing ran: import of cupy halted")
-    assert captured.err.count("\n") == 1
+    code, out, err = run_command("compare", "--device")
+    assert (code, out) == (3, "")
+    assert err.startswith("antisymrnn compare: nothing ran: import of cupy halted")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("count", [0, None])
-def test_without_a_gpu_nothing_runs(count, monkeypatch, capsys):
+def test_without_a_gpu_nothing_runs(count, monkeypatch, run_command):
     def ask():
         if count is None:
             raise RuntimeError("driver too\nold")
@@ -827,28 +865,63 @@ def test_without_a_gpu_nothing_runs(count, monkeypatch, capsys):
 
     cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=ask)))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    assert device.main([]) == 3
     expected = "RuntimeError: driver too old" if count is None else "CuPy finds no GPU"
-    assert capsys.readouterr().err == f"device: nothing ran: {expected}\n"
+    assert run_command("compare", "cupy", "--device") == (3, "", f"antisymrnn compare: nothing ran: {expected}\n")
 
 
-def test_a_path_that_cannot_be_written_is_usage(tmp_path, capsys):
-    assert device.main(["--json", str(tmp_path / "absent" / "file.json")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        device.main(["--slow"])
+def test_a_backend_that_does_not_load_runs_nothing(monkeypatch, run_command):
+    def load(_):
+        raise OSError("no\nnvrtc")
+
+    monkeypatch.setattr(device, "found_gpu", lambda: (SimpleNamespace(), ""))
+    monkeypatch.setattr(device, "load_backend", load)
+    assert run_command("compare", "--device") == (3, "", "antisymrnn compare: nothing ran: OSError: no nvrtc\n")
 
 
-def test_the_module_can_be_run():
-    told = subprocess.run(
-        [sys.executable, "-m", device.__name__, "--help"], capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
-    )  # fmt: skip
-    assert (told.returncode, told.stderr) == (0, "")
+def test_the_command_holds_the_session(monkeypatch, run_command, tmp_path):
+    """With the clock of the real budget, and the end of the process called off."""
+    clock, ends = Clock(), []
+    monkeypatch.setattr(device, "found_gpu", lambda: (SimpleNamespace(), ""))
+    monkeypatch.setattr(device, "load_backend", lambda _: antisymrnn_ref)
+    monkeypatch.setattr(device, "machine", lambda _: machine(clock))
+    monkeypatch.setattr(device, "usable_libraries", lambda: ABSENT)
+    monkeypatch.setattr(device, "plans", lambda quick: PLANS[:1] if quick else pytest.fail("not quick"))
+    monkeypatch.setattr(device, "iter_checks", lambda *_, **__: [check()])
+    monkeypatch.setattr(device, "wide_checks", list)
+    monkeypatch.setattr(device.faulthandler, "dump_traceback_later", lambda seconds, exit: ends.append((seconds, exit)))
+    monkeypatch.setattr(device.faulthandler, "cancel_dump_traceback_later", lambda: ends.append("called off"))
+    monkeypatch.setattr(
+        device.measured, "__kwdefaults__", device.measured.__kwdefaults__ | {"libraries": lambda: ABSENT}
+    )
+    path = tmp_path / "device.json"
+    code, out, _ = run_command("compare", "--device", "--quick", "--json", path)
+    assert (code, ends) == (0, [(550.0, True), "called off"])
+    document = json.loads(path.read_text())
+    assert (document["backend"], document["quick"], len(document["contests"])) == ("cupy", True, 1)
+    assert out.splitlines()[-1] == document["summary"]["line"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["numba"], "--device: checks and times the backend cupy alone, got numba"),
+        (["--peers", "torch"], "--device cannot be combined with --peers"),
+        (["--shape", "1,2,3,4", "--dtype", "float32"], "--device cannot be combined with --shape, --dtype"),
+        (["--cell", "gated"], "--device cannot be combined with --cell"),
+        (["--samples", "0"], "--device cannot be combined with --samples"),
+        (["--accuracy"], "--device cannot be combined with --accuracy"),
+        (["--json", "absent/file.json"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_device_is_usage(monkeypatch, run_command, arguments, words):
+    monkeypatch.setattr(device, "found_gpu", lambda: pytest.fail("the work began"))
+    code, out, err = run_command("compare", *arguments, "--device")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
 
 
 def test_the_card_is_described(monkeypatch):
-    monkeypatch.setattr(device, "devices", lambda _: ["none: no nvidia-smi on the path"])
+    monkeypatch.setattr(gpu, "devices", lambda _: ["none: no nvidia-smi on the path"])
     clock = Clock()
     cupy = Cuda(clock)
     cupy.__version__ = "14"
@@ -859,12 +932,12 @@ def test_the_card_is_described(monkeypatch):
     )
     freed = []
     cupy.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=lambda: freed.append(True))
-    found = device.gpu(cupy)
+    found = gpu.machine(cupy)
     assert found.card["name"] == "NVIDIA H200"
     assert found.card["nvidia-smi"] == "none: no nvidia-smi on the path"
     monkeypatch.setattr(gpu_tools, "COPIED_BYTES", 8000)
-    monkeypatch.setattr(device, "devices", lambda fields: [", ".join("1" for _ in fields.split(","))])
-    assert device.gpu(cupy).card["driver_version"] == "1"
+    monkeypatch.setattr(gpu, "devices", lambda fields: [", ".join("1" for _ in fields.split(","))])
+    assert gpu.machine(cupy).card["driver_version"] == "1"
     monkeypatch.setitem(
         sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: freed.append(1)))
     )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from antisymrnn_validation.comparison import contest
+from antisymrnn_validation.comparison import contest, targets
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.timing import Sample
 from antisymrnn_validation.comparison.workload import Shape
@@ -219,7 +219,7 @@ def test_groups_count_and_say_why_not():
 
 def timed_entry(name, kind="peer", **seconds):
     samples = {what: [Sample(value, 100.0)] * 3 for what, value in seconds.items()}
-    return contest.Entry(Contender(name, kind, lambda _: None, "antisymmetric"), "", samples)
+    return contest.Entry(Contender(name, kind, lambda _: None, "antisymmetric"), contest.Ready(), samples)
 
 
 def test_a_table_of_times_divides_by_the_backend():
@@ -241,28 +241,30 @@ def test_a_table_of_times_divides_by_the_backend():
 
 
 def test_the_table_of_speeds_to_reach_shows_what_was_measured():
-    def record(against, asked, reached, verdict):
+    def record(measure, asked, reached, verdict, why=""):
         shape = {"T": 784, "B": 1, "m": 2, "n": 128}
-        told = {"cell": "gated", "shape": shape, "dtype": "float32", "what": "both", "against": against}
-        return told | {"at_least": asked, "reached": reached, "verdict": verdict}
+        case = {"cell": "gated", "shape": shape, "dtype": "float32", "what": "both", "measure": measure}
+        return case | {"asked": asked, "reached": reached, "verdict": verdict, "stretch_verdict": "", "why": why}
 
-    table = tables.targets_table(
-        "mine",
-        [
-            record([], 0.75, 0.81, "met"),
-            record(["torch eager"], 5.0, 4.957, "not met"),
-            record(["torch eager", "jax scan"], 4.5, math.nan, "not measured"),
-            record(["a", "b"], 3.2, 3.2, "met"),
-        ],
-    )
+    records = [
+        record(targets.FRACTION, "at least 75 %", 0.81, "met"),
+        record(targets.FASTER, "at least 5 times", 4.957, "not met"),
+        record(targets.FASTER, "at least 4.5 times", math.nan, "not measured", "jax scan: not there"),
+        record(targets.MICROSECONDS, "at most 3.2 µs", 3.2, "met"),
+    ]
+    table = tables.targets_table("mine", records)
     assert table.title == "Speeds to reach: mine, 3 of 4 measured"
     head = ("gated", "784,1,2,128", "float32", "forward + backward")
     assert table.rows == [
-        (*head, "the FMA peak", "75 %", "81.0 %", "met"),
-        (*head, "torch eager", "5.0 times", "4.96", "not met"),
-        (*head, "the best of a and b", "3.2 times", "3.20", "met"),
+        (*head, "at least 75 %", "81.0 %", "met"),
+        (*head, "at least 5 times", "4.96", "not met"),
+        (*head, "at most 3.2 µs", "3.2", "met"),
     ]
     assert table.alarming == [False, True, False]
+    every = tables.targets_table("mine", records, every=True)
+    assert every.columns == (*table.columns, "stretch", "why not measured")
+    assert every.rows[2] == (*head, "at least 4.5 times", "", "not measured", "", "jax scan: not there")
+    assert every.alarming == [False, True, False, False]
 
 
 def test_the_table_of_accuracies_shows_the_largest_error():

@@ -53,7 +53,14 @@ def compare(
         int | None, typer.Option(metavar="N", help="Samples of a fast contender; a slow one has fewer. Default: 25.")
     ] = None,
     accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Errors against certified truth, in place of times.")
+        bool, typer.Option("--accuracy", help="Errors against certified truth instead of times.")
+    ] = False,
+    device: Annotated[
+        bool,
+        typer.Option(
+            "--device",
+            help="Check and time the CuPy backend on this GPU, in nine minutes at most; takes --quick and --json.",
+        ),
     ] = False,
     quick: Quick = False,
     json: Json = None,
@@ -61,14 +68,19 @@ def compare(
     """Time backends beside the specification and peers.
 
     Conformance first: a backend that fails a check is named and not timed. Then forward, and forward and backward, of
-    every contender in turns, beside the peak of the machine. A slow backend contradicts nothing: the exit code says
-    whether all that is compared is right and was timed.
+    every contender in turns, beside the peak of the machine. The exit code is 1 if a backend or a result is wrong or
+    something could not be timed; slowness and peers that break off do not change it.
     """
     check_writable(json)
+    if device:
+        _refuse_beside_device(backends, peers, shape, dtype, cell, samples, accuracy)
+        from antisymrnn_validation.cli.device import compare_on_device
+
+        return compare_on_device(json, quick)
     asked = _asked(peers, shape, dtype, cell, samples, quick)
     modules, not_run = _compared(backends)
     start = time.perf_counter()
-    head: Record = {"command": "compare", "quick": quick, "accuracy": accuracy, "not_run": not_run}
+    head: Record = {"command": "compare", "device": False, "quick": quick, "accuracy": accuracy, "not_run": not_run}
     if not_run:
         print("\n".join(f"backend {name} not run: {reason}" for name, reason in not_run.items()), end="\n\n")
     if accuracy:
@@ -81,8 +93,28 @@ def compare(
     return code
 
 
+def _refuse_beside_device(
+    backends: Sequence[str] | None,
+    peers: str,
+    shapes: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    cells: Sequence[str] | None,
+    samples: int | None,
+    accuracy: bool,
+) -> None:
+    """The session on a device has its own shapes, peers and samples, and one backend."""
+    if other := [name for name in backends or [] if name != "cupy"]:
+        raise UsageError(f"--device: checks and times the backend cupy alone, got {', '.join(other)}")
+    given = {
+        "--peers": peers, "--shape": shapes, "--dtype": dtypes, "--cell": cells,
+        "--samples": samples is not None, "--accuracy": accuracy,
+    }  # fmt: skip
+    if both := [option for option, value in given.items() if value]:
+        raise UsageError(f"--device cannot be combined with {', '.join(both)}")
+
+
 class Asked(NamedTuple):
-    """What the options of compare say, checked."""
+    """The options of compare, checked."""
 
     libraries: list[str]
     shapes: list[Any]
@@ -100,7 +132,7 @@ def _asked(
     quick: bool,
 ) -> Asked:
     from antisymrnn_validation.comparison import contest
-    from antisymrnn_validation.comparison.peers import LIBRARIES
+    from antisymrnn_validation.comparison.contenders import LIBRARIES
     from antisymrnn_validation.truth.cases import CELLS
 
     libraries = among("--peers", LIBRARIES, peers.split(",") if peers else [])
@@ -144,25 +176,18 @@ def _compared(names: Sequence[str] | None) -> tuple[dict[str, ModuleType], dict[
 
 
 def _conformance(modules: Mapping[str, ModuleType]) -> tuple[list[str], Record]:
-    """The names of the backends that are red, and what each one's checks came to."""
+    """The names of the backends that are not conformant, and the results of each one's checks."""
     from antisymrnn_validation.conformance import judge
 
-    red, told = [], {}
+    red, summaries = [], {}
     for name, module in modules.items():
         every = judge.checks_of(module, quick=True)
         records = run_checks(name, module, every)
-        counts = tables.status_counts(records)
-        failed = [record for record in records if tables.contradicts(record)]
-        line = tables.conform_line(records, len(every))
-        if failed or not counts["passed"]:
-            red.append(name)
-            line += "; NOT CONFORMANT, not timed"
-        print(f"{name}: {line}", end="\n\n", flush=True)
-        told[name] = {
-            **{status: counts[status] for status in ("passed", "failed", "not applicable")},
-            "failures": failed,
-        }
-    return red, told
+        summary = summaries[name] = tables.conformance_summary(records, len(every))
+        wrong = bool(summary["failures"]) or not summary["passed"]
+        red += [name] if wrong else []
+        print(f"{name}: {summary['line']}{'; NOT CONFORMANT, not timed' * wrong}", end="\n\n", flush=True)
+    return red, summaries
 
 
 def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tuple[str, int, Record]:
@@ -188,8 +213,11 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
         print(flush=True)
         for plan in plans:
             contenders = contest.line_up(plan.cell, entered, asked.libraries)
+            clock = contest.host_contest(peaks[plan.dtype])
             with terminal.progress(len(contenders) + 1 + asked.samples) as begin:
-                entries = contest.hold(plan, contenders, entered, peaks[plan.dtype], samples=asked.samples, begin=begin)
+                entries, interrupted = contest.hold(plan, contenders, clock, samples=asked.samples, begin=begin)
+            if interrupted:
+                raise KeyboardInterrupt
             held.append((plan, entries, _record(plan, entries, peaks)))
             terminal.show(tables.times_table(held[-1][2], beside))
             sys.stdout.flush()
@@ -201,7 +229,7 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
             print(f"The machine was faster later than {shown['steady_gflops']:.1f} GFLOP/s; what still counts:")
             terminal.show(tables.times_table(last, beside))
     memory, first_calls = _processes(plans, contests, right)
-    reached = {name: targets.records(name, contests) for name in right if name != "numpy"}
+    reached = {name: targets.records(targets.TARGETS, name, contests) for name in right if name != "numpy"}
     for name, records in reached.items():
         terminal.show(tables.targets_table(name, records))
     found_peaks = {
@@ -218,10 +246,14 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
         "peak": found_peaks, "conformance": conformance, "contests": contests, "memory": memory,
         "first_calls": first_calls, "targets": reached,
     }  # fmt: skip
-    statuses = {entry["status"] for record in contests for entry in record["contenders"]}
-    code = CONTRADICTED if red or statuses != {"timed"} else AS_EXPECTED
-    if "timed" not in statuses and "wrong" not in statuses and not red:
+    every = [entry for record in contests for entry in record["contenders"]]
+    statuses = {entry["status"] for entry in every}
+    if red or any(map(tables.contender_contradicts, every)):
+        code = CONTRADICTED
+    elif "timed" not in statuses:
         code = NOTHING_RAN
+    else:
+        code = CONTRADICTED if "not timed" in statuses else AS_EXPECTED
     return tables.compare_line(contests, len(plans), red), code, results
 
 
@@ -245,7 +277,7 @@ def _processes(
         (entry["name"], plan)
         for plan, contest in first.values()
         for entry in contest["contenders"]
-        if entry["status"] != "wrong"
+        if entry["status"] not in ("wrong", tables.BROKE_OFF)
     ]
     calls = list(dict.fromkeys((name, plan.cell, plan.dtype) for plan in plans for name in backends if name != "numpy"))
 
@@ -292,13 +324,16 @@ def _accuracies(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) ->
     records = each(
         pairs,
         lambda pair: f"{pair[0].name}: {pair[1].name}",
-        lambda pair: agreement.accuracy_record(pair[0], entered.get(pair[0].name), pair[1]),
+        lambda pair: agreement.accuracy_record(*pair),
     )
     terminal.show(tables.units_table(records))
-    wrong = list(dict.fromkeys(record["name"] for record in records if record["status"] != "passed"))
+    failed: dict[str, dict[str, None]] = {}
     for record in records:
-        if record["status"] != "passed":
-            print(f"FAILED {record['name']} on {record['case']}\n  {record['detail']}", end="\n\n")
-    line = f"accuracy of {len({record['name'] for record in records})} contenders on {len(cases)} cases"
-    line += f"; WRONG: {', '.join(wrong)}" if wrong else "; all within their tolerances"
-    return line, CONTRADICTED if wrong else AS_EXPECTED, {"accuracies": records}
+        if record["status"] != "right":
+            print(f"{record['name']} {record['status']} on {record['case']}\n  {record['detail']}", end="\n\n")
+            failed.setdefault(record["status"], {})[record["name"]] = None
+    line = f"accuracy of {len({record['name'] for record in records})} contenders on {len(cases)} cases; "
+    line += "; ".join(f"{status}: {', '.join(names)}" for status, names in failed.items())
+    line += "" if failed else "all within their tolerances"
+    code = CONTRADICTED if any(map(tables.contender_contradicts, records)) else AS_EXPECTED
+    return line, code, {"accuracies": records}

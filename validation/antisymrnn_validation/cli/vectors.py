@@ -28,7 +28,7 @@ from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.output.terminal import Record, Table
 from antisymrnn_validation.reports import tables
-from antisymrnn_validation.reports.tables import _number, contradicts
+from antisymrnn_validation.reports.tables import contradicts, number
 
 
 @vectors_command
@@ -205,7 +205,7 @@ def arrays_table(records: Sequence[Record]) -> Table:
     columns = ("array", "part", "shape", "largest entry", "reference", "tolerance")
     rows = []
     for r in records:
-        noise = (_number(r.get(key), ".2e") for key in ("reference", "tolerance"))
+        noise = (number(r.get(key), ".2e") for key in ("reference", "tolerance"))
         rows.append((r["name"], r["part"], str(r["shape"]), f"{r['largest']:.6g}", *noise))
     return Table("Arrays", columns, rows, [False] * len(rows))
 

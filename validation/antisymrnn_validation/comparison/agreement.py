@@ -1,11 +1,11 @@
-"""Nothing wrong is timed: what a contender computes, held against the truth before its time is taken.
+"""Nothing wrong is timed: the results of a contender are compared with the truth before it is timed.
 
 A small case has a certified truth and ``truth.tolerance.measure``'s tolerance. The timed case is too large for that:
-its stand-in for the truth is the specification in float64, and the tolerance follows the same rule: FACTOR times what
-the specification in float32 is off from it (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
-of the sum of the terms. PyTorch's own layers are not the paper's cell: they are held, on the small case, against their
-documented equations in float64 and complex step; on a device ``nn.RNN`` also on the timed case, because cuDNN takes
-other kernels for other sizes.
+it is compared with the specification in float64, and the tolerance follows the same rule: FACTOR times the
+error of the specification in float32 (for float64, times the ratio of the two roundoffs), and at least FLOOR ulp
+of the sum of the terms. PyTorch's own layers are not the paper's cell: they are compared, on the small case, with their
+documented equations in float64 and complex step; ``nn.RNN`` also on the timed case, because cuDNN takes other kernels
+for other sizes.
 
 ``accuracy`` gives the errors themselves, in units of the specification's own.
 """
@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,21 +22,44 @@ import numpy as np
 import antisymrnn_ref
 from antisymrnn_ref.contract import Array
 from antisymrnn_ref.gated import sigmoid
-from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
-from antisymrnn_validation.comparison.peers import layer_parameters, recurrent_matrix
-from antisymrnn_validation.conformance.check import Result
+from antisymrnn_validation.comparison.contenders import (
+    Contender,
+    layer_parameters,
+    prepare_backend,
+    recurrent_matrix,
+)
 from antisymrnn_validation.output.terminal import placed
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, run
 from antisymrnn_validation.truth.cases import Case, random_case
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
-from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure, require_within
+from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure
 
 ROUNDED_INPUTS = 3
 """How often the inputs of a layer are moved by a roundoff to measure what that does."""
 
 
+class Agreement(NamedTuple):
+    """The result of one check of one contender.
+
+    Attributes
+    ----------
+    check, case : str
+    status : str
+        ``right``; ``wrong``: outside a tolerance, or not the expected arrays; or ``broke off``: it raised.
+    detail : str
+        Why it is not right.
+    errors : dict of str to ArrayError
+    """
+
+    check: str
+    case: str
+    status: str
+    detail: str = ""
+    errors: Mapping[str, ArrayError] = {}
+
+
 class Reference(NamedTuple):
-    """Truth, or what stands in for it, and what may differ from it.
+    """Truth, or a replacement for it, and tolerances.
 
     Attributes
     ----------
@@ -59,7 +81,7 @@ def small_case(cell: str, dtype: Any) -> Case:
 
 
 @functools.cache
-def check_small(contender: Contender, cell: str, dtype: str) -> Result:
+def check_small(contender: Contender, cell: str, dtype: str) -> Agreement:
     """Whether a peer is right on the small case; once for each contender and dtype."""
     case = small_case(cell, dtype)
 
@@ -73,7 +95,7 @@ def check_small(contender: Contender, cell: str, dtype: str) -> Result:
     return judged("small case", case.name, errors)
 
 
-def check_timed(got: Callable[[], dict[str, Array]], case: Case, reference: Reference) -> Result:
+def check_timed(got: Callable[[], dict[str, Array]], case: Case, reference: Reference) -> Agreement:
     """Whether a contender's results are right on the case that is timed."""
     return judged(
         "timed case", case.name, lambda: _within(relative_errors(got(), reference.arrays), reference.tolerances)
@@ -83,7 +105,7 @@ def check_timed(got: Callable[[], dict[str, Array]], case: Case, reference: Refe
 def certified_errors(got: dict[str, Array], case: Case) -> dict[str, ArrayError]:
     """Errors and tolerances of a last state and of gradients against the certified truth.
 
-    What a contender does not compute is taken from the specification, so that ``measure`` has all it asks for.
+    Arrays that a contender does not compute come from the specification, because ``measure`` needs them all.
 
     Raises
     ------
@@ -102,7 +124,7 @@ def certified_errors(got: dict[str, Array], case: Case) -> dict[str, ArrayError]
 
 
 def timed_reference(case: Case) -> Reference:
-    """The specification in float64 on a case, and what may differ from it, by the rule of ``measure``."""
+    """The specification in float64 on a case, and tolerances by the rule of ``measure``."""
     single = _as(case, np.float32)
     rounded, exact = _specification(single), _specification(_as(single, np.float64))
     truth = exact if case.dtype == np.float32 else _specification(case)
@@ -111,14 +133,29 @@ def timed_reference(case: Case) -> Reference:
     return Reference(truth, tolerances)
 
 
-def judged(check: str, case: str, errors: Callable[[], dict[str, ArrayError]]) -> Result:
-    """What came of a check; whatever a contender raises is its failure."""
+def judged(check: str, case: str, errors: Callable[[], dict[str, ArrayError]]) -> Agreement:
+    """The result of a check, whatever a contender raises."""
     try:
-        return Result(check, case, "passed", errors=errors())
+        return Agreement(check, case, "right", errors=errors())
     except BrokenPromise as broken:
-        return Result(check, case, "failed", str(broken), broken.errors)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything: it is its failure
-        return Result(check, case, "failed", f"raised {placed(error)}")
+        return Agreement(check, case, "wrong", outside(broken.errors) or str(broken), broken.errors)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything
+        return Agreement(check, case, "broke off", placed(error))
+
+
+def outside(errors: Mapping[str, ArrayError]) -> str:
+    """The arrays outside their tolerances, gradients as ``dV``; empty if there are none."""
+    found = [
+        f"{name if name == 'h' else f'd{name}'} {_short(entry.error)} > {_short(entry.tolerance)}"
+        for name, entry in errors.items()
+        if not entry.error <= entry.tolerance
+    ]
+    return f"outside tolerance: {', '.join(found)}" if found else ""
+
+
+def _short(value: float) -> str:
+    """Two digits: 1.5e-5."""
+    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def accuracy_cases(cells: Sequence[str], dtypes: Sequence[str], *, quick: bool = False) -> list[Case]:
@@ -140,25 +177,25 @@ def accuracy_cases(cells: Sequence[str], dtypes: Sequence[str], *, quick: bool =
     ]  # fmt: skip
 
 
-def accuracy_record(contender: Contender, backend: ModuleType | None, case: Case) -> dict[str, Any]:
+def accuracy_record(contender: Contender, case: Case) -> dict[str, Any]:
     """Errors of one contender on one case against the certified truth; of a backend, of every state and gradient.
 
     Returns
     -------
     dict
-        ``name``, ``cell``, ``dtype``, ``case``, ``status``, ``detail``, and ``errors``: by array ``error``,
-        ``tolerance``, ``specification``, the specification's own error but at least a unit roundoff, and ``units``,
-        the error over it.
+        ``name``, ``kind``, ``cell``, ``dtype``, ``case``, ``status`` and ``detail`` of the :class:`Agreement`, and
+        ``errors``: by array ``error``, ``tolerance``, ``specification``, the specification's own error but at least a
+        unit roundoff, and ``units``, the error over it.
     """
 
     def errors() -> dict[str, ArrayError]:
-        if backend is None:
+        if contender.backend is None:
             return certified_errors(contender.prepare(case).results(), case)
-        return measure(run(backend, case), case, beside_specification=backend is not antisymrnn_ref)
+        return measure(run(contender.backend, case), case, beside_specification=contender.backend is not antisymrnn_ref)
 
     result = judged("accuracy", case.name, errors)
     own = specification_errors(case)
-    told = {
+    in_units = {
         name: {
             "error": entry.error,
             "tolerance": entry.tolerance,
@@ -167,8 +204,8 @@ def accuracy_record(contender: Contender, backend: ModuleType | None, case: Case
         }
         for name, entry in result.errors.items()
     }
-    head = {"name": contender.name, "cell": case.cell, "dtype": str(case.dtype), "case": case.name}
-    return {**head, "status": result.status, "detail": result.detail, "errors": told}
+    head = {"name": contender.name, "kind": contender.kind, "cell": case.cell, "dtype": str(case.dtype)}
+    return {**head, "case": case.name, "status": result.status, "detail": result.detail, "errors": in_units}
 
 
 def specification_errors(case: Case) -> dict[str, float]:
@@ -180,7 +217,7 @@ def specification_errors(case: Case) -> dict[str, float]:
 
 @functools.cache
 def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
-    """Truth of a layer on the small case by its equations; what a roundoff in every input does sets the tolerance."""
+    """Truth of a layer on the small case by its equations; the effect of a roundoff in every input is the tolerance."""
     case = small_case(cell, dtype)
     given = {name: array.astype(np.float64) for name, array in layer_parameters(layer, case).items()}
     given |= {"x": case.x.astype(np.float64), "h0": case.h0.astype(np.float64)}
@@ -200,7 +237,7 @@ def layer_reference(layer: str, cell: str, dtype: str) -> Reference:
 
 
 def layer_timed_reference(case: Case) -> Reference:
-    """The equations of ``nn.RNN`` in float64 on a timed case, and what may differ, as ``timed_reference`` has it."""
+    """The equations of ``nn.RNN`` in float64 on a timed case, and tolerances as for ``timed_reference``."""
     given = {**layer_parameters("RNN", case), "x": case.x, "h0": case.h0, "g": case.g}
     single = {name: array.astype(np.float32) for name, array in given.items()}
     rounded, _ = _rnn(single)
@@ -263,15 +300,15 @@ def _rnn(given: dict[str, Array]) -> tuple[dict[str, Array], dict[str, float]]:
             found[2] += of(delta).sum(axis=0)
         adjoint = delta @ U
     names = [f"{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    told = {
+    conditions = {
         name: max(1.0, float(np.max(size)) / largest) if (largest := float(np.max(np.abs(total)))) else 1.0
         for name, total, size in zip(names, (*sums, sums[2]), (*sizes, sizes[2]), strict=True)
     }
-    return {"h": h[-1], **dict(zip(names, (*sums, sums[2]), strict=True))}, {"h": 1.0, **told}
+    return {"h": h[-1], **dict(zip(names, (*sums, sums[2]), strict=True))}, {"h": 1.0, **conditions}
 
 
 def _tolerances(errors: dict[str, float], conditions: dict[str, float], dtype: Any) -> dict[str, float]:
-    """What may differ in a dtype, by the rule of ``measure``, from errors in float32; the sums share one reference."""
+    """Tolerances in a dtype, by the rule of ``measure``, from errors in float32; the sums share one reference."""
     roundoff, single_roundoff = (float(np.finfo(each).eps) for each in (dtype, np.float32))
     shared = max(errors[name] / conditions[name] for name in errors if name != "h")
     tolerances = {}
@@ -317,10 +354,10 @@ def _conditions(case: Case, truth: dict[str, Array]) -> dict[str, float]:
     if not case.unconstrained:
         sizes["W"] = sizes["W"] + sizes["W"].T
     largest = {name: float(np.max(np.abs(truth[name]))) for name in sizes}
-    told = {
+    conditions = {
         name: max(1.0, float(np.max(size)) / largest[name]) if largest[name] else 1.0 for name, size in sizes.items()
     }
-    return {"h": 1.0, **told}
+    return {"h": 1.0, **conditions}
 
 
 def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[str, float]:
@@ -334,7 +371,7 @@ def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[s
     Returns
     -------
     dict of str to float
-        Infinity for what is not finite, and for what is not zero where the truth is; 0 if both are zero.
+        Infinity for an array that is not finite, or not zero where the truth is zero; 0 if both are zero.
 
     Raises
     ------
@@ -353,9 +390,10 @@ def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[s
 
 
 def _within(errors: dict[str, float], tolerances: dict[str, float]) -> dict[str, ArrayError]:
-    told = {name: ArrayError(error, tolerances[name], tolerances[name] / FACTOR) for name, error in errors.items()}
-    require_within(told)
-    return told
+    found = {name: ArrayError(error, tolerances[name], tolerances[name] / FACTOR) for name, error in errors.items()}
+    if reason := outside(found):
+        raise BrokenPromise(reason, found)
+    return found
 
 
 def _require_arrays(got: dict[str, Array], expected: dict[str, Array]) -> None:

@@ -1,8 +1,8 @@
-"""Contests on a device: samples are times between two events, contenders take turns, nothing wrong is timed.
+"""Contests on a GPU: which plans and contenders there are, and the clock that times them by CUDA events.
 
 A sample covers several calls, as many as fill ``SAMPLE_SECONDS``, between two CUDA events on the stream that CuPy and
-PyTorch share. JAX runs on streams of its own, which events of another do not see: its calls wait for their results, and
-the host's clock times them. Everything keeps to a budget; what it cuts short says so.
+PyTorch share. JAX runs on streams of its own, which these events do not see: its calls wait for their results, and the
+clock of the host times them. Everything keeps to a budget; a contender that it cuts short is marked so.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ import gc
 import importlib
 import math
 import os
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison import agreement, peers, workload
+from antisymrnn_validation.comparison import agreement, contenders, gpu_tools
 from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
-from antisymrnn_validation.comparison.contest import Plan
-from antisymrnn_validation.comparison.gpu_tools import Timer
-from antisymrnn_validation.comparison.workload import Shape, timed_case
-from antisymrnn_validation.conformance.check import Result
-from antisymrnn_validation.output.terminal import Record, one_line, reason
-from antisymrnn_validation.truth.calls import limited
+from antisymrnn_validation.comparison.contest import Budget, Calls, Clock, Turn
+from antisymrnn_validation.comparison.timing import Sample, Timer, no_collection
+from antisymrnn_validation.comparison.workload import Plan, Shape, timed_case
+from antisymrnn_validation.conformance.check import Check, Result
+from antisymrnn_validation.output.environment import devices
+from antisymrnn_validation.output.terminal import reason
+from antisymrnn_validation.truth.calls import BrokenPromise
 from antisymrnn_validation.truth.cases import CELLS, Case
 
 PATIENCE_SECONDS, COMPILER_SECONDS = 40.0, 75.0
-"""For the checks and first calls of a contender, and of one that is compiled by ``torch.compile``."""
+"""For the checks and first calls of a contender, and of one that ``torch.compile`` compiles."""
 
 COMPILER_NEEDS_SECONDS = 240.0
 """With less than this left ``torch.compile`` is not tried."""
@@ -41,84 +40,30 @@ SAMPLE_SECONDS = 1e-3
 SETTLE_SECONDS = 5e-3
 """A contender that is faster runs once untimed before each sample."""
 
-GROSS = 0.05
-"""Reduced precision may be this far off, relative to the largest entry; what is farther off is wrong."""
-
 STEPS = 784
 SIZES, BATCHES = (64, 128, 192, 256, 512), (1, 16, 128, 1024)
-WHAT = ("forward", "inference", "both")
+DTYPES = ("float32", "float64")
 
 
-class TooLong(BaseException):
-    """Time is up for what runs; no ``except Exception`` of a library may swallow it."""
-
-
-class Budget(NamedTuple):
-    """A clock, and the time on it at which all must end."""
-
-    clock: Callable[[], float]
-    end: float
-
-    def left(self) -> float:
-        """Seconds."""
-        return self.end - self.clock()
-
-
-class Entrant(NamedTuple):
-    """A contender on a device, and how it is to be treated.
+class Machine(NamedTuple):
+    """The device that is measured.
 
     Attributes
     ----------
-    contender : Contender
-        Its calls may return before the work is done if ``timer`` is ``events``.
+    card : dict
+        What is known of it; ``name`` at least.
     elapsed : Timer
-    timer : str
-        ``events`` or ``host clock``.
-    inexact : bool
-        It is known to round more than its dtype: its error is told and it is timed all the same.
-    small : bool
-        Whether the small case comes before the timed one.
-    patience : float
-        Seconds for its checks and first calls.
-    needs : float
-        Seconds that must be left of the budget.
-    takes : callable
-        Whether it takes part in a plan's contest.
-    backend : module or None
-        Behind a contender that is one.
+        Events on the stream of the backend.
+    ceilings : callable
+        FMA loop in GFLOP/s by dtype, and ``copy`` in GB/s.
+    release : callable
+        Gives memory that nobody uses back to the device.
     """
 
-    contender: Contender
+    card: dict[str, Any]
     elapsed: Timer
-    timer: str = "events"
-    inexact: bool = False
-    small: bool = True
-    patience: float = PATIENCE_SECONDS
-    needs: float = 0.0
-    takes: Callable[[Plan], bool] = lambda _: True
-    backend: ModuleType | None = None
-
-
-class Ready(NamedTuple):
-    """What became of an entrant before it is timed.
-
-    Attributes
-    ----------
-    failure : str
-        Why it is wrong.
-    delay : str
-        Why it is not timed though nothing wrong is known of it.
-    note : str
-    errors : dict
-        By array ``error`` and ``tolerance`` on the timed case.
-    calls : dict of str to callable
-    """
-
-    failure: str = ""
-    delay: str = ""
-    note: str = ""
-    errors: Mapping[str, Any] = {}
-    calls: Mapping[str, Callable[[], Any]] = {}
+    ceilings: Callable[[], dict[str, float]]
+    release: Callable[[], Any] = lambda: None
 
 
 def plans(*, quick: bool = False) -> list[Plan]:
@@ -142,18 +87,6 @@ def plans(*, quick: bool = False) -> list[Plan]:
     return list(dict.fromkeys(chosen))
 
 
-def host_clock(clock: Callable[[], float] = time.perf_counter) -> Timer:
-    """A timer for calls that wait for their results."""
-
-    def elapsed(call: Callable[[], Any], repeats: int) -> float:
-        start = clock()
-        for _ in range(repeats):
-            call()
-        return clock() - start
-
-    return elapsed
-
-
 def cuda_events(cupy: Any) -> Timer:
     """A timer by two events on CuPy's current stream, which is PyTorch's too as long as nobody changes either."""
     start, stop = cupy.cuda.Event(), cupy.cuda.Event()
@@ -173,8 +106,8 @@ def cuda_events(cupy: Any) -> Timer:
 
 def line_up(
     cell: str, name: str, backend: ModuleType | None, elapsed: Timer, libraries: Mapping[str, str], device: str = "cuda"
-) -> list[Entrant]:
-    """The entrants of a cell: the backend, if it is to be timed, then the peers whose libraries can be used.
+) -> list[Contender]:
+    """The contenders of a cell: the backend, if it is to be timed, then the peers whose libraries can be used.
 
     Parameters
     ----------
@@ -187,35 +120,29 @@ def line_up(
     device : str
         PyTorch's word for where it computes.
     """
+    events: dict[str, Any] = {"elapsed": elapsed, "timer": "CUDA events", "patience": PATIENCE_SECONDS}
+
+    def peer(name: str, prepare: Callable[..., Any], counted_as: str = cell, layer: str = "", **more: Any) -> Contender:
+        prepare = functools.partial(prepare, device=device)
+        return Contender(name, "peer", prepare, counted_as, layer, **(events | more))
 
     def single(plan: Plan) -> bool:
         return plan.dtype == "float32"
 
-    entrants = []
+    found = []
     if backend is not None:
         prepare = functools.partial(prepare_backend, backend, wait=False)
-        entrants.append(Entrant(Contender(name, "backend", prepare, cell), elapsed, backend=backend))
+        found.append(Contender(name, "backend", prepare, cell, backend=backend, **events))
     if not libraries.get("torch", "absent"):
-        eager = functools.partial(peers.torch_eager, device=device)
-        entrants.append(Entrant(Contender("torch eager", "peer", eager, cell), elapsed))
+        found.append(peer("torch eager", contenders.torch_eager))
     if not libraries.get("torch", "absent") and cell == "antisymmetric":
-        compiled = Contender("torch compile", "peer", functools.partial(peers.torch_compiled, device=device), cell)
-        off, on = (
-            Contender(
-                f"torch nn.RNN, TF32 {word}",
-                "peer",
-                functools.partial(peers.torch_layer, "RNN", device=device, tf32=word == "on"),
-                "nn.RNN",
-                "RNN",
-            )
-            for word in ("off", "on")
-        )
-        entrants += [
-            Entrant(off, elapsed),
-            Entrant(on, elapsed, inexact=True, takes=single),
-            Entrant(
-                compiled,
-                elapsed,
+        off, on = (functools.partial(contenders.torch_layer, "RNN", tf32=tf32) for tf32 in (False, True))
+        found += [
+            peer("torch nn.RNN, TF32 off", off, "nn.RNN", "RNN"),
+            peer("torch nn.RNN, TF32 on", on, "nn.RNN", "RNN", inexact=True, takes=single),
+            peer(
+                "torch compile",
+                contenders.torch_compiled,
                 small=False,  # another case is another compilation
                 patience=COMPILER_SECONDS,
                 needs=COMPILER_NEEDS_SECONDS,
@@ -223,11 +150,11 @@ def line_up(
             ),
         ]
     if not libraries.get("flashrnn", "absent") and cell == "antisymmetric":
-        flash = Contender("FlashRNN, TF32", "peer", functools.partial(peers.flash_rnn, device=device), "nn.RNN", "RNN")
-        entrants.append(Entrant(flash, elapsed, inexact=True, small=False, takes=single))
+        flash = {"inexact": True, "small": False, "takes": single}
+        found.append(peer("FlashRNN, TF32", contenders.flash_rnn, "nn.RNN", "RNN", **flash))
     if not libraries.get("jax", "absent"):
-        entrants.append(Entrant(Contender("jax scan", "peer", peers.jax_scan, cell), host_clock(), "host clock"))
-    return entrants
+        found.append(Contender("jax scan", "peer", contenders.jax_scan, cell, patience=PATIENCE_SECONDS))
+    return found
 
 
 def usable_libraries() -> dict[str, str]:
@@ -240,243 +167,127 @@ def usable_libraries() -> dict[str, str]:
 
     def jax() -> str:
         module = importlib.import_module("jax")
-        found = {device.platform for device in module.devices()}
-        return "" if "gpu" in found else f"JAX {module.__version__} sees no GPU, only {', '.join(sorted(found))}"
+        platforms = sorted({device.platform for device in module.devices()})
+        return "" if "gpu" in platforms else f"JAX {module.__version__} sees no GPU, only {', '.join(platforms)}"
 
     def flashrnn() -> str:
         importlib.import_module("flashrnn")
         return ""
 
-    told = {}
+    found = {}
     for look in (torch, jax, flashrnn):
         try:
-            told[look.__name__] = look()
+            found[look.__name__] = look()
         except (Exception, SystemExit) as error:  # noqa: BLE001  a library that does not load is a missing peer
-            told[look.__name__] = reason(error)
-    return told
+            found[look.__name__] = reason(error)
+    return found
 
 
-def make_ready(entrant: Entrant, case: Case, reference: Callable[[str], agreement.Reference], budget: Budget) -> Ready:
-    """Hold an entrant against the truth, on the small case and on the timed one, and convert its arrays.
+def device_contest(budget: Budget) -> Clock:
+    """Timing by each contender's own timer, several calls at a time, until the budget is used up."""
 
-    Parameters
-    ----------
-    entrant : Entrant
-    case : Case
-        The timed one.
-    reference : callable
-        Of the paper's cell (an empty string) or of a layer, on the timed case.
-    budget : Budget
-    """
-    contender = entrant.contender
-    if budget.left() < entrant.needs:
-        return Ready(delay=f"less than {entrant.needs:.0f} s were left")
-    try:
-        truth = reference(contender.layer)
-        with limited(min(entrant.patience, budget.left()), TooLong):
-            return _examined(entrant, case, truth)
-    except TooLong:
-        return Ready(delay="its checks and first calls took too long")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything: it is its failure
-        return Ready(failure=f"broke off: {one_line(f'{type(error).__name__}: {error}')}")
+    def more(backend: ModuleType, case: Case, last: Array) -> Calls:
+        once = prepare_backend(backend, case, keep_every=max(1, len(case.x)), wait=False)
+        if backend.to_numpy(once.forward().h[-1]).tobytes() != last.tobytes():
+            raise BrokenPromise("the last state has other bits if it is kept alone")
+        return {"inference": once.forward}
+
+    return Clock(more, functools.partial(_take_turns, budget), all_samples=True, budget=budget)
 
 
-def _examined(entrant: Entrant, case: Case, truth: agreement.Reference) -> Ready:
-    contender, small = entrant.contender, None
-    if contender.kind == "peer" and entrant.small:
-        small = agreement.check_small(contender, case.cell, str(case.dtype))
-        if failure := _wrong(entrant, small):
-            return Ready(failure=failure)
-    prepared = contender.prepare(case)
-    taken: dict[str, Array] = {}
-
-    def results() -> dict[str, Array]:
-        taken.update(prepared.results())
-        return taken
-
-    timed = agreement.check_timed(results, case, truth)
-    errors = {name: {"error": e.error, "tolerance": e.tolerance} for name, e in timed.errors.items()}
-    if failure := _wrong(entrant, timed):
-        return Ready(failure=failure, errors=errors)
-    calls = {"forward": prepared.forward, "both": prepared.both}
-    if entrant.backend is not None:
-        once = prepare_backend(entrant.backend, case, keep_every=max(1, len(case.x)), wait=False)
-        calls["inference"] = once.forward
-        last = entrant.backend.to_numpy(once.forward().h[-1])
-        if last.tobytes() != taken["h"].tobytes():
-            return Ready(failure="wrong: the last state has other bits if it is kept alone", errors=errors)
-    for call in calls.values():
-        call()  # whatever compiles at a first call does so here, under the entrant's patience
-    note = f"another cell: {contender.counted_as}" if contender.layer else ""
-    if entrant.inexact:
-        outside = [result.detail for result in (small, timed) if result is not None and result.status != "passed"]
-        note += f"; NOT {case.dtype}-exact: {outside[-1]}" if outside else "; within the tolerance here"
-    return Ready(note=note, errors=errors, calls=calls)
-
-
-def _wrong(entrant: Entrant, result: Result) -> str:
-    """Why a result forbids to time; reduced precision may be off, but not grossly."""
-    if result.status == "passed":
-        return ""
-    if entrant.inexact and result.errors and all(entry.error <= GROSS for entry in result.errors.values()):
-        return ""
-    return f"wrong on the {result.check}: {result.detail}"
-
-
-def hold(
-    plan: Plan,
-    entrants: Sequence[Entrant],
-    peak: float,
-    budget: Budget,
-    *,
-    samples: int = SAMPLES,
-    begin: Callable[[str], Any] = lambda _: None,
-) -> tuple[Record, bool]:
-    """One contest: every entrant checked, then those that are right timed in turns.
-
-    Parameters
-    ----------
-    plan : Plan
-    entrants : sequence of Entrant
-    peak : float
-        GFLOP/s of the FMA loop in the plan's dtype; NaN if it is not known.
-    budget : Budget
-    samples : int
-        How many each is to have.
-    begin : callable
-        Called with a few words when something begins.
-
-    Returns
-    -------
-    record, interrupted : dict, bool
-        What there is, also after Ctrl-C.
-    """
-    case = timed_case(*plan)
-    ready: dict[str, Ready] = {}
-    taken: dict[tuple[str, str], list[float]] = {}
-    repeats: dict[tuple[str, str], int] = {}
-    interrupted = False
-
-    @functools.cache
-    def reference(layer: str) -> agreement.Reference:
-        begin(f"{case.name}: truth of {layer or 'the cell'}")
-        with limited(budget.left(), TooLong):
-            return agreement.layer_timed_reference(case) if layer else agreement.timed_reference(case)
-
-    try:
-        for entrant in entrants:
-            name = entrant.contender.name
-            begin(f"{case.name}: checks and first calls of {name}")
-            ready[name] = make_ready(entrant, case, reference, budget)
-        _take_turns(entrants, ready, taken, repeats, samples, budget)
-    except KeyboardInterrupt:
-        interrupted = True
-    told = []
-    for entrant in entrants:
-        name = entrant.contender.name
-        found = ready.get(name, Ready(delay="interrupted"))
-        times = {what: taken[name, what] for what in WHAT if taken.get((name, what))}
-        told.append(_entry(plan, entrant, found, times, repeats, peak, samples))
-    head = {"cell": plan.cell, "shape": plan.shape._asdict(), "dtype": plan.dtype, "peak_gflops": peak}
-    return {**head, "contenders": told}, interrupted
-
-
-def _take_turns(
-    entrants: Sequence[Entrant],
-    ready: dict[str, Ready],
-    taken: dict[tuple[str, str], list[float]],
-    repeats: dict[tuple[str, str], int],
-    samples: int,
-    budget: Budget,
-) -> None:
-    """Sample k of everything, then sample k + 1; what is taken stays in ``taken``, whatever happens."""
-    by_name = {entrant.contender.name: entrant for entrant in entrants}
-    settled: dict[tuple[str, str], bool] = {}
-
-    def attempt(name: str, what: str, work: Callable[[Timer, Callable[[], Any]], Any]) -> Any:
-        if ready[name].failure:
-            return None
-        try:
-            with limited(budget.left(), TooLong):
-                return work(by_name[name].elapsed, ready[name].calls[what])
-        except TooLong:
-            return None
-        except Exception as error:  # noqa: BLE001  the others are timed all the same
-            said = one_line(f"{type(error).__name__}: {error}")
-            ready[name] = ready[name]._replace(failure=f"broke off in {what}: {said}")
-            return None
-
-    def size(elapsed: Timer, call: Callable[[], Any]) -> int:
-        elapsed(call, 1)
-        seconds = elapsed(call, 1)
-        count = max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))
-        settled[key] = seconds > SETTLE_SECONDS
-        elapsed(call, count)
-        return count
-
-    def sample(elapsed: Timer, call: Callable[[], Any]) -> float:
-        if not settled[key]:
-            call()
-        return elapsed(call, repeats[key]) / repeats[key]
-
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for key in [(name, what) for name, entry in ready.items() for what in WHAT if what in entry.calls]:
-            if budget.left() > 0 and (count := attempt(*key, size)):
-                repeats[key] = count
+def _take_turns(budget: Budget, turns: Sequence[Turn], samples: int, begin: Callable[[str], Any]) -> None:
+    """Sample k of everything, then sample k + 1, while there is time."""
+    sized: list[tuple[Turn, int, bool]] = []
+    with no_collection():
+        for turn in turns:
+            if budget.left() > 0 and (found := turn.attempt(functools.partial(_size, turn.contender.elapsed))):
+                sized.append((turn, *found))
+        begin("samples")
         for _ in range(samples):
-            for key in list(repeats):
+            for turn, calls, settle in sized:
                 if budget.left() <= 0:
                     return
-                if (seconds := attempt(*key, sample)) is not None:
-                    taken.setdefault(key, []).append(seconds)
-    finally:
-        if collecting:
-            gc.enable()
+                sample = turn.attempt(functools.partial(_sample, turn.contender.elapsed, calls, settle))
+                if sample is not None:
+                    turn.samples.append(sample)
 
 
-def _entry(
-    plan: Plan,
-    entrant: Entrant,
-    ready: Ready,
-    taken: Mapping[str, list[float]],
-    repeats: Mapping[tuple[str, str], int],
-    peak: float,
-    samples: int,
-) -> Record:
-    contender = entrant.contender
-    forward = workload.forward_operations(contender.counted_as, plan.shape)
-    backward = workload.backward_operations(contender.counted_as, plan.shape)
-    operations = {"forward": forward, "inference": forward, "both": forward + backward}
-    times = {}
-    for what, seconds in taken.items() if not ready.failure else ():
-        lower, median, upper = (float(value) for value in np.percentile(seconds, (25, 50, 75)))
-        gflops = 1e-9 * operations[what] / median if median > 0 else math.nan
-        times[what] = {
-            "median": median, "lower": lower, "upper": upper, "samples": len(seconds),
-            "calls": repeats[contender.name, what], "us_per_step": 1e6 * median / plan.shape.T,
-            "gflops": gflops, "fraction": gflops / peak,
-        }  # fmt: skip
-    status, detail = "timed", ready.failure or ready.delay
-    expected = [what for what in WHAT if what in ready.calls]
-    if ready.failure:
-        status = "wrong"
-    elif not times:
-        status, detail = "not timed", detail or "no time was left"
-    elif any(times.get(what, {"samples": 0})["samples"] < samples for what in expected):
-        status = "cut short"
-        counts = ", ".join(f"{what} {times[what]['samples'] if what in times else 0}" for what in expected)
-        detail = f"samples of {samples}: {counts}"
-    return {
-        "name": contender.name,
-        "kind": contender.kind,
-        "status": status,
-        "detail": detail,
-        "note": ready.note.removeprefix("; "),
-        "timer": entrant.timer,
-        "inexact": entrant.inexact,
-        "errors": dict(ready.errors),
-        "operations": {what: operations[what] for what in times},
-        "times": times,
+def _size(elapsed: Timer, call: Callable[[], Any]) -> tuple[int, bool]:
+    """How many calls a sample has, and whether one is to run untimed before it."""
+    elapsed(call, 1)
+    seconds = elapsed(call, 1)
+    calls = max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))
+    elapsed(call, calls)
+    return calls, seconds <= SETTLE_SECONDS
+
+
+def _sample(elapsed: Timer, calls: int, settle: bool, call: Callable[[], Any]) -> Sample:
+    if settle:
+        call()
+    return Sample(elapsed(call, calls) / calls, calls=calls)
+
+
+def wide_checks() -> list[Check]:
+    """Checks with more units than the conformance cases have, for kernels that only these reach."""
+
+    def check(cell: str, shape: Shape, dtype: str, keep_every: int) -> Check:
+        case = timed_case(cell, shape, dtype)
+        name = f"{case.name} keep_every={keep_every}"
+
+        def run(backend: ModuleType) -> Result:
+            results = lambda: prepare_backend(backend, case, keep_every=keep_every).results()  # noqa: E731
+            found = agreement.check_timed(results, case, agreement.timed_reference(case))
+            if found.status == "right":
+                return Result("wide", name, "passed", errors=dict(found.errors))
+            return Result("wide", name, "failed", found.detail, dict(found.errors))
+
+        return Check("wide", name, run)
+
+    shapes = [Shape(8, 24, 2, 300), Shape(8, 24, 6, 512), Shape(8, 24, 2, 600)]
+    every = [(cell, shape, dtype, k) for cell in CELLS for shape in shapes for dtype in DTYPES for k in (1, 3)]
+    crowded = [(cell, Shape(4, 1024, 2, 1024), "float32", 2) for cell in CELLS]  # more tiles than run at once
+    return [check(*arguments) for arguments in (*every, *crowded)]
+
+
+def machine(cupy: Any) -> Machine:
+    """The current GPU, through CuPy."""
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    name = properties["name"]
+    card: dict[str, Any] = {
+        "name": name.decode() if isinstance(name, bytes) else str(name),
+        "multiprocessors": int(properties["multiProcessorCount"]),
+        "CUDA runtime": int(cupy.cuda.runtime.runtimeGetVersion()),
+        "CuPy": str(cupy.__version__),
     }
+    fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+    answer = devices(fields)[0]
+    if answer.startswith("none"):
+        card["nvidia-smi"] = answer
+    else:
+        card |= dict(zip(fields.split(","), (part.strip() for part in answer.split(",")), strict=False))
+    elapsed = cuda_events(cupy)
+
+    def measured() -> dict[str, float]:
+        found = {dtype: gpu_tools.fma_gflops(cupy, elapsed, dtype, card["multiprocessors"]) for dtype in DTYPES}
+        busy = devices("clocks.sm")[0]
+        if not busy.startswith("none"):
+            card["clocks.sm after the FMA loop"] = busy
+        return found | {"copy": gpu_tools.copy_gigabytes(cupy, elapsed)}
+
+    def release() -> None:
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.cuda.empty_cache()
+
+    return Machine(card, elapsed, measured, release)
+
+
+def found_gpu() -> tuple[Any, str]:
+    """CuPy, and why there is nothing to measure on; empty if there is a GPU."""
+    try:
+        cupy = importlib.import_module("cupy")
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # noqa: BLE001  CuPy missing or broken, no driver, no device
+        return None, reason(error)
+    return cupy, "" if count else "CuPy finds no GPU"

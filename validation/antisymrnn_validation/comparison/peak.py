@@ -26,11 +26,11 @@ from antisymrnn_ref.contract import Array
 from antisymrnn_validation.output.environment import usable_processors
 
 PROBE_SECONDS = 4e-4
-"""What one look takes at the peak."""
+"""Duration of one look at the peak."""
 
 SETTLED_SECONDS, SEARCH_SECONDS = 0.5, 8.0
-"""The peak is found when it has not risen for so long and is ``TOGETHER`` of what the threads could do apart, or else
-when it has been looked for so long: two threads of one core never reach it, and a shared machine only at times."""
+"""The search for the peak ends when it has not risen for the first time and is ``TOGETHER`` of the sum of the threads
+alone, or after the second: two threads of one core never reach that sum, and a shared machine only sometimes does."""
 
 TOGETHER = 0.9
 
@@ -42,7 +42,7 @@ ARRIVAL_SECONDS, ARRIVAL_WAITS = 2e-5, 500
 
 
 class Registers(NamedTuple):
-    """What the host has to compute with.
+    """The vector registers of the host.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Peak(NamedTuple):
 
 
 class PeakError(ArithmeticError):
-    """The loop did not compute what it must: its time would mean nothing."""
+    """The loop gave a wrong result: its time would mean nothing."""
 
 
 def host_registers() -> Registers:
@@ -101,7 +101,7 @@ def host_registers() -> Registers:
 def measured_peak(
     dtype: Any, threads: int | None = None, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[Peak]:
-    """Measure the FMA peak and keep the loop at hand for further looks.
+    """Measure the FMA peak and keep the loop for further looks.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def _compile(dtype: Any, registers: Registers) -> tuple[Callable[..., int], Any]
     """``run`` as a function that releases the GIL, and the compiled code that must outlive it."""
     import llvmlite.binding as llvm
 
-    with contextlib.suppress(RuntimeError):  # llvmlite initialises itself since 0.45, and then refuses to be told to
+    with contextlib.suppress(RuntimeError):  # llvmlite 0.45 initialises itself, and refuses this call
         llvm.initialize()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

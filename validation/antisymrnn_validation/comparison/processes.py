@@ -1,4 +1,4 @@
-"""What only a process of its own can show: peak memory, and what the first call costs, with and without a cache.
+"""What needs a process of its own: peak memory, and the time of the first call, with and without a cache.
 
 ``python -m antisymrnn_validation.comparison.processes`` is that process: one request as JSON on stdin, one answer as
 JSON on the last line of stdout.
@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from antisymrnn_ref import load_backend
-from antisymrnn_validation.comparison.contenders import Contender, Prepared, backend_contender
-from antisymrnn_validation.comparison.peers import LIBRARIES, peers
+from antisymrnn_validation.comparison.contenders import LIBRARIES, Contender, Prepared, backend_contender, peers
 from antisymrnn_validation.comparison.workload import Shape, timed_case
 
 FIRST_SHAPE = Shape(3, 2, 1, 8)
@@ -31,7 +30,7 @@ PATIENCE_SECONDS = 300
 
 
 class ProcessError(RuntimeError):
-    """A process came to no answer; the message says what it said."""
+    """A process that gave no answer; the message ends with the last line of its stderr."""
 
 
 def peak_memory(name: str, cell: str, shape: Shape, dtype: str) -> dict[str, float]:
@@ -72,7 +71,7 @@ def first_calls(name: str, cell: str, dtype: str) -> dict[str, dict[str, float]]
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, float]:
-    """What a process answers to a request."""
+    """The answer of a process to a request."""
     name, cell, shape = request["name"], request["cell"], Shape(*request["shape"])
     if request["what"] == "imports":
         _contender(name, cell)
@@ -143,8 +142,8 @@ def _ask(request: Mapping[str, Any], environment: Mapping[str, str] | None = Non
     except subprocess.TimeoutExpired:
         raise ProcessError(f"no answer in {PATIENCE_SECONDS} s") from None
     if answered.returncode:
-        said = (answered.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ProcessError(f"exit code {answered.returncode}, it said: {said}")
+        last = (answered.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ProcessError(f"exit code {answered.returncode}, last line of stderr: {last}")
     found: dict[str, float] = json.loads(answered.stdout.splitlines()[-1])
     return found
 

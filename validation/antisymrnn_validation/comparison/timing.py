@@ -1,4 +1,4 @@
-"""Times that mean something: contenders take turns, and a sample counts only if the machine was at its peak around it.
+"""Times of the host's clock: contenders take turns, and a sample counts only if the machine was at its peak around it.
 
 Before each sample the threads that the last contender's library left spinning get ``REST_SECONDS`` to fall asleep. Then
 looks at the FMA loop of ``peak.py``, without a pause, wake the processors. As soon as ``STEADY`` of them in a row reach
@@ -11,31 +11,36 @@ up to ``ATTEMPTS`` times the samples that are wanted.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 GATE = 0.9
-"""Which part of what the machine can hold both looks must reach."""
+"""Both looks must reach this part of what the machine can hold."""
 
 STEADY, BEFORE_SECONDS, AFTER_SECONDS = 3, 0.2, 0.01
-"""So many looks in a row within so long before a sample, and one within so long after it."""
+"""Looks in a row before a sample, the time they may take, and the time within which one look must follow it."""
 
 SETTLE_SECONDS = 0.1
-"""So long, and once at least, a contender runs untimed before it is timed."""
+"""A contender runs untimed for this time, and at least once, before it is timed."""
 
 REST_SECONDS = 0.03
 """OpenBLAS's threads spin for 2²⁶ cycles after a product."""
 
 ATTEMPTS = 4
-"""A contender is given up after so many times the samples it is to have."""
+"""A contender has at most this many attempts for each sample wanted."""
 
 FEWEST, SECONDS = 3, 2.0
 """A slow contender has fewer samples: as many as fit SECONDS, but not fewer than FEWEST."""
+
+
+Timer = Callable[[Callable[[], Any], int], float]
+"""Takes a call and how often to make it; the seconds of all of them together."""
 
 
 class Timed(NamedTuple):
@@ -56,14 +61,25 @@ class Timed(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Seconds of one call, and the lower of the two looks around it in GFLOP/s; NaN seconds if it did not run."""
+    """One measurement.
+
+    Attributes
+    ----------
+    seconds : float
+        Of one call; NaN if it did not run.
+    gflops : float
+        The lower of the two looks around it; infinite where nobody looks.
+    calls : int
+        How many were timed together.
+    """
 
     seconds: float
-    gflops: float
+    gflops: float = math.inf
+    calls: int = 1
 
 
 class Statistics(NamedTuple):
-    """What is told of the samples of one contender.
+    """Statistics of the samples of one contender.
 
     Attributes
     ----------
@@ -80,7 +96,7 @@ class Statistics(NamedTuple):
 
 
 def wanted_samples(seconds: float, samples: int) -> int:
-    """How many samples a contender is to have that takes ``seconds`` once, if the fast ones have ``samples``."""
+    """How many samples a contender has if one call takes ``seconds`` and fast ones have ``samples``."""
     return min(samples, max(FEWEST, int(SECONDS / max(seconds, 1e-9))))
 
 
@@ -93,7 +109,7 @@ def take_turns(
     rest: Callable[[float], Any] = time.sleep,
     begin: Callable[[int], Any] = lambda _: None,
 ) -> list[list[Sample]]:
-    """Sample k of every contender, then sample k + 1, until each has what it wants or has had its attempts.
+    """Sample k of every contender, then sample k + 1, until each has the samples it wants or has used up its attempts.
 
     Parameters
     ----------
@@ -102,7 +118,7 @@ def take_turns(
     look, steady : callable
         GFLOP/s of the FMA loop now, and what the machine can hold of it (``peak.Peak``).
     clock, rest : callable
-        Seconds, and a wait of so many.
+        Returns seconds; waits for a number of seconds.
     begin : callable
         Called with the number of each round.
 
@@ -112,9 +128,7 @@ def take_turns(
         Of each contender all attempts; :func:`summary` says which count.
     """
     taken: list[list[Sample]] = [[] for _ in contenders]
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collection():
         for round_ in range(ATTEMPTS * max((timed.wanted for timed in contenders), default=0)):
             behind = [
                 (timed, samples)
@@ -127,10 +141,31 @@ def take_turns(
             for timed, samples in behind:
                 rest(REST_SECONDS)
                 samples.append(_sample(timed.call, look, steady, clock))
+    return taken
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's garbage collector is off within."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return taken
+
+
+def host_clock(clock: Callable[[], float] = time.perf_counter) -> Timer:
+    """A timer for calls that return when their work is done."""
+
+    def elapsed(call: Callable[[], Any], repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            call()
+        return clock() - start
+
+    return elapsed
 
 
 def summary(samples: Sequence[Sample], steady: float) -> Statistics:

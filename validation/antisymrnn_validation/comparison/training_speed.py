@@ -19,7 +19,7 @@ import numpy as np
 
 import antisymrnn_ref.readout
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.comparison import agreement, peers, timing
+from antisymrnn_validation.comparison import agreement, contenders, timing
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.experiments import optimizers, runs, training
 from antisymrnn_validation.experiments.configuration import Configuration, is_triangular
@@ -28,7 +28,7 @@ from antisymrnn_validation.experiments.training import State
 from antisymrnn_validation.truth.cases import Case
 
 WARM = 5
-"""So many iterations are run before the profile begins."""
+"""Iterations before the profile begins."""
 
 AGREEMENT = 1e-9
 """Of the loss and the gradients in float64, relative to the largest entry: rounding, where a wrong model is far off."""
@@ -46,7 +46,7 @@ class Profile(NamedTuple):
         optimizer), ``rest of the step`` (copies, norm, checks; of a device also the wait for it) and ``data`` (the
         wait for the batch, and the loop).
     evaluation, checkpoint : float
-        Of one evaluation on the validation split, and of what is then written.
+        Of one evaluation on the validation split, and of writing the checkpoint after it.
     """
 
     iterations: int
@@ -81,7 +81,7 @@ class TrainingContest(NamedTuple):
 
 
 def profile(configuration: Configuration, data: Data, backend: ModuleType, iterations: int) -> Profile:
-    """Train in a temporary folder and measure so many iterations after the first ``WARM``."""
+    """Train in a temporary folder and measure ``iterations`` iterations after the first ``WARM``."""
     short = configuration._replace(iterations=WARM + iterations, evaluate_every=WARM + iterations, patience=0)
     data = data._replace(test_labels=data.test_labels[:1])
     start, end, evaluation = 0.0, 0.0, 0.0
@@ -159,13 +159,13 @@ def contest(configuration: Configuration, data: Data, backend: ModuleType, name:
     calls = {name: with_backend, "torch eager": with_torch}
     for call in calls.values():
         call()
-    contenders = [Timed(each, call, samples) for each, call in calls.items()]
-    taken = timing.take_turns(contenders, lambda: 1.0, lambda: 1.0)  # no gate: a ratio of neighbours needs none
+    turns = [Timed(each, call, samples) for each, call in calls.items()]
+    taken = timing.take_turns(turns, lambda: 1.0, lambda: 1.0)  # no gate: a ratio of neighbours needs none
     return TrainingContest(errors, dict(zip(calls, taken, strict=True)))
 
 
 def torch_training(configuration: Configuration, state: State) -> Callable[[Array, Array], tuple[float, list[Array]]]:
-    """Training from a state in PyTorch: the loop of :func:`peers.torch_eager`, its gradients, its optimizer.
+    """Training from a state in PyTorch: the loop of :func:`contenders.torch_eager`, its gradients, its optimizer.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def torch_training(configuration: Configuration, state: State) -> Callable[[Arra
             "", configuration.cell, state.cell, x, h0, h0, configuration.step_size, configuration.diffusion,
             unconstrained=configuration.unconstrained,
         )  # fmt: skip
-        h = peers.torch_last_state(case, cell)()
+        h = contenders.torch_last_state(case, cell)()
         loss = torch.nn.functional.cross_entropy(torch.addmm(bias, h, weights.T), torch.from_numpy(labels))
         optimizer.zero_grad()
         loss.backward()

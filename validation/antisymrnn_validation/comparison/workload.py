@@ -1,4 +1,4 @@
-"""What a contender has to compute and to move: floating-point operations and bytes, counted on paper.
+"""The floating-point operations and bytes that a contender needs, counted on paper.
 
 Only the matrix products count, two operations for each multiply-add; tanh, biases, ε and γ are left out. With r
 products by a recurrent matrix in a step and i by an input matrix, ``COUNTS``::
@@ -7,7 +7,7 @@ products by a recurrent matrix in a step and i by an input matrix, ``COUNTS``::
     backward, the adjoint          2 T B n (r n)
     backward, the parameters       2 T B n (r n + i m)
 
-What a contender computes beside that, such as its states a second time, is its own affair and not counted.
+Anything more that a contender computes, such as its states a second time, is not counted.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ class Shape(NamedTuple):
 
     def __str__(self) -> str:
         return ",".join(map(str, self))
+
+
+class Plan(NamedTuple):
+    """What is to be timed: a cell, a shape, a dtype."""
+
+    cell: str
+    shape: Shape
+    dtype: str
 
 
 class Products(NamedTuple):

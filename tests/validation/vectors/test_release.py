@@ -607,6 +607,25 @@ def test_a_broken_file_is_told_with_its_field(name):
         format.read_json(json.dumps(document).encode(), "broken.json")
 
 
+def test_a_hostile_file_is_refused_at_its_first_fault(monkeypatch):
+    made = []
+    plain = jsonschema.ValidationError.__init__
+
+    def counted(self, *arguments, **options):
+        made.append(self)
+        plain(self, *arguments, **options)
+
+    monkeypatch.setattr(jsonschema.ValidationError, "__init__", counted)
+    document = json.loads((FOLDER / "antisymmetric-float32.json").read_text(encoding="utf-8"))
+    entries_of(document)[0]["inputs"]["g"] = [["x"] * 50] * 200
+    with pytest.raises(format.VectorError, match="inputs.g: expected one of 2 forms of the schema, got"):
+        format.read_json(json.dumps(document).encode(), "broken.json")
+    document["groups"] = [{}] * 1000
+    with pytest.raises(format.VectorError, match=r"groups\[0\].T: expected, but missing"):
+        format.read_json(json.dumps(document).encode(), "broken.json")
+    assert 0 < len(made) < 10
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -507,7 +507,13 @@ def _validator(part: str) -> Any:
         schema = {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
     draft = jsonschema.Draft202012Validator
     whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # to JSON Schema 5.0 is one
-    return jsonschema.validators.extend(draft, type_checker=whole)(schema)
+    return jsonschema.validators.extend(draft, {"anyOf": _any_of}, type_checker=whole)(schema)
+
+
+def _any_of(validator: Any, forms: Sequence[Any], value: Any, _: Any) -> Iterator[jsonschema.ValidationError]:
+    """As jsonschema has it, but for the list of everything that is wrong, which a hostile file makes long."""
+    if all(next(validator.descend(value, form), None) for form in forms):
+        yield jsonschema.ValidationError("none of the forms fits")
 
 
 def _complaint(error: jsonschema.ValidationError) -> str:

@@ -284,6 +284,7 @@ def test_races(folder: Path, kernel: str, bug: int, places: list[str]) -> None:
         assert re.search(rf"kernels.cu:{line(place)}\b", text), text
 
 
+@pytest.mark.slow
 def test_overflow_of_shared_memory(folder: Path) -> None:
     status, text = sanitized("address", folder, "block_sum", 8)
     assert status == 66, text

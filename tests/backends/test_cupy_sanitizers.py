@@ -16,7 +16,6 @@ from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS
 from cuda_on_cpu import driver, emulator
 from test_cupy_planted_bugs import CARD, KERNELS, Bug, Way, cases, plant, prepare
-from tiers import tiered
 
 WAYS = {
     "block": Way("float32", (64, 1, 8, 4), (3, 5, 13), 2, "gated"),
@@ -157,9 +156,10 @@ def test_no_report_on_the_honest_copy(kind: str, name: str, sanitized: Callable[
     assert "done" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    tiered(range(len(ERRORS)), lambda number: number == 0),
+    range(len(ERRORS)),
     ids=[error.bug.name.replace(" ", "-") for error in ERRORS],
 )
 def test_a_planted_error_is_reported(number: int, sanitized: Callable[..., tuple[int, str]]) -> None:

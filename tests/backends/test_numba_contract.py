@@ -152,6 +152,7 @@ def test_states_past_the_cache_have_the_same_bits(cell, dtype, n, monkeypatch):
         assert bits(run(antisymrnn_numba, case)) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("B", [1, 2, 3])  # one and two samples take panels together, in several blocks
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_matrix_larger_than_the_cache(cell, B):
@@ -428,7 +429,8 @@ def test_a_trajectory_that_lost_its_steps_is_refused():
                 )
 
 
-@pytest.mark.parametrize("dtype", tiered([np.float32, np.float64], lambda dtype: dtype is np.float32))
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", CELLS)
 def test_large_tiles_and_several_of_them_in_a_group_against_certified_truth(cell, dtype, monkeypatch):
     for k, (sizes, groups) in enumerate([((20, 130, 5, 2), 64), ((10, 131, 6, 3), 2), ((9, 40, 5, 2), 2)]):

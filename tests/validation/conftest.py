@@ -1,8 +1,21 @@
-"""What the tests of the commands share."""
+"""Fixtures of the tests of the judge."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from antisymrnn_validation import cli
+from antisymrnn_validation.output import drawing
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are laid out but not rendered, which takes most of a second and has tests of its own."""
+
+    def render(draw, width, height):
+        draw(Figure(figsize=(width, height)))
+        return drawing.Drawing(b"png", b"svg")
+
+    monkeypatch.setattr(drawing, "render", render)
 
 
 @pytest.fixture

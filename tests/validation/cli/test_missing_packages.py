@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from antisymrnn_ref.installation import install_command
+from tiers import tiered
 
 BLOCKED = """
 import runpy, sys
@@ -41,19 +42,22 @@ def test_nothing_but_the_specification_is_installed(arguments):
 
 @pytest.mark.parametrize(
     ("missing", "arguments"),
-    [
-        ("flint", ["verify", "--quick"]),
-        ("flint", ["conform", "numpy", "--level", "0"]),
-        ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
-        ("scipy", ["verify", "--quick"]),
-        ("sklearn", TRAIN),
-        ("filelock", TRAIN),
-        ("matplotlib", ["curves", "run"]),
-        ("matplotlib", ["portraits"]),
-        ("distributed", ["sweep", "grid.toml", "--output", "runs"]),
-        ("threadpoolctl", TRAIN),
-        ("jsonschema", ["vectors", "verify"]),
-    ],
+    tiered(
+        [
+            ("flint", ["verify", "--quick"]),
+            ("flint", ["conform", "numpy", "--level", "0"]),
+            ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
+            ("scipy", ["verify", "--quick"]),
+            ("sklearn", TRAIN),
+            ("filelock", TRAIN),
+            ("matplotlib", ["curves", "run"]),
+            ("matplotlib", ["portraits"]),
+            ("distributed", ["sweep", "grid.toml", "--output", "runs"]),
+            ("threadpoolctl", TRAIN),
+            ("jsonschema", ["vectors", "verify"]),
+        ],
+        lambda pair: pair[0] in ("flint", "jsonschema"),
+    ),
 )
 def test_a_package_that_a_command_needs_is_missing(missing, arguments, tmp_path):
     done = without(missing, *arguments, cwd=tmp_path)

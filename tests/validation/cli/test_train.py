@@ -38,6 +38,8 @@ from antisymrnn_validation import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.main()
 """
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TINY = ("digits", "--backend", "numpy", "--units", "4", "--batch", "8", "--iterations", "4", "--evaluate-every", "2")
 
 
@@ -220,6 +222,7 @@ def test_to_go_on_without_a_checkpoint_is_to_begin_and_said(run, folder):
     assert (folder / "checkpoint.npz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_workers_give_the_bits_of_one_process(run, tmp_path, monkeypatch):
     def train(folder, *options):
         code, _, err = run("train", *TINY, "--shards", "3", *options, "--output", folder)
@@ -236,6 +239,7 @@ def test_workers_give_the_bits_of_one_process(run, tmp_path, monkeypatch):
         assert here.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_with_the_defaults(run, tmp_path):
     pytest.importorskip("antisymrnn_numba")
     code, out, _ = run("train", "digits", "--output", tmp_path / "run")

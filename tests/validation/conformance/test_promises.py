@@ -79,6 +79,7 @@ def copied(**replaced: object) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("promise", OF_ANY_CASE.values(), ids=OF_ANY_CASE)
 @settings(max_examples=40)
 @given(case=cases())
@@ -158,6 +159,7 @@ def test_half_of_plain_storage_is_too_much_memory() -> None:
     assert result.detail.startswith("keep_every=32: ")
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_measured_and_small() -> None:
     seen = set()
     for case in generic_cases():

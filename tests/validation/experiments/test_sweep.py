@@ -34,6 +34,9 @@ from antisymrnn_validation.output import drawing
 from antisymrnn_validation.output.environment import usable_processors
 from antisymrnn_validation.output.files import ReportError
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+RENDER = drawing.render
+
 SHORT = Configuration(
     "digits", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=10,
     evaluate_every=5,
@@ -478,6 +481,7 @@ def test_a_cluster_with_too_many_threads_or_other_versions_is_refused(changed, s
 
 
 def test_a_sweep_on_this_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drawing, "render", RENDER)
     reported, running = [], []
 
     @contextlib.contextmanager
@@ -790,6 +794,7 @@ def test_several_processes_give_the_bits_of_one_and_a_killed_worker_loses_nothin
         assert (tmp_path / name / "metrics.jsonl").read_bytes() == (tmp_path / "one" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_runs_only_what_is_missing(scheduler, tmp_path, monkeypatch, capsys):
     address, _, _ = scheduler
     output = tmp_path / "out"
@@ -817,6 +822,7 @@ def test_an_interrupted_sweep_runs_only_what_is_missing(scheduler, tmp_path, mon
     assert held == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_waits_for_any_more_ends_and_leaves_its_checkpoint(scheduler, tmp_path):
     with cluster.connected(0, scheduler[0]) as client:
         count = len(client.nthreads())

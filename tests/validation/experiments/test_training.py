@@ -42,6 +42,10 @@ from antisymrnn_validation.experiments.folder import (
 )
 from antisymrnn_validation.output import drawing, environment, files
 from antisymrnn_validation.truth.cases import CELLS
+from tiers import tiered
+
+pytestmark = pytest.mark.usefixtures("unrendered")
+RENDER = drawing.render
 
 SMALL = Configuration(
     "tiny", "numpy", units=8, step_size=0.3, optimizer="adam", learning_rate=0.02, batch=16, iterations=60,
@@ -465,7 +469,7 @@ def killed_behind(module, name, after):
             yield
 
 
-@pytest.mark.parametrize("after", range(1, 6))
+@pytest.mark.parametrize("after", tiered(range(1, 6), lambda after: after in (2, 4)))
 def test_a_run_killed_behind_any_of_its_writes_ends_with_the_same_bits(tmp_path, after):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, keep=True)
@@ -709,7 +713,9 @@ def test_a_run_whose_last_step_overflows_is_not_finished(tmp_path):
     assert not (tmp_path / "checkpoint.npz").exists()
 
 
-def test_curves_tell_runs_of_any_name_apart(tmp_path):
+@pytest.mark.slow
+def test_curves_tell_runs_of_any_name_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "render", RENDER)
     short, folders = SMALL._replace(iterations=5), []
     for name in ("a/run", "b/run", "a$\\bad{$"):
         train(tmp_path / name, short)
@@ -803,7 +809,7 @@ except tested.files.ReportError as error:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the size of files cannot be limited there")
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint.npz"])
+@pytest.mark.parametrize("name", tiered(["metrics.jsonl", "checkpoint.npz"], lambda name: name == "checkpoint.npz"))
 def test_a_file_that_the_system_cuts_off_in_a_write_loses_nothing(tmp_path, name):
     whole, limited = tmp_path / "whole", tmp_path / "limited"
     train(whole)
@@ -1094,7 +1100,7 @@ def test_early_stopping(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["parameters"] == summary["parameters"]
 
 
-@pytest.mark.parametrize("stopped", [4, 7, 11, 18])
+@pytest.mark.parametrize("stopped", tiered([4, 7, 11, 18], lambda stopped: stopped == 11))
 def test_an_interrupted_run_ends_where_its_patience_would_have_ended_it(tmp_path, stopped):
     def interrupt(iteration, _):
         if iteration == stopped:

@@ -140,6 +140,7 @@ def test_arrays_are_read_only():
                 array[...] = 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gated-float64.json", "antisymmetric-float32-long.npz"])
 def test_a_file_is_made_again_to_the_byte(name):
     assert rounding.files()[name]() == (FOLDER / name).read_bytes()
@@ -801,8 +802,13 @@ def another_manifest(folder):
 @pytest.mark.parametrize(
     "damage",
     [
-        changed_byte, truncated, missing, a_folder_in_its_place, one_too_many, no_manifest, broken_manifest,
-        a_path_in_the_manifest, another_manifest,
+        changed_byte, missing, broken_manifest,
+        *(
+            pytest.param(damage, marks=pytest.mark.slow)
+            for damage in (
+                truncated, a_folder_in_its_place, one_too_many, no_manifest, a_path_in_the_manifest, another_manifest,
+            )
+        ),
     ],
 )  # fmt: skip
 def test_verify_finds_what_was_damaged(run, copy, damage):

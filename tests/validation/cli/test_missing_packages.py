@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from antisymrnn_ref.installation import install_command
-from tiers import tiered
 
 BLOCKED = """
 import runpy, sys
@@ -42,22 +41,24 @@ def test_nothing_but_the_specification_is_installed(arguments):
 
 @pytest.mark.parametrize(
     ("missing", "arguments"),
-    tiered(
-        [
-            ("flint", ["verify", "--quick"]),
-            ("flint", ["conform", "numpy", "--level", "0"]),
-            ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
-            ("scipy", ["verify", "--quick"]),
-            ("sklearn", TRAIN),
-            ("filelock", TRAIN),
-            ("matplotlib", ["curves", "run"]),
-            ("matplotlib", ["portraits"]),
-            ("distributed", ["sweep", "grid.toml", "--output", "runs"]),
-            ("threadpoolctl", TRAIN),
-            ("jsonschema", ["vectors", "verify"]),
-        ],
-        lambda pair: pair[0] in ("flint", "jsonschema"),
-    ),
+    [
+        ("flint", ["verify", "--quick"]),
+        ("jsonschema", ["vectors", "verify"]),
+        *(
+            pytest.param(missing, arguments, marks=pytest.mark.slow)
+            for missing, arguments in (
+                ("flint", ["conform", "numpy", "--level", "0"]),
+                ("flint", ["compare", "numpy", "--quick", "--accuracy"]),
+                ("scipy", ["verify", "--quick"]),
+                ("sklearn", TRAIN),
+                ("filelock", TRAIN),
+                ("matplotlib", ["curves", "run"]),
+                ("matplotlib", ["portraits"]),
+                ("distributed", ["sweep", "grid.toml", "--output", "runs"]),
+                ("threadpoolctl", TRAIN),
+            )
+        ),
+    ],
 )
 def test_a_package_that_a_command_needs_is_missing(missing, arguments, tmp_path):
     done = without(missing, *arguments, cwd=tmp_path)

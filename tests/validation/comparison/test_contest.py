@@ -24,7 +24,7 @@ from antisymrnn_validation.comparison.peak import Peak, Registers
 from antisymrnn_validation.comparison.timing import Sample, Timed, summary, take_turns, wanted_samples
 from antisymrnn_validation.comparison.workload import Shape, everything_case, timed_case
 from antisymrnn_validation.output.environment import usable_processors
-from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports.times import contender_contradicts
 from antisymrnn_validation.truth.calls import run
 from antisymrnn_validation.truth.cases import CELLS
 from tiers import tiered
@@ -630,7 +630,7 @@ def test_what_is_wrong_is_not_timed_and_the_others_are(wrong):
     outcome = held({"dummy": backend_of(backward=backward), "numpy": antisymrnn_ref})
     dummy, *others = outcome["contenders"]
     assert (dummy["status"], dummy["times"]) == ("wrong" if wrong == "result" else "broke off", {})
-    assert tables.contender_contradicts(dummy)
+    assert contender_contradicts(dummy)
     raised = r"RuntimeError: no luck \(test_contest.py, line \d+\) "
     expected = {
         "result": r"outside tolerance: db 1 > \S+ \(on the timed case\)",
@@ -653,7 +653,7 @@ def test_a_wrong_peer_is_not_timed():
     planted = outcome["contenders"][-1]
     assert (planted["status"], planted["times"]) == ("wrong", {})
     assert re.fullmatch(r"outside tolerance: dW 0\.00\d+ > \S+ \(on the small case\)", planted["detail"])
-    assert tables.contender_contradicts(planted)
+    assert contender_contradicts(planted)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ def test_a_peer_that_breaks_off_is_neither_timed_nor_wrong(error, where):
     planted = Contender("planted", "peer", prepare, "antisymmetric")
     *others, outcome = held({"numpy": antisymrnn_ref}, extra=[planted])["contenders"]
     assert (outcome["status"], outcome["times"]) == ("broke off", {})
-    assert not tables.contender_contradicts(outcome)
+    assert not contender_contradicts(outcome)
     said = {MemoryError: "MemoryError: no more", ImportError: "ImportError: no compiler", SystemExit: "SystemExit: 3"}
     place = {
         "small case": "on the small case", "timed case": "before it was timed", "first call": "before it was timed",

@@ -27,12 +27,12 @@ from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
 from antisymrnn_validation.conformance.promises.conduct import (
     concurrent_calls,
-    errors,
     inputs_untouched,
     memory,
     thread_counts,
     written_outputs,
 )
+from antisymrnn_validation.conformance.promises.interface import errors
 from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to_rounding
 from antisymrnn_validation.truth import tolerance
 from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run

@@ -8,7 +8,7 @@ from antisymrnn_validation.comparison import contest, targets
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.timing import Sample
 from antisymrnn_validation.comparison.workload import Shape
-from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports import tables, times
 
 
 def claim(name="a", verdict="holds", *, as_expected=True):
@@ -229,7 +229,7 @@ def test_a_table_of_times_divides_by_the_backend():
         timed_entry("slow", forward=2.0, both=3.0),
     ]
     told = contest.record(plan, entries, 1e-7, 100.0)
-    table = tables.times_table(told, ["mine"])
+    table = times.times_table(told, ["mine"])
     assert table.columns[8:10] == ("forward / mine", "f + b / mine")
     mine, everything, slow = table.rows
     assert (mine[1], mine[4], mine[8:10]) == ("500.0", "1000.", ("1.00", "1.00"))
@@ -252,7 +252,7 @@ def test_the_table_of_speeds_to_reach_shows_what_was_measured():
         record(targets.FASTER, "at least 4.5 times", math.nan, "not measured", "jax scan: not there"),
         record(targets.MICROSECONDS, "at most 3.2 µs", 3.2, "met"),
     ]
-    table = tables.targets_table("mine", records)
+    table = times.targets_table("mine", records)
     assert table.title == "Speeds to reach: mine, 3 of 4 measured"
     head = ("gated", "784,1,2,128", "float32", "forward + backward")
     assert table.rows == [
@@ -261,7 +261,7 @@ def test_the_table_of_speeds_to_reach_shows_what_was_measured():
         (*head, "at most 3.2 µs", "3.2", "met"),
     ]
     assert table.alarming == [False, True, False]
-    every = tables.targets_table("mine", records, every=True)
+    every = times.targets_table("mine", records, every=True)
     assert every.columns == (*table.columns, "stretch", "why not measured")
     assert every.rows[2] == (*head, "at least 4.5 times", "", "not measured", "", "jax scan: not there")
     assert every.alarming == [False, True, False, False]
@@ -273,7 +273,7 @@ def test_the_table_of_accuracies_shows_the_largest_error():
         return {"name": "mine", "cell": "gated", "dtype": "float64", "case": case, "detail": "", "errors": {"W": told}}
 
     for order in ((2.0, 9.0, 1.0), (9.0, 1.0, 2.0), (1.0, 2.0, 9.0)):
-        table = tables.units_table([record(f"case {units:g}", units) for units in order])
+        table = times.units_table([record(f"case {units:g}", units) for units in order])
         assert table.rows == [("mine", "gated", "float64", "W", "9.00e-16", "9.00", "case 9")]
         assert list(table.alarming) == [True]
 

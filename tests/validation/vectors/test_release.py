@@ -28,7 +28,7 @@ from antisymrnn_validation import cli
 from antisymrnn_validation.conformance.mistakes.source import EDITS, edited_specification
 from antisymrnn_validation.output.files import ReportError
 from antisymrnn_validation.truth.oracles import OracleError, named_arrays
-from antisymrnn_validation.vectors import format, plans, release, rounding
+from antisymrnn_validation.vectors import format, plans, reading, release, rounding
 
 RELEASED = "fedff7f38889b8605541c1e7da6111a7d2f80f50b03047d3e7eea1e97fc5fcaa"
 """SHA-256 of the manifest of v1, and thereby of every file: it never changes."""
@@ -79,7 +79,7 @@ def copy(tmp_path):
 
 
 def entry(folder, name):
-    return format.read_manifest(folder)[name]
+    return reading.read_manifest(folder)[name]
 
 
 # the released set
@@ -88,7 +88,7 @@ def entry(folder, name):
 def test_the_released_set_never_changes():
     """If this fails, make another version: v1 is in the hands of others."""
     assert hashlib.sha256((FOLDER / "manifest.json").read_bytes()).hexdigest() == RELEASED
-    for name, (sha256, size) in format.read_manifest(FOLDER).items():
+    for name, (sha256, size) in reading.read_manifest(FOLDER).items():
         content = (FOLDER / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, size)
 
@@ -605,7 +605,7 @@ def test_a_broken_file_is_told_with_its_field(name):
     document = json.loads((FOLDER / "antisymmetric-float32.json").read_text(encoding="utf-8"))
     change(document)
     with pytest.raises(format.VectorError, match=rf"^broken.json: .*{message}"):
-        format.read_json(json.dumps(document).encode(), "broken.json")
+        reading.read_json(json.dumps(document).encode(), "broken.json")
 
 
 def test_a_hostile_file_is_refused_at_its_first_fault(monkeypatch):
@@ -620,10 +620,10 @@ def test_a_hostile_file_is_refused_at_its_first_fault(monkeypatch):
     document = json.loads((FOLDER / "antisymmetric-float32.json").read_text(encoding="utf-8"))
     entries_of(document)[0]["inputs"]["g"] = [["x"] * 50] * 200
     with pytest.raises(format.VectorError, match="inputs.g: expected one of 2 forms of the schema, got"):
-        format.read_json(json.dumps(document).encode(), "broken.json")
+        reading.read_json(json.dumps(document).encode(), "broken.json")
     document["groups"] = [{}] * 1000
     with pytest.raises(format.VectorError, match=r"groups\[0\].T: expected, but missing"):
-        format.read_json(json.dumps(document).encode(), "broken.json")
+        reading.read_json(json.dumps(document).encode(), "broken.json")
     assert 0 < len(made) < 10
 
 
@@ -643,7 +643,7 @@ def test_a_hostile_file_is_refused_at_its_first_fault(monkeypatch):
 )
 def test_what_is_no_json_is_told(content, message):
     with pytest.raises(format.VectorError, match=f"^broken.json: {message}"):
-        format.read_json(content, "broken.json")
+        reading.read_json(content, "broken.json")
 
 
 def members(**changes):
@@ -679,7 +679,7 @@ class Trap:
 )
 def test_a_broken_npz_is_told_with_its_member(changes, message):
     with pytest.raises(format.VectorError, match=f"^long.npz: {message}"):
-        format.read_npz(members(**changes), "long.npz")
+        reading.read_npz(members(**changes), "long.npz")
 
 
 def test_what_is_no_npz_is_told():
@@ -688,16 +688,16 @@ def test_what_is_no_npz_is_told():
     crooked[len(whole) // 2] ^= 1  # the archive's own sum does not fit
     for content in (b"", b"PK", pickle.dumps(Trap()), whole[:-100], whole[: len(whole) // 2], bytes(crooked)):
         with pytest.raises(format.VectorError, match="^long.npz: "):
-            format.read_npz(content, "long.npz")
+            reading.read_npz(content, "long.npz")
     with zipfile.ZipFile(written := io.BytesIO(), "w") as archive:
         archive.writestr("notes.txt", "not an array")
     with pytest.raises(format.VectorError, match="^long.npz: metadata: expected one text"):
-        format.read_npz(written.getvalue(), "long.npz")
+        reading.read_npz(written.getvalue(), "long.npz")
 
 
 def test_files_read_back_as_they_were_written():
     for name in ("gated-float64.json", "gated-float64-long.npz"):
-        found = format.read_file(FOLDER, name, entry(FOLDER, name))
+        found = reading.read_file(FOLDER, name, entry(FOLDER, name))
         description = json.loads((FOLDER / "gated-float64.json").read_text(encoding="utf-8"))["description"]
         write = format.to_json if name.endswith("json") else lambda vs, *rest: format.to_npz(vs[0], *rest)
         assert write(found.vectors, plans.NOTES, description) == (FOLDER / name).read_bytes()

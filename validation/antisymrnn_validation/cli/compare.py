@@ -30,7 +30,7 @@ from antisymrnn_validation.cli.command import (
 )
 from antisymrnn_validation.output import terminal
 from antisymrnn_validation.output.terminal import Record
-from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports import tables, times
 
 
 @command
@@ -219,7 +219,7 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
             if interrupted:
                 raise KeyboardInterrupt
             held.append((plan, entries, _record(plan, entries, peaks)))
-            terminal.show(tables.times_table(held[-1][2], beside))
+            terminal.show(times.times_table(held[-1][2], beside))
             sys.stdout.flush()
     contests = []
     for plan, entries, shown in held:  # again, by the peak of the whole run
@@ -227,11 +227,11 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
         contests.append(last)
         if contest.counted(last) != contest.counted(shown):
             print(f"The machine was faster later than {shown['steady_gflops']:.1f} GFLOP/s; what still counts:")
-            terminal.show(tables.times_table(last, beside))
+            terminal.show(times.times_table(last, beside))
     memory, first_calls = _processes(plans, contests, right)
     reached = {name: targets.records(targets.TARGETS, name, contests) for name in right if name != "numpy"}
     for name, records in reached.items():
-        terminal.show(tables.targets_table(name, records))
+        terminal.show(times.targets_table(name, records))
     found_peaks = {
         name: {
             "gflops": p.best(),
@@ -248,13 +248,13 @@ def _times(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) -> tupl
     }  # fmt: skip
     every = [entry for record in contests for entry in record["contenders"]]
     statuses = {entry["status"] for entry in every}
-    if red or any(map(tables.contender_contradicts, every)):
+    if red or any(map(times.contender_contradicts, every)):
         code = CONTRADICTED
     elif "timed" not in statuses:
         code = NOTHING_RAN
     else:
         code = CONTRADICTED if "not timed" in statuses else AS_EXPECTED
-    return tables.compare_line(contests, len(plans), red), code, results
+    return times.compare_line(contests, len(plans), red), code, results
 
 
 def _record(plan: Any, entries: Sequence[Any], peaks: Mapping[str, Any]) -> Record:
@@ -295,7 +295,7 @@ def _processes(
             lambda: processes.peak_memory(item[0], *item[1]),
         ),
     )
-    terminal.show(tables.memory_table(used))
+    terminal.show(times.memory_table(used))
     began = each(
         calls,
         lambda item: f"first calls of {item[0]}",
@@ -304,7 +304,7 @@ def _processes(
         ),
     )
     if began:
-        terminal.show(tables.first_calls_table(began))
+        terminal.show(times.first_calls_table(began))
     return used, began
 
 
@@ -326,7 +326,7 @@ def _accuracies(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) ->
         lambda pair: f"{pair[0].name}: {pair[1].name}",
         lambda pair: agreement.accuracy_record(*pair),
     )
-    terminal.show(tables.units_table(records))
+    terminal.show(times.units_table(records))
     failed: dict[str, dict[str, None]] = {}
     for record in records:
         if record["status"] != "right":
@@ -335,5 +335,5 @@ def _accuracies(modules: Mapping[str, ModuleType], asked: Asked, quick: bool) ->
     line = f"accuracy of {len({record['name'] for record in records})} contenders on {len(cases)} cases; "
     line += "; ".join(f"{status}: {', '.join(names)}" for status, names in failed.items())
     line += "" if failed else "all within their tolerances"
-    code = CONTRADICTED if any(map(tables.contender_contradicts, records)) else AS_EXPECTED
+    code = CONTRADICTED if any(map(times.contender_contradicts, records)) else AS_EXPECTED
     return line, code, {"accuracies": records}

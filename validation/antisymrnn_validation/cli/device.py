@@ -50,7 +50,7 @@ from antisymrnn_validation.conformance.check import Check
 from antisymrnn_validation.conformance.plan import iter_checks
 from antisymrnn_validation.output import terminal
 from antisymrnn_validation.output.terminal import Record, reason
-from antisymrnn_validation.reports import device, tables
+from antisymrnn_validation.reports import device, tables, times
 from antisymrnn_validation.truth.cases import CELLS
 
 BUDGET_SECONDS = 520.0
@@ -130,7 +130,7 @@ def measured(
     document["card"] = dict(card.card)
     line, code = finished(document, chosen)
     line = f"{title('compare --device', quick)}: {line}"
-    terminal.show(tables.targets_table(name, document["targets"], every=True))
+    terminal.show(times.targets_table(name, document["targets"], every=True))
     print(device.markdown(document), end="\n\n")
     print(line, flush=True)
     write_results(json, line, code, start, document)
@@ -246,7 +246,7 @@ def finished(document: Record, chosen: Sequence[Plan]) -> tuple[str, int]:
     document["targets"] = targets.records(
         targets.DEVICE_TARGETS, document["backend"], contests, card=document["card"]["name"]
     )
-    tally = tables.contenders_tally(contests)
+    tally = times.contenders_tally(contests)
     line = f"conformance {conformance.get('line', 'not run')}; {len(contests)} of {len(chosen)} contests"
     line += f": {tally}" if tally else ""
     verdicts = [record["verdict"] for record in document["targets"]]
@@ -258,7 +258,7 @@ def finished(document: Record, chosen: Sequence[Plan]) -> tuple[str, int]:
     if document["interrupted"]:
         return f"INTERRUPTED; {line}", INTERRUPTED
     entries = [entry for record in contests for entry in record["contenders"]]
-    if conformance.get("failed") or found or any(map(tables.contender_contradicts, entries)):
+    if conformance.get("failed") or found or any(map(times.contender_contradicts, entries)):
         return line, CONTRADICTED
     ran = conformance.get("passed") and any(entry["status"] in ("timed", "cut short") for entry in entries)
     return line, AS_EXPECTED if ran else NOTHING_RAN

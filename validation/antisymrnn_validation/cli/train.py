@@ -30,7 +30,7 @@ from antisymrnn_validation.cli.command import (
 )
 from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.terminal import Record
-from antisymrnn_validation.reports import tables
+from antisymrnn_validation.reports.times import profile_table, turns_table
 
 if TYPE_CHECKING:
     from antisymrnn_validation.experiments.configuration import Configuration
@@ -314,7 +314,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         found = training_speed.profile(configuration, data, backend, iterations)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None
-    terminal.show(tables.profile_table(found.iteration, iterations))
+    terminal.show(profile_table(found.iteration, iterations))
     print(
         f"once in {configuration.evaluate_every} iterations: evaluation {found.evaluation:.3f} s, "
         f"checkpoint {1e3 * found.checkpoint:.1f} ms",
@@ -338,7 +338,7 @@ def _profile(configuration: Configuration, data: Data, backend: ModuleType, iter
         return f"{line}; PyTorch is NOT the same: {worst} off by {held.errors[worst]:.1e}", CONTRADICTED, results
     times = {name: timing.summary(samples, 1.0)._asdict() for name, samples in held.samples.items()}
     batch = training.batch_size(configuration, len(data.train_labels))
-    terminal.show(tables.turns_table(times, batch))
+    terminal.show(turns_table(times, batch))
     mine, theirs = (each["median"] for each in times.values())
     line += f", {batch / mine:.0f} sequences/s"
     line += f", torch eager on the CPU takes {theirs / mine:.2f} times as long"

@@ -28,7 +28,8 @@ from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.output.names import did_you_mean
 from antisymrnn_validation.output.terminal import Record, Table
 from antisymrnn_validation.reports import tables
-from antisymrnn_validation.reports.tables import contradicts, number
+from antisymrnn_validation.reports.tables import contradicts
+from antisymrnn_validation.reports.times import number
 
 
 @vectors_command
@@ -45,8 +46,10 @@ def vectors_list(
     check_writable(json)
     start = time.perf_counter()
     with _reading_vectors() as (form, release):
+        from antisymrnn_validation.vectors.reading import read_manifest
+
         every = release.load()
-        size = sum(entry.size for entry in form.read_manifest(release.released()).values())
+        size = sum(entry.size for entry in read_manifest(release.released()).values())
     chosen = [vector for vector in every if matches(only, vector.id, vector.comment, *vector.flags)]
     if not chosen:
         raise NothingRan(f"none of {len(every)} vectors has {only!r} in its id, comment or flags")

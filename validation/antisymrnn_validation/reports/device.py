@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antisymrnn_validation.output.terminal import Record, Table
-from antisymrnn_validation.reports.tables import alarms, microseconds, number, percent, quartiles, remark, targets_table
+from antisymrnn_validation.reports.times import alarms, microseconds, number, percent, quartiles, remark, targets_table
 
 WHAT = ("forward", "inference", "both")
 

@@ -32,17 +32,12 @@ from antisymrnn_validation.vectors.format import (
     MANIFEST,
     SCHEMA,
     VERSION,
-    Entry,
     Note,
     Vector,
     VectorError,
     VectorFile,
-    document_of,
-    file_bytes,
-    read_bytes,
-    read_file,
-    read_manifest,
 )
+from antisymrnn_validation.vectors.reading import Entry, document_of, file_bytes, read_bytes, read_file, read_manifest
 
 
 def released(version: str = VERSION) -> Path:

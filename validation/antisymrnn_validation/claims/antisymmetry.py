@@ -1,4 +1,8 @@
-"""Claims about the antisymmetric matrix and its eigenvalues, alone and in the Jacobian of the ODE."""
+"""Claims about the antisymmetric matrix and its eigenvalues, alone and in the Jacobian of the ODE.
+
+Two tolerances are measured: the factor of ``computed_eigenvalues``, and the eigensolver's error in
+``rounding_of_eigenvalues``. The others are bounds on rounding errors.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Checks of the paper's continuous half: the test equation, Proposition 1, equations (1) to (9), and the energy.
 
 Each check computes its verdict from its numbers. Tolerances of random instances are bounds on rounding errors, or sums
-of the local errors that the ODE solver accepts, but for one that is chosen, ``ORDER_TOLERANCE``, and two that are
-measured: the factor of ``computed_eigenvalues``, and the eigensolver's error in ``rounding_of_eigenvalues``. ``u``
-stands for the unit roundoff 2⁻⁵³.
+of the local errors that the ODE solver accepts, but for one that is chosen, ``ORDER_TOLERANCE``. ``u`` stands for the
+unit roundoff 2⁻⁵³.
 """
 
 from __future__ import annotations

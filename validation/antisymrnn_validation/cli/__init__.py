@@ -10,7 +10,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("verify", "conform", "explain", "info", "compare", "portraits", "spectra", "train", "sweep", "vectors")
+COMMANDS = (
+    "verify",
+    "conform",
+    "explain",
+    "info",
+    "compare",
+    "portraits",
+    "spectra",
+    "train",
+    "evaluate",
+    "curves",
+    "sweep",
+    "vectors",
+)
 """Modules that register their commands, in the order of --help."""
 
 

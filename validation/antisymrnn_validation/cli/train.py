@@ -1,4 +1,4 @@
-"""train, evaluate, curves: runs in folders."""
+"""train: a run in a folder, and where its time goes."""
 
 from __future__ import annotations
 
@@ -187,65 +187,6 @@ def train(
     print(line)
     results = {"configuration": configuration._asdict(), "run": summary, "metrics": metrics_of(folder)}
     write_results(json, line, AS_EXPECTED, start, {"command": "train", "folder": str(folder)} | results)
-    return AS_EXPECTED
-
-
-@command
-def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFolder = None, json: Json = None) -> int:
-    """Evaluate the best checkpoint of a run on the test set."""
-    import numpy as np
-
-    from antisymrnn_validation.experiments import runs, training
-    from antisymrnn_validation.experiments.folder import RunError, configuration_of, load_state
-
-    check_writable(json)
-    start = time.perf_counter()
-    try:
-        configuration = configuration_of(run)
-        content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
-        state = load_state(run / "best.npz", configuration, content)
-    except RunError as error:
-        raise UsageError(str(error)) from None
-    indices = np.arange(len(content.test_labels))
-    try:
-        with _progress(configuration, content) as told:
-            loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, told.evaluating)
-    except training.Diverged as error:
-        raise Contradicted(str(error)) from None
-    line = (
-        f"evaluate: {configuration.task}, {len(indices)} samples, test loss {loss:.4f}, test accuracy {accuracy:.2%} "
-        f"at iteration {state.iteration} of {configuration.iterations}"
-        f"{'' if (run / 'summary.json').exists() else ', of a run that is not finished'}"
-    )
-    print(line)
-    results = {"samples": len(indices), "test_loss": loss, "test_accuracy": accuracy, "iteration": state.iteration}
-    head = {"command": "evaluate", "folder": str(run), "configuration": configuration._asdict()}
-    write_results(json, line, AS_EXPECTED, start, head | results)
-    return AS_EXPECTED
-
-
-@command
-def curves(
-    run: Annotated[list[Path], typer.Argument(metavar="RUN...")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where curves.png and curves.svg go.")] = Path("."),
-    json: Json = None,
-) -> int:
-    """Draw loss and accuracy of runs into one figure."""
-    check_writable(json)
-    start = time.perf_counter()
-    import_package("matplotlib", "validation")
-    from antisymrnn_validation.experiments import runs
-    from antisymrnn_validation.experiments.folder import RunError, metrics_of
-
-    try:
-        records = [{"folder": str(folder), "metrics": metrics_of(folder)} for folder in run]
-        paths = runs.write_curves(files.output_folder(output), run)
-    except RunError as error:
-        raise UsageError(str(error)) from None
-    print(*paths, sep="\n")
-    line = f"curves: {len(run)} runs"
-    content = {"command": "curves", "files": [str(path) for path in paths], "runs": records}
-    write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
 
 

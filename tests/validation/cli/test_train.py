@@ -308,7 +308,7 @@ def test_every_evaluation_is_told_with_its_accuracy(run, folder):
 def test_the_last_step_is_told_too(capsys):
     data = tasks.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)
     configuration = Configuration("digits", iterations=3, evaluate_every=2)
-    with train._progress(configuration, data) as (stepped, *_):
+    with train.progress_of_run(configuration, data) as (stepped, *_):
         for k in (1, 2, 3):
             stepped(k, {"loss": 1.0, "accuracy": 0.5})
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["2", "3"]
@@ -367,7 +367,7 @@ def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
     configuration = Configuration("digits", batch=10**8, iterations=4, evaluate_every=1)
     data = tasks.Data(1, 10, np.zeros(111), np.zeros(1), lambda *_: None)  # 100 to train on, 11 to validate on
     measured = {"loss": 1.0, "accuracy": 0.5}
-    with train._progress(configuration, data) as (stepped, evaluating, _):
+    with train.progress_of_run(configuration, data) as (stepped, evaluating, _):
         now[0] = 50.0  # the first step compiles
         stepped(1, measured)
         now[0] = 51.0
@@ -383,7 +383,7 @@ def test_the_speed_is_that_of_training_alone(monkeypatch, capsys):
 
 
 def test_the_profile_adds_up_and_leaves_no_clock_behind(run, tmp_path, monkeypatch):
-    train._data("digits", None)  # SciPy cannot be imported beside a torch that is None
+    train.task_data("digits", None)  # SciPy cannot be imported beside a torch that is None
     monkeypatch.setitem(sys.modules, "torch", None)
     step = training.step
     code, out, _ = run("train", *TINY, "--profile", "3", "--json", tmp_path / "profile.json")
@@ -417,7 +417,7 @@ def test_the_profile_is_of_one_iteration_and_its_parts_add_up(monkeypatch):
     monkeypatch.setattr(runs, "append_metrics", taking(16.0, append_metrics))
     monkeypatch.setattr(runs, "write_curves", lambda *_: [])
     configuration = Configuration("digits", "numpy", units=4, batch=8)
-    found = training_speed.profile(configuration, train._data("digits", None), backend, 3)
+    found = training_speed.profile(configuration, train.task_data("digits", None), backend, 3)
     parts = {"forward": 1.0, "backward": 2.0, "readout": 0.5, "update": 0.0, "rest of the step": 0.0, "data": 0.0}
     assert found.iteration == pytest.approx(parts)
     assert found.evaluation == pytest.approx(1.5)  # one block of the validation split: forward and readout
@@ -442,7 +442,7 @@ def test_the_turns_are_told_by_the_batch_there_is_and_as_times_of_the_backend(ru
     monkeypatch.setattr(training_speed, "contest", lambda *_: training_speed.TrainingContest({}, samples))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=type("Tensor", (), {})))
     code, out, _ = run("train", "digits", "--backend", "numpy", "--units", "2", "--batch", "100000", "--profile", "1")
-    labels = train._data("digits", None).train_labels
+    labels = train.task_data("digits", None).train_labels
     there = len(training.splits(Configuration("digits"), len(labels))[0])
     assert code == 0
     told = f", {2 * there} sequences/s, torch eager on the CPU takes 4.00 times as long"
@@ -467,7 +467,7 @@ def test_the_contest_times_both_under_their_names_on_the_same_batches(monkeypatc
     in_torch = lambda x, labels: done.append(("torch", labels.tolist()))  # noqa: ARG005, E731
     monkeypatch.setattr(training_speed, "torch_training", lambda *_: in_torch)
     monkeypatch.setattr(timing, "take_turns", take_turns)
-    configuration, data = Configuration("digits", "numpy", units=3, batch=4), train._data("digits", None)
+    configuration, data = Configuration("digits", "numpy", units=3, batch=4), train.task_data("digits", None)
     held = training_speed.contest(configuration, data, antisymrnn_ref, "numpy", 9)
     assert held.samples == {"numpy": ["of numpy", 9], "torch eager": ["of torch eager", 9]}
     learn, _ = training.splits(configuration, len(data.train_labels))
@@ -486,7 +486,7 @@ def test_pytorch_trains_the_same_model(options):
         "digits", "numpy", cell="gated" if options else "antisymmetric", unconstrained="--unconstrained" in options,
         units=5, batch=7, iterations=3, optimizer="adam", schedule="cosine", clip=0.1, dtype="float64",
     )  # fmt: skip
-    data = train._data("digits", None)
+    data = train.task_data("digits", None)
     start = state = training.initial(configuration, 1, 10)
     step = training_speed.torch_training(configuration, start)
     for k in range(3):
@@ -503,7 +503,7 @@ def test_pytorch_steps_as_the_other_optimizers_do(optimizer):
     configuration = Configuration(
         "digits", "numpy", units=3, batch=4, iterations=3, optimizer=optimizer, momentum=0.9, dtype="float64"
     )
-    data = train._data("digits", None)
+    data = train.task_data("digits", None)
     state = training.initial(configuration, 1, 10)
     step = training_speed.torch_training(configuration, state)
     for k in range(3):
@@ -528,7 +528,7 @@ def test_the_contest_refuses_a_gradient_that_is_off(monkeypatch, factor, error):
 
     monkeypatch.setattr(training_speed, "torch_training", wrong)
     configuration = Configuration("digits", "numpy", units=3, batch=4, iterations=3)
-    held = training_speed.contest(configuration, train._data("digits", None), antisymrnn_ref, "numpy", 1)
+    held = training_speed.contest(configuration, train.task_data("digits", None), antisymrnn_ref, "numpy", 1)
     assert held.samples == {}
     assert held.errors["V"] == pytest.approx(error, rel=1e-3)
 
@@ -536,7 +536,7 @@ def test_the_contest_refuses_a_gradient_that_is_off(monkeypatch, factor, error):
 def test_a_gradient_that_is_zero_in_both_is_the_same():
     pytest.importorskip("torch")
     configuration = Configuration("digits", "numpy", units=1, batch=4, iterations=3)  # one unit: dW = 0
-    held = training_speed.contest(configuration, train._data("digits", None), antisymrnn_ref, "numpy", 1)
+    held = training_speed.contest(configuration, train.task_data("digits", None), antisymrnn_ref, "numpy", 1)
     assert held.errors["W"] == 0
     assert held.samples
 

@@ -1,4 +1,4 @@
-"""The command ``antisymrnn``. Its parts register their commands; ``report`` shows.
+"""The command ``antisymrnn``: each file registers the command of its name.
 
 Exit codes: 0 all as expected; 1 something contradicts, or ``compare`` could not time all; 2 usage: a bad option, data,
 path or backend; 3 nothing ran; 130 interrupted; 141 the reader of the output went away.

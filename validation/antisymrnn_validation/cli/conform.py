@@ -1,4 +1,4 @@
-"""verify, conform, explain, info: claims, certificates, checks of the contract."""
+"""conform: the checks of the contract on a backend, a function or a program."""
 
 from __future__ import annotations
 

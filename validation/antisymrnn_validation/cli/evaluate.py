@@ -18,7 +18,7 @@ from antisymrnn_validation.cli.command import (
     load_backend_named,
     write_results,
 )
-from antisymrnn_validation.cli.train import DataFolder, _data, _progress
+from antisymrnn_validation.cli.train import DataFolder, progress_of_run, task_data
 
 
 @command
@@ -33,13 +33,13 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN")], data: DataFold
     start = time.perf_counter()
     try:
         configuration = configuration_of(run)
-        content, module = _data(configuration.task, data), load_backend_named(configuration.backend)
+        content, module = task_data(configuration.task, data), load_backend_named(configuration.backend)
         state = load_state(run / "best.npz", configuration, content)
     except RunError as error:
         raise UsageError(str(error)) from None
     indices = np.arange(len(content.test_labels))
     try:
-        with _progress(configuration, content) as told:
+        with progress_of_run(configuration, content) as told:
             loss, accuracy = runs.evaluate(configuration, content, module, state, "test", indices, told.evaluating)
     except training.Diverged as error:
         raise Contradicted(str(error)) from None

@@ -1,4 +1,4 @@
-"""info."""
+"""info: versions, devices and backends of this installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``spectra``."""
+"""spectra: eigenvalues and singular values of end-to-end Jacobians, and norms of gradients."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def train(
         raise UsageError(str(error)) from None
     if download:
         _download(task, data)
-    content, module = _data(task, data), load_backend_named(configuration.backend)
+    content, module = task_data(task, data), load_backend_named(configuration.backend)
     start = time.perf_counter()
     if profile is not None:
         line, code, results = _profile(configuration, content, module, profile)
@@ -142,7 +142,7 @@ def train(
     print(f"run {folder}" + (": no checkpoint there, from the first iteration on" if anew else ""), flush=True)
     summarised = _modified(folder / "summary.json")
     try:
-        with _each(workers, configuration.shards) as each, _progress(configuration, content) as told:
+        with _each(workers, configuration.shards) as each, progress_of_run(configuration, content) as told:
             summary = runs.train(
                 folder,
                 configuration,
@@ -234,7 +234,7 @@ def _download(name: str, folder: Path | None) -> None:
         raise UsageError(str(error)) from None
 
 
-def _data(name: str, folder: Path | None) -> Data:
+def task_data(name: str, folder: Path | None) -> Data:
     """What a run needs of a task; an unknown name is refused with the closest one."""
     from antisymrnn_validation.experiments import tasks
 
@@ -295,7 +295,7 @@ class Progress(NamedTuple):
 
 
 @contextmanager
-def _progress(configuration: Configuration, data: Data) -> Iterator[Progress]:
+def progress_of_run(configuration: Configuration, data: Data) -> Iterator[Progress]:
     """Bars on a terminal, plain lines otherwise; on both a line for each evaluation on the validation split."""
     from antisymrnn_validation.experiments.training import batch_size
 

@@ -1,4 +1,4 @@
-"""vectors list, describe, export, verify, generate."""
+"""vectors: list, describe, export, verify and generate the golden vectors."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from antisymrnn_cupy._instances import KERNELS, OPTIONS, Kernel, source
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, BackendUnavailable
 
-_EXTRAS, _AS_THE_DRIVER = ("cuda12", "cuda13"), "for CUDA 12 or 13 as the driver has"
+_EXTRAS, _MATCHES = ("cuda12", "cuda13"), "the CUDA version of the driver"
 
 try:
     import cupy
 except ImportError as error:
     raise BackendUnavailable(
-        f"backend 'cupy': CuPy cannot be imported ({error}), for CUDA 12 or 13 as the driver has", extras=_EXTRAS
+        f"backend 'cupy': CuPy cannot be imported ({error}); its build must match {_MATCHES}", extras=_EXTRAS
     ) from error
 
 LEAST_CAPABILITY = (8, 0)
@@ -82,7 +82,7 @@ def _describe(number: int) -> Device:
         cupy.cuda.nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
         raise BackendUnavailable(
-            f"backend 'cupy': NVRTC is missing ({error}), of CUDA 12 or 13 as the driver has", extras=_EXTRAS
+            f"backend 'cupy': NVRTC is missing ({error}); its version must match {_MATCHES}", extras=_EXTRAS
         ) from error
     attributes = device.attributes
     return Device(number, capability, attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])

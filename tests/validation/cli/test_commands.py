@@ -18,7 +18,7 @@ import antisymrnn_ref
 import antisymrnn_validation.claims
 from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.claims.evidence import Claim, Judgement, Outcome, Verdict
-from antisymrnn_validation.cli import compare as cli_comparing
+from antisymrnn_validation.cli import compare as cli_compare
 from antisymrnn_validation.cli import conform, verify
 from antisymrnn_validation.comparison import contenders, contest, peak, processes, timing
 from antisymrnn_validation.conformance import plan
@@ -747,7 +747,7 @@ def comparing(monkeypatch):
         yield peak.Peak(lambda: 100.0, lambda: 100.0, lambda: 100.0, 50.0, 2, peak.Registers(256, 12))
 
     monkeypatch.setattr(peak, "measured_peak", measured_peak)
-    monkeypatch.setattr(cli_comparing, "import_package", lambda *_: None)
+    monkeypatch.setattr(cli_compare, "import_package", lambda *_: None)
     chosen = [case for case in cases.generic_cases(quick=True) if " generic " in case.name and case.dtype == np.float64]
     monkeypatch.setattr(plan, "iter_checks", lambda name, **_: [certify(name, case) for case in chosen])
     monkeypatch.setattr(processes, "peak_memory", lambda *_: {"bytes": 2e6, "imported": 3e7})
@@ -1041,7 +1041,7 @@ def test_accuracy_of_a_contender_that_breaks_off(run, monkeypatch, tmp_path, kin
     backend.__dict__.update(antisymrnn_ref.__dict__, __name__="weak")
     backend.gated = types.SimpleNamespace(forward=broken if kind == "backend" else antisymrnn_ref.gated.forward)
     backend.gated.backward = antisymrnn_ref.gated.backward
-    monkeypatch.setattr(cli_comparing, "backends_by_name", lambda _: {"weak": backend})
+    monkeypatch.setattr(cli_compare, "backends_by_name", lambda _: {"weak": backend})
     arguments = ("--accuracy", "--quick", "--dtype", "float64", "--cell", "gated", "--json", tmp_path / "report.json")
     code, out, _ = run("compare", *arguments)
     name = {"peer": "numpy hoisted", "backend": "weak"}[kind]

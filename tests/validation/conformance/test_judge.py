@@ -208,12 +208,12 @@ def a_case():
 
 def test_a_script_imports_what_it_calls_and_no_word_of_a_text():
     target = (
-        "antisymrnn_validation.conformance.targets.functions.program_candidate(['julia', '-e', 'Foo.run(ARGS)'], 20.0)"
+        "antisymrnn_validation.conformance.targets.programs.program_candidate(['julia', '-e', 'Foo.run(ARGS)'], 20.0)"
     )
     arrays = run(planted("dγ missing"), a_case())
     script = found_of(arrays, a_case(), target=target)[0].reproduce
     imports = [line for line in script.splitlines() if line.startswith("import ")]
-    assert imports == ["import antisymrnn_validation.conformance.targets.functions"]
+    assert imports == ["import antisymrnn_validation.conformance.targets.programs"]
 
 
 def test_an_error_where_rounding_makes_none_is_not_called_infinite():

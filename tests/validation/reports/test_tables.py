@@ -8,6 +8,7 @@ from antisymrnn_validation.comparison import contest, targets
 from antisymrnn_validation.comparison.contenders import Contender
 from antisymrnn_validation.comparison.timing import Sample
 from antisymrnn_validation.comparison.workload import Shape
+from antisymrnn_validation.output import terminal
 from antisymrnn_validation.reports import tables, times
 
 
@@ -51,8 +52,8 @@ def test_the_last_line_when_all_is_well():
 
 
 def test_the_last_line_names_what_contradicts():
-    claims = [claim(), claim("b", "undecided", as_expected=False), claim("c", tables.BROKE_OFF, as_expected=False)]
-    certified = [certification(), certification("numba", "failed"), certification("numba", tables.BROKE_OFF)]
+    claims = [claim(), claim("b", "undecided", as_expected=False), claim("c", terminal.BROKE_OFF, as_expected=False)]
+    certified = [certification(), certification("numba", "failed"), certification("numba", terminal.BROKE_OFF)]
     assert tables.verify_line(claims, certified, (5, 3), "digits", {}) == (
         "3 of 5 claims (1 hold, 1 undecided, 1 broke off; NOT as the ledger expects: b, c), "
         "3 certifications on digits: 1 passed, 2 failed; backends: numpy ok, numba FAILED"
@@ -93,7 +94,7 @@ def test_arrays_outside_their_tolerance_are_failures(error):
 
 
 def test_a_certification_without_arrays_is_still_a_row():
-    record = certification(status=tables.BROKE_OFF)
+    record = certification(status=terminal.BROKE_OFF)
     table = tables.accuracy_table("Title", [record])
     assert table.rows == [("numpy", "gated", "none", "", "", "", "broke off")]
     assert table.alarming == [True]
@@ -150,7 +151,7 @@ def test_the_worst_array_is_the_one_with_the_largest_part_of_its_tolerance(error
 
 
 def test_a_failed_certification_alarms_with_and_without_arrays():
-    records = [certification(status="failed", errors={"W": entry(1.0)}), certification(status=tables.BROKE_OFF)]
+    records = [certification(status="failed", errors={"W": entry(1.0)}), certification(status=terminal.BROKE_OFF)]
     table = tables.certified_table("Title", [certification(), *records])
     assert table.alarming == [False, True, True]
     assert table.rows[2] == ("numpy", "gated", "0", "none", "", "", "broke off")
@@ -193,7 +194,7 @@ def test_what_only_did_not_select():
         (["passed", "not applicable"], 2, "ok"),
         (["passed"], 2, "selection ok"),
         (["passed", "failed"], 3, "FAILED"),
-        ([tables.BROKE_OFF], 1, "FAILED"),
+        ([terminal.BROKE_OFF], 1, "FAILED"),
         (["not applicable"], 1, "nothing ran"),
         ([], 2, "not selected"),
     ],
@@ -209,7 +210,7 @@ def test_groups_count_and_say_why_not():
         certification(status="failed"),
         certification(status="not applicable") | {"detail": "no device"},
         certification(status="not applicable") | {"detail": "no gate; no device"},
-        certification(status=tables.BROKE_OFF) | {"check": "other"},
+        certification(status=terminal.BROKE_OFF) | {"check": "other"},
     ]
     table = tables.groups_table(records)
     assert table.rows == [("accuracy", "1", "1", "2", "no device; no gate"), ("other", "0", "1", "0", "")]

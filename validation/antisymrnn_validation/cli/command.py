@@ -236,7 +236,7 @@ def run_check(
     try:
         result = judged(check, module, expected or {}, source=source)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
-        record |= {"status": tables.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
+        record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
         record |= {"diagnosis": "", "deviations": []}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}

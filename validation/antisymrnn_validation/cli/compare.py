@@ -67,8 +67,8 @@ def compare(
 ) -> int:
     """Time backends beside the specification and peers.
 
-    Conformance first: a backend that fails a check is named and not timed. Then forward, and forward and backward, of
-    every contender in turns, beside the peak of the machine. The exit code is 1 if a backend or a result is wrong or
+    Conformance first: a backend that fails a check is reported and not timed. Then forward, and forward and backward,
+    of every contender in turns, beside the peak of the machine. The exit code is 1 if a backend or a result is wrong or
     something could not be timed; slowness and peers that break off do not change it.
     """
     check_writable(json)
@@ -277,7 +277,7 @@ def _processes(
         (entry["name"], plan)
         for plan, contest in first.values()
         for entry in contest["contenders"]
-        if entry["status"] not in ("wrong", tables.BROKE_OFF)
+        if entry["status"] not in ("wrong", terminal.BROKE_OFF)
     ]
     calls = list(dict.fromkeys((name, plan.cell, plan.dtype) for plan in plans for name in backends if name != "numpy"))
 

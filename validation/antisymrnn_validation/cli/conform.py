@@ -43,13 +43,13 @@ def conform(
         str | None, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
     ] = None,
     torch: Annotated[
-        str, typer.Option(metavar="PKG:OBJ", help="In its place a function or an nn.Module of PyTorch.")
+        str, typer.Option(metavar="PKG:OBJ", help="A function or an nn.Module of PyTorch instead of BACKEND.")
     ] = "",
-    jax: Annotated[str, typer.Option(metavar="PKG:OBJ", help="In its place a function of JAX.")] = "",
+    jax: Annotated[str, typer.Option(metavar="PKG:OBJ", help="A function of JAX instead of BACKEND.")] = "",
     callable_: Annotated[
         str,
         typer.Option(
-            "--callable", metavar="PKG:OBJ", help="In its place a function on NumPy arrays: its states alone."
+            "--callable", metavar="PKG:OBJ", help="A function on NumPy arrays instead of BACKEND: its states alone."
         ),
     ] = "",
     gated: Annotated[
@@ -63,7 +63,7 @@ def conform(
         int | None, typer.Option(min=0, max=5, help="Only checks of the levels up to this one. Default: all.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="Only float32, or only float64. Default: both, the latter first.")
+        str, typer.Option(metavar="DTYPE", help="Only float32, or only float64. Default: both, float64 first.")
     ] = "",
     quick: Quick = False,
     json: Json = None,
@@ -78,7 +78,9 @@ def conform(
     ] = "",
     expect: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON: under a text in 'check: case' the reason why it fails as expected."),
+        typer.Option(
+            metavar="FILE", help="JSON that maps a text in 'check: case' to the reason for an expected failure."
+        ),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the checks to FILE as JUnit XML.")] = None,
     drawn: Annotated[
@@ -89,7 +91,7 @@ def conform(
     """Check one backend, function or program against the contract.
 
     A function is f(parameters, x, h0, step_size, diffusion) and returns every state, (T+1, B, n). A program is called
-    with two folders for each pass of each case. Both protocols, and the levels, stand in validation/README.md.
+    with two folders for each pass of each case. Both protocols, and the levels, are described in validation/README.md.
     """
     check_writable(json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
@@ -169,7 +171,7 @@ def _target(
             raise UsageError(f"--cmd: {error}") from error
         seconds = programs.TIMEOUT if timeout is None else timeout
         program = load_foreign(programs.program_candidate, command, seconds)
-        return Target(f"--cmd {value!r}", program, f"{functions.__name__}.program_candidate({command!r}, {seconds!r})")
+        return Target(f"--cmd {value!r}", program, f"{programs.__name__}.program_candidate({command!r}, {seconds!r})")
     if option != "--callable":
         import_package(option.removeprefix("--"), "peers")
     load = {

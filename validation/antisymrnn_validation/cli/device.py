@@ -27,6 +27,7 @@ from antisymrnn_validation.cli.command import (
     INTERRUPTED,
     NOTHING_RAN,
     NothingRan,
+    run_check,
     title,
     write_results,
 )
@@ -98,7 +99,7 @@ def measured(
 ) -> int:
     """A session from beginning to end: measured, shown, written; the exit code.
 
-    ``libraries``, ``chosen`` plans, ``every`` check and ``contenders`` replace those of :mod:`comparison.gpu`.
+    ``libraries``, ``chosen`` plans, ``every`` check and ``contenders`` replace those of ``comparison/gpu.py``.
     """
     chosen = plans(quick=quick) if chosen is None else chosen
     start, begun = time.perf_counter(), budget.clock()
@@ -218,11 +219,10 @@ def run_checks(backend: ModuleType, every: Sequence[Check], budget: Budget, reco
     with contextlib.suppress(TooLong):
         for check in every:
             with budget.limit():
-                result = check.run(backend)
+                record = run_check(backend.__name__, check, backend)
             if budget.left() <= 0:
                 break  # a failure may be the alarm
-            errors = {name: entry._asdict() for name, entry in result.errors.items()}
-            records.append({"backend": backend.__name__, **result._asdict(), "errors": errors})
+            records.append(record)
 
 
 def new_document(name: str, card: Mapping[str, Any], *, quick: bool) -> Record:

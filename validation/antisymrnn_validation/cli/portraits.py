@@ -54,18 +54,18 @@ def portraits(
     asked = None if matrix is None else _own_system(matrix, start, step_size, diffusion, steps)
     files.output_folder(output)
     from antisymrnn_validation.output import drawing
-    from antisymrnn_validation.pictures import portraits as theory
+    from antisymrnn_validation.pictures import portraits as drawings
 
     began = time.perf_counter()
     if asked is None:
-        pictures = theory.figures()
-        records = theory.end_states()
+        pictures = drawings.figures()
+        records = drawings.end_states()
     else:
         system, starts, T = asked
-        pictures = theory.own_figures(system, starts, T)
+        pictures = drawings.own_figures(system, starts, T)
         records = [
             {"system": system.title, "start": list(a), "end": list(b), "known": None, "agrees": None}
-            for a, b in zip(starts.tolist(), theory.states(system, starts, T)[-1].tolist(), strict=True)
+            for a, b in zip(starts.tolist(), drawings.states(system, starts, T)[-1].tolist(), strict=True)
         ]
     paths, captions = drawing.write_all(output, pictures)
     terminal.show(_end_states_table(records))
@@ -101,7 +101,7 @@ def _own_system(
     """The system, the starts (starts, 2) and T that the options say, checked."""
     import numpy as np
 
-    from antisymrnn_validation.pictures import portraits as theory
+    from antisymrnn_validation.pictures import portraits as drawings
 
     rows = [_floats("--matrix", row.replace(",", " ").split(), matrix) for row in matrix.split(";")]
     if [len(row) for row in rows] != [2, 2]:
@@ -111,9 +111,9 @@ def _own_system(
     for text, point in zip(start or [], starts, strict=True):
         if len(point) != 2:
             raise UsageError(f"--start: expected two numbers such as 0,0.5, got {text!r}")
-    epsilon = theory.STEP_SIZE if step_size is None else step_size
+    epsilon = drawings.STEP_SIZE if step_size is None else step_size
     gamma = 0.0 if diffusion is None else diffusion
-    T = theory.STEPS if steps is None else steps
+    T = drawings.STEPS if steps is None else steps
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise UsageError(f"--step-size: expected a finite number above 0, got {epsilon}")
     if not (math.isfinite(gamma) and gamma >= 0):
@@ -121,8 +121,8 @@ def _own_system(
     if not 1 <= T <= LARGEST_STEPS:
         raise UsageError(f"--steps: expected 1 to {LARGEST_STEPS}, got {T}")
     M = np.array(rows) - gamma * np.eye(2)
-    system = theory.System("W", f"W = [{matrix.strip()}], γ = {gamma:g}, ε = {epsilon:g}, T = {T}", M, epsilon)
-    points = np.array(starts) if starts else theory.STARTS
+    system = drawings.System("W", f"W = [{matrix.strip()}], γ = {gamma:g}, ε = {epsilon:g}, T = {T}", M, epsilon)
+    points = np.array(starts) if starts else drawings.STARTS
     if max(np.abs(M).max(), np.abs(points).max()) > 1e6:
         raise UsageError("--matrix and --start: expected numbers of at most a million")
     if (turns := epsilon * T * max(1.0, float(np.abs(M).max()))) > 1e3:

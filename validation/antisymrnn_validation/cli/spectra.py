@@ -90,23 +90,23 @@ def spectra(
 def _untrained(data: Path | None, units: int, seeds: int, T: list[int]) -> tuple[Record, Any]:
     """What the JSON file holds of the drawn recurrences, and their pictures; the table is shown."""
     from antisymrnn_validation.pictures import recurrences
-    from antisymrnn_validation.pictures import spectra as theory
+    from antisymrnn_validation.pictures import spectra as drawings
 
     x, told = _image(data, T[-1])
     told = f"Untrained, n = {units}. {told}"
     print(told)
     table = _table(units, seeds, min(T[-1], TABLE_T))
-    found = theory.spectra([(each, x) for each in recurrences.drawn(units, x.shape[1])], T)
-    grid = theory.grid(units, x, T)
+    found = drawings.spectra([(each, x) for each in recurrences.drawn(units, x.shape[1])], T)
+    grid = drawings.grid(units, x, T)
     curves = [{"step_size": eps, "diffusion": gamma, **_curve(each)} for (eps, gamma), each in grid.items()]
     content = {"units": units, "seeds": seeds, "input": told, "untrained": table, "grid": curves}
-    return content | _spectra(found), theory.figures(found, told) | theory.grid_figure(grid, told)
+    return content | _spectra(found), drawings.figures(found, told) | drawings.grid_figure(grid, told)
 
 
 def _trained(folders: list[Path], data: Path | None, T: list[int]) -> tuple[Record, Any]:
     """The same of the runs."""
     from antisymrnn_validation.experiments import runs
-    from antisymrnn_validation.pictures import spectra as theory
+    from antisymrnn_validation.pictures import spectra as drawings
 
     folders = list(dict.fromkeys(folders))
     try:
@@ -114,15 +114,15 @@ def _trained(folders: list[Path], data: Path | None, T: list[int]) -> tuple[Reco
     except ValueError as error:
         raise UsageError(str(error)) from None
     told = "Trained. Input: first test image of the task, where T is longer followed by noise"
-    found = theory.spectra([(run.by_iteration[run.best], run.x) for run in trained], T)
-    over = theory.over_training(trained, T)
+    found = drawings.spectra([(run.by_iteration[run.best], run.x) for run in trained], T)
+    over = drawings.over_training(trained, T)
     content = {"runs": [str(folder) for folder in folders], "input": told, **_spectra(found)}
     content["training"] = [
         {"run": name, "T": t, "iteration": each.at, "mean": each.mean, "deviation": each.deviation}
         for name, by_length in over.items()
         for t, each in by_length.items()
     ]
-    return content, theory.figures(found, told) | theory.training_figure(over, told)
+    return content, drawings.figures(found, told) | drawings.training_figure(over, told)
 
 
 def _run(folder: Path, name: str, data: Path | None, T: int) -> Training:
@@ -157,7 +157,7 @@ def _check_memory(n: int, T: int) -> None:
 def _image(data: Path | None, T: int) -> tuple[Any, str]:
     """The input (T, m) and what it is; CIFAR-10 must be in a folder that is named, and may be in the environment's."""
     from antisymrnn_validation.experiments import tasks
-    from antisymrnn_validation.pictures import spectra as theory
+    from antisymrnn_validation.pictures import spectra as drawings
 
     if where := data or _data_of_environment():
         try:
@@ -167,8 +167,8 @@ def _image(data: Path | None, T: int) -> tuple[Any, str]:
                 raise UsageError(f"--data: {error}") from None
             print(f"antisymrnn spectra: ANTISYMRNN_DATA: {error}; a bundled digit is taken", file=sys.stderr)
         else:
-            return theory.padded(pixels, "the first test image of CIFAR-10", T)
-    return theory.padded(tasks.first_digit_rows(), theory.DIGIT, T)
+            return drawings.padded(pixels, "the first test image of CIFAR-10", T)
+    return drawings.padded(tasks.first_digit_rows(), drawings.DIGIT, T)
 
 
 def _data_of_environment() -> Path | None:
@@ -180,14 +180,16 @@ def _table(units: int, seeds: int, T: int) -> list[Record]:
     """Show the table of untrained spectra on Gaussian noise beside the known one; its records."""
     import numpy as np
 
-    from antisymrnn_validation.pictures import spectra as theory
+    from antisymrnn_validation.pictures import spectra as drawings
 
     x = np.random.default_rng(0).standard_normal((T, 96))
     rows, records = [], []
-    with terminal.progress(len(theory.UNTRAINED)) as begin:
-        for (eps, gamma), known in theory.UNTRAINED.items():
+    with terminal.progress(len(drawings.UNTRAINED)) as begin:
+        for (eps, gamma), known in drawings.UNTRAINED.items():
             begin(f"table, ε = {eps:g}, γ = {gamma:g}")
-            drawn = [theory.moments(theory.antisymmetric(units, 96, eps, gamma, seed), x, [T]) for seed in range(seeds)]
+            drawn = [
+                drawings.moments(drawings.antisymmetric(units, 96, eps, gamma, seed), x, [T]) for seed in range(seeds)
+            ]
             told = [(each.mean[0], each.deviation[0]) for each in drawn]
             cells = [_power_of_ten(value) for value in np.mean(told, 0)]
             rows.append((f"{eps:g}", f"{gamma:g}", *cells, f"{np.std([mean for mean, _ in told]):.2g}", known))

@@ -45,7 +45,9 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Processes here; default: as many as processors, or points to run.")
     ] = None,
-    scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="One of dask that runs.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A running scheduler of dask.")
+    ] = None,
     data: DataFolder = None,
     summary: Annotated[bool, typer.Option("--summary", help="Show what is there; run nothing.")] = False,
     json: Json = None,

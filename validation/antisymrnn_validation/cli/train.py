@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from antisymrnn_validation.experiments.training import Gradient
 
 RECENT_SECONDS = 5.0
-"""Of training, over which sequences per second are told."""
+"""Of training, over which sequences per second are counted."""
 
 DataFolder = Annotated[
     Path | None,

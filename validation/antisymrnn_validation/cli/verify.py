@@ -259,7 +259,7 @@ def _decide(claim: Any, quick: bool) -> Record:
     try:
         judgement = ledger.judge(claim, quick)
     except Exception as error:  # noqa: BLE001  the next claim is decided all the same; this one contradicts
-        record |= {"verdict": tables.BROKE_OFF, "as_expected": False, "numbers": {}, **broke_off("evidence", error)}
+        record |= {"verdict": terminal.BROKE_OFF, "as_expected": False, "numbers": {}, **broke_off("evidence", error)}
     else:
         record |= {**judgement.outcome._asdict(), "as_expected": judgement.as_expected}
     return record | {"seconds": time.perf_counter() - start}

@@ -28,7 +28,7 @@ from antisymrnn_validation.comparison.contenders import (
     prepare_backend,
     recurrent_matrix,
 )
-from antisymrnn_validation.output.terminal import placed
+from antisymrnn_validation.output.terminal import BROKE_OFF, placed
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, run
 from antisymrnn_validation.truth.cases import Case, random_case
 from antisymrnn_validation.truth.oracles import COMPLEX_STEP
@@ -140,7 +140,7 @@ def judged(check: str, case: str, errors: Callable[[], dict[str, ArrayError]]) -
     except BrokenPromise as broken:
         return Agreement(check, case, "wrong", outside(broken.errors) or str(broken), broken.errors)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything
-        return Agreement(check, case, "broke off", placed(error))
+        return Agreement(check, case, BROKE_OFF, placed(error))
 
 
 def outside(errors: Mapping[str, ArrayError]) -> str:

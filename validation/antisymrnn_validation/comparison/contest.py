@@ -20,7 +20,7 @@ from antisymrnn_validation.comparison.contenders import Contender, backend_conte
 from antisymrnn_validation.comparison.peak import Peak
 from antisymrnn_validation.comparison.timing import Sample, Timed
 from antisymrnn_validation.comparison.workload import Plan, Shape, everything_case, timed_case
-from antisymrnn_validation.output.terminal import Record, placed
+from antisymrnn_validation.output.terminal import BROKE_OFF, Record, placed
 from antisymrnn_validation.truth.calls import BrokenPromise, limited
 from antisymrnn_validation.truth.cases import Case
 
@@ -245,7 +245,7 @@ def hold(
         except TooLong:
             return None
         except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything
-            ready[name] = ready[name]._replace(status="broke off", detail=f"{placed(error)} (while timing {what})")
+            ready[name] = ready[name]._replace(status=BROKE_OFF, detail=f"{placed(error)} (while timing {what})")
             return None
 
     try:
@@ -305,7 +305,7 @@ def make_ready(
     except TooLong:
         return Ready("not timed", "its checks and first calls took too long"), {}
     except (Exception, SystemExit) as error:  # noqa: BLE001  a contender may raise anything
-        return Ready("broke off", f"{placed(error)} (before it was timed)"), {}
+        return Ready(BROKE_OFF, f"{placed(error)} (before it was timed)"), {}
 
 
 def _examined(contender: Contender, case: Case, truth: Reference | None, clock: Clock) -> tuple[Ready, Calls]:

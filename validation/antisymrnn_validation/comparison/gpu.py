@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from antisymrnn_ref.contract import Array
+from antisymrnn_ref.installation import install_command
 from antisymrnn_validation.comparison import agreement, contenders, gpu_tools
 from antisymrnn_validation.comparison.contenders import Contender, prepare_backend
 from antisymrnn_validation.comparison.contest import Budget, Calls, Clock, Turn
@@ -288,6 +289,9 @@ def found_gpu() -> tuple[Any, str]:
     try:
         cupy = importlib.import_module("cupy")
         count = cupy.cuda.runtime.getDeviceCount()
+    except ModuleNotFoundError as error:
+        commands = " or ".join(map(install_command, ("cuda12", "cuda13")))
+        return None, f"{reason(error)}; install it: {commands}"
     except Exception as error:  # noqa: BLE001  CuPy missing or broken, no driver, no device
         return None, reason(error)
     return cupy, "" if count else "CuPy finds no GPU"

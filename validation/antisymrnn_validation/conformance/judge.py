@@ -1,4 +1,4 @@
-"""Judge a candidate from Python or from pytest: the checks of :mod:`checks`, with a diagnosis where one fails."""
+"""Judge a candidate from Python or from pytest: the checks of ``plan.py``, with a diagnosis where one fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 Target = str | ModuleType
-"""A backend by name or module path, or a module: a backend, or what ``candidates`` makes of anything else."""
+"""A backend by name or module path, or a module: a backend, or what ``targets.functions`` makes of anything else."""
 
 
 class Report(NamedTuple):

@@ -13,6 +13,12 @@ from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.truth.calls import ALL
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
 
+CERTIFIED = ("last state", "every state", "accuracy")
+"""The promises on the certified cases, each planned by its name."""
+
+if tuple(name for name, promise in PROMISES.items() if "certified" in promise.on) != CERTIFIED:
+    raise ValueError(f"on={{'certified'}}: expected of {', '.join(CERTIFIED)} alone")
+
 
 def iter_checks(
     backend_name: str, *, quick: bool = False, features: frozenset[str] = ALL, dtypes: Sequence[str] = DTYPES

@@ -256,7 +256,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary_of(folder: Path, **others: type) -> dict[str, Any]:
-    """What :func:`train` returned of a finished run.
+    """What ``runs.train`` returned of a finished run.
 
     Parameters
     ----------

@@ -123,7 +123,7 @@ def digest(folder: Path, configuration: Configuration) -> str:
     Raises
     ------
     RunError
-        As :func:`runs.load`, for a checkpoint that is there and cannot be used.
+        As :func:`folder.load_state`, for a checkpoint that is there and cannot be used.
     """
     path = folder / "checkpoint.npz"
     if not path.exists():

@@ -85,7 +85,7 @@ def train(
     ReportError
         If a file cannot be written; the last checkpoint stays.
     ValueError
-        If the configuration cannot be trained, see :func:`training.check`.
+        If the configuration cannot be trained, see :func:`configuration.check_configuration`.
     Diverged
         As in :func:`training.step` and :func:`training.evaluate`; the last checkpoint stays.
     """

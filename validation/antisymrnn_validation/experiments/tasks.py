@@ -17,7 +17,6 @@ import numpy as np
 import antisymrnn_ref
 from antisymrnn_ref import initialization, readout
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.experiments import tasks
 from antisymrnn_validation.experiments.data import (
     DataError,
     Images,
@@ -325,10 +324,6 @@ class Data(NamedTuple):
 
 @functools.cache
 def data_of(name: str, folder: Path | None) -> Data:
-    """What a run needs of a task, see :func:`~antisymrnn_validation.experiments.tasks.load`; kept for the next run."""
-    task = tasks.load(name, folder)
-
-    def sequences(split: str, indices: Array, dtype: Any, generator: np.random.Generator | None) -> Array:
-        return tasks.sequences(task, split, indices, dtype, generator)
-
-    return Data(task.m, task.classes, task.train_labels, task.test_labels, sequences)
+    """What a run needs of a task, see :func:`load`; kept for the next run."""
+    task = load(name, folder)
+    return Data(task.m, task.classes, task.train_labels, task.test_labels, functools.partial(sequences, task))

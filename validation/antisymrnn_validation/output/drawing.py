@@ -1,7 +1,7 @@
 """How figures are drawn: one style, PNG and SVG, the same bytes every time, without a display.
 
 Colours are Okabe and Ito's, apart to the colour-blind; a series also has its own dashes and marker, so that nothing is
-told by colour alone. Text in an SVG is made of paths: it looks the same wherever it is shown.
+shown by colour alone. Text in an SVG is made of paths: it looks the same wherever it is shown.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 Record = dict[str, Any]
 """A result as the JSON documents hold it; tables and paragraphs are made of these."""
 
+BROKE_OFF = "broke off"
+"""The verdict or status of a check, and the status of a contender, that ended in an exception."""
+
 PIPE_WIDTH = 100
 """Columns of a line where there is no terminal to ask."""
 

@@ -11,11 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from antisymrnn_validation.output import files
-from antisymrnn_validation.output.terminal import Record, Table
-
-BROKE_OFF = "broke off"
-"""The verdict or status of a check, and the status of a contender, that ended in an exception."""
-
+from antisymrnn_validation.output.terminal import BROKE_OFF, Record, Table
 
 SHORT = {"holds under a stated condition": "conditional"}
 """Verdicts that have a shorter word where a claim has one line."""

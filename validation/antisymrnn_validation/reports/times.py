@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from antisymrnn_validation.output.terminal import Record, Table
-from antisymrnn_validation.reports.tables import BROKE_OFF, of
+from antisymrnn_validation.output.terminal import BROKE_OFF, Record, Table
+from antisymrnn_validation.reports.tables import of
 
 CONTENDER_STATUSES = ("timed", "cut short", "not timed", "wrong", BROKE_OFF)
 """Of the contenders of ``compare``."""

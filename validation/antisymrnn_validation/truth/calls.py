@@ -65,7 +65,7 @@ class Wrong(NamedTuple):
 class Candidate(ModuleType):
     """Something to judge that is not a backend: it looks like one, and ``features`` says what can be asked of it.
 
-    A check of it may take ``seconds``; after ``PATIENCE`` checks without an end it is not called again.
+    A check of it may take ``seconds``; after three checks without an end it is not called again.
     """
 
     features: frozenset[str] = ALL

@@ -70,7 +70,7 @@ class Vector(NamedTuple):
         Unique in the set.
     comment : str
     flags : tuple of str
-        What is special about it; :func:`load_notes` explains them.
+        What is special about it; :func:`~antisymrnn_validation.vectors.release.load_notes` explains them.
     file : str
     cell : str
         ``antisymmetric`` or ``gated``.

@@ -3,7 +3,7 @@
 A released set is a folder, ``vectors/v1``, that never changes: JSON files of small problems, one for each cell and
 dtype, ``.npz`` files of larger ones, ``schema.json``, and ``manifest.json`` with the SHA-256 of every other file.
 Numbers in JSON are C99 hexadecimal strings, the exact bits. How the values are made and proved stands in
-``vector_generation.py``.
+``rounding.py``.
 
 Every expected value is the certified truth rounded to the dtype, to nearest, ties to even. A zero that stands for a
 number too small for the dtype has that number's sign. What is exactly zero is +0, since its sign would depend on the

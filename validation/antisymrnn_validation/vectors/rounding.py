@@ -1,4 +1,4 @@
-"""How golden vectors are made: the problems, their values rounded once from certified balls, their noise floors.
+"""How golden vectors are made: their values rounded once from certified balls, and their noise floors.
 
 A value is proved when its whole ball rounds to one number: rounding is monotone, so both ends suffice. The working
 precision doubles until that is so for every entry of every array. A ball on both sides of zero proves nothing, since it

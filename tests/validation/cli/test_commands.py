@@ -192,13 +192,13 @@ def test_verify_has_one_line_for_each_claim_accuracy_and_certification(run, ledg
         "Known refutations do not fail the run: the ledger expects them, and says why.",
         "",
         "Test accuracies of the paper",
-        "table    cell                 paper, %  ours, %  verdict",
-        "Table 1  mnist-antisymmetric  98.0               not run",
+        "verdict  table    cell                 paper, %  ours, %",
+        "not run  Table 1  mnist-antisymmetric  98.0",
         "",
         "Relative errors of the states and of every gradient on digits (T = 64, n = 32, B = 4)",
-        "backend  cell           arrays  worst array  error     tolerance  verdict",
-        "numpy    antisymmetric  1       h            1.00e-16  1.00e-15   passed",
-        "numpy    gated          1       h            1.00e-16  1.00e-15   passed",
+        "verdict  backend  cell           arrays  worst array  error     tolerance",
+        "passed   numpy    antisymmetric  1       h            1.00e-16  1.00e-15",
+        "passed   numpy    gated          1       h            1.00e-16  1.00e-15",
         "",
     ]
 

@@ -150,3 +150,10 @@ def test_checks_and_mistakes_are_searched_together(run: Run) -> None:
     _, _, err = run("column")
     assert "'nan column'" in err
     assert "'samples in columns'" in err
+
+
+def test_words_need_no_quotes_and_a_claim_is_pointed_to(run: Run) -> None:
+    assert run("every", "state")[1].startswith("every state (check)")
+    code, _, err = run("frozen-eigenvalues-suffice")
+    assert code == 2
+    assert "a claim: `antisymrnn verify --only frozen-eigenvalues-suffice -v` shows its evidence" in err

@@ -398,7 +398,7 @@ def test_an_unknown_task_is_refused_with_what_is_close():
 
 @pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "digits"])
 def test_a_task_without_its_files(name, tmp_path):
-    with pytest.raises(DataError, match=f"{name}: expected a folder .*, got none: --data DIR"):
+    with pytest.raises(DataError, match=f"{name}: expected a folder .*, got none: name it by --data DIR"):
         tasks.load(name, None)
     with pytest.raises(DataError, match="missing"):
         tasks.load(name, tmp_path)

@@ -8,7 +8,7 @@ from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.experiments.configuration import CHOICES, SYNONYMS, Configuration
 from antisymrnn_validation.experiments.tasks import TASKS
-from antisymrnn_validation.output.names import did_you_mean, folded, near
+from antisymrnn_validation.output.names import did_you_mean, folded, near, within
 
 FIELDS = Configuration._fields
 
@@ -93,3 +93,9 @@ def test_the_end_of_a_message() -> None:
     assert did_you_mean("a1", ["a2"]) == ""
     assert did_you_mean("sdgg", ["sgd", "sgdg"], most=3) == "; did you mean 'sgdg'?"
     assert did_you_mean("numb", ["numba", "numbb"], most=3) == "; did you mean 'numba' or 'numbb'?"
+
+
+def test_a_text_within_a_name_may_have_other_hyphens() -> None:
+    assert within("W_diff", "w-diff-is-euler-stable")
+    assert within("nan column", "NaN-column: a case")
+    assert not within("wdiff", "w-diff-is-euler-stable")

@@ -147,14 +147,14 @@ def test_a_paragraph_of_a_claim_has_all_that_is_known():
 def test_the_worst_array_is_the_one_with_the_largest_part_of_its_tolerance(errors, worst):
     (row,) = tables.certified_table("Title", [certification(errors=errors)]).rows
     numbers = tuple(f"{errors[worst][key]:.2e}" for key in ("error", "tolerance"))
-    assert row == ("numpy", "gated", str(len(errors)), worst, *numbers, "passed")
+    assert row == ("passed", "numpy", "gated", str(len(errors)), worst, *numbers)
 
 
 def test_a_failed_certification_alarms_with_and_without_arrays():
     records = [certification(status="failed", errors={"W": entry(1.0)}), certification(status=terminal.BROKE_OFF)]
     table = tables.certified_table("Title", [certification(), *records])
     assert table.alarming == [False, True, True]
-    assert table.rows[2] == ("numpy", "gated", "0", "none", "", "", "broke off")
+    assert table.rows[2] == ("broke off", "numpy", "gated", "0", "none", "", "")
 
 
 def accuracy(*found):
@@ -169,8 +169,8 @@ def accuracy(*found):
 def test_an_accuracy_has_one_line_and_a_paragraph_with_its_runs():
     records = [accuracy(90.0, 92.0), accuracy()]
     assert tables.published_table(records).rows == [
-        ("Table 1", "mnist-gated", "98.8", "91.00 ± 1.41", "not reproduced"),
-        ("Table 1", "mnist-gated", "98.8", "", "not run"),
+        ("not reproduced", "Table 1", "mnist-gated", "98.8", "91.00 ± 1.41"),
+        ("not run", "Table 1", "mnist-gated", "98.8", ""),
     ]
     _, (first, second), _ = tables.published_paragraphs(records)
     assert first.splitlines() == [

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from antisymrnn_validation.output import files, terminal
-from antisymrnn_validation.output.names import near
+from antisymrnn_validation.output.names import near, within
 from antisymrnn_validation.output.terminal import Record
 from antisymrnn_validation.reports import tables
 
@@ -128,8 +128,8 @@ def _complain(name: str, message: str, code: int) -> int:
 
 
 def matches(text: str, *names: str) -> bool:
-    """Whether a text is part of one of the names, in upper or lower case."""
-    return any(text.casefold() in name.casefold() for name in names)
+    """Whether a text is part of one of the names, see :func:`~antisymrnn_validation.output.names.within`."""
+    return any(within(text, name) for name in names)
 
 
 def title(name: str, quick: bool) -> str:

@@ -129,6 +129,8 @@ def conform(
     line = f"{title(f'conform {name}', quick)}: {tables.conform_line(records, len(every))}"
     line += tables.diagnosis_of(records)
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
+    for known in tables.known_mistakes(records):
+        print(f"antisymrnn explain {shlex.quote(known)}: the wrong line beside the right one, and the fix")
     print(line)
     if junit is not None:
         write_junit(junit, line, records)

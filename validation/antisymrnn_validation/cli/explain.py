@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from antisymrnn_validation.output.terminal import Record, Table
 @command
 def explain(
     name: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
             metavar="NAME",
             help="A check or a known mistake, as conform prints it. Letters such as γ may be spelled out; upper and "
@@ -42,30 +43,37 @@ def explain(
     from antisymrnn_validation.conformance.promises import PROMISES
 
     check_writable(json)
+    asked = " ".join(name or [])
     start = time.perf_counter()
     checks, mistakes = dict(PROMISES), {mistake.name: mistake for mistake in CATALOGUE}
-    if name is None:
+    if not name:
         records = [_check(promise) for promise in checks.values()], [_mistake(mistake) for mistake in mistakes.values()]
         line = f"explain: {len(checks)} checks, {len(mistakes)} known mistakes"
         _show_all(*records)
         print(line)
     else:
         known = {names.folded(each): each for each in (*checks, *mistakes)}
-        if (found := known.get(names.folded(name), "")) in checks:
+        if (found := known.get(names.folded(asked), "")) in checks:
             records = [_check(checks[found])], []
             _show_check(*records[0])
         elif found:
             records = [], [_mistake(mistakes[found])]
             _show_mistake(*records[1])
         else:
-            hint = names.did_you_mean(name, known.values(), most=5)
-            raise UsageError(
-                f"NAME: expected a check or a known mistake, got {name!r}{hint or '; `antisymrnn explain` lists them'}"
-            )
+            hint = names.did_you_mean(asked, known.values(), most=5) or "; `antisymrnn explain` lists them"
+            if asked in {claim.name for claim in _claims()}:
+                hint = f", which is a claim: `antisymrnn verify --only {asked} -v` shows its evidence"
+            raise UsageError(f"NAME: expected a check or a known mistake, got {asked!r}{hint}")
         line = f"explain: {found}"
     content = {"command": "explain", "checks": records[0], "mistakes": records[1]}
     write_results(json, line, AS_EXPECTED, start, content)
     return AS_EXPECTED
+
+
+def _claims() -> Sequence[Any]:
+    from antisymrnn_validation.claims.ledger import CLAIMS
+
+    return CLAIMS
 
 
 def _check(promise: Any) -> Record:

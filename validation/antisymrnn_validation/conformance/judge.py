@@ -11,6 +11,7 @@ from antisymrnn_ref import load_backend
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import DTYPES, Check, Result
 from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.output.names import within
 from antisymrnn_validation.truth import calls
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 
@@ -89,11 +90,11 @@ def checks_of(
 
 
 def selected(every: Sequence[Check], *, level: int | None = None, only: str = "") -> list[Check]:
-    """Those of some checks up to a level, if one is given, with a text in "check: case", in upper or lower case."""
+    """Those of some checks up to a level, if one is given, with a text within "check: case"."""
     return [
         check
         for check in every
-        if (level is None or check.level <= level) and only.casefold() in f"{check.name}: {check.case}".casefold()
+        if (level is None or check.level <= level) and within(only, f"{check.name}: {check.case}")
     ]
 
 

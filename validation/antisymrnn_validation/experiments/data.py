@@ -65,7 +65,7 @@ _CHUNK = 2**20
 
 
 class DataError(ValueError):
-    """A data file or directory that cannot be used; the message names it, what was expected and what came."""
+    """A data file or directory that cannot be used; the message names it, what was expected and what was found."""
 
 
 class Images(NamedTuple):

@@ -45,7 +45,7 @@ MEASURED = {"iteration", "loss", "accuracy", "validation_loss", "validation_accu
 
 
 class RunError(ValueError):
-    """A folder that cannot be used as asked; the message names the file, what was expected and what came."""
+    """A folder that cannot be used as asked; the message names the file, what was expected and what was found."""
 
 
 @contextlib.contextmanager

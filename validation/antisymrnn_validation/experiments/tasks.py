@@ -221,8 +221,8 @@ def _images(name: str, data: Path | None, split: str) -> Images:
     if data is None:
         what = "MNIST" if name.endswith("mnist") else "CIFAR-10"
         raise DataError(
-            f"{name}: expected a folder with the {what} files, got none: --data DIR, or ANTISYMRNN_DATA; "
-            "train --download fetches what it lacks; only digits needs none"
+            f"{name}: expected a folder with the {what} files, got none: name it by --data DIR or ANTISYMRNN_DATA; "
+            f"antisymrnn train {name} --data DIR --download fetches missing files; train digits needs none"
         )
     return load_mnist(data, split, official=True) if name.endswith("mnist") else load_cifar(data, split)
 

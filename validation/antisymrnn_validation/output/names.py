@@ -30,6 +30,12 @@ def _ascii(letter: str) -> str:
     return found[1].lower() if found else letter
 
 
+def within(text: str, name: str) -> bool:
+    """Whether a text is part of a name, in upper or lower case; blanks, hyphens and underscores are equal."""
+    alike, whole = (re.sub(r"[-_ ]", " ", each.casefold()) for each in (text, name))
+    return alike in whole
+
+
 def near(asked: str, known: Iterable[str], *, synonyms: Mapping[str, str] | None = None, most: int = 1) -> list[str]:
     """The names that somebody may have meant, the likeliest first; none if nothing is close.
 

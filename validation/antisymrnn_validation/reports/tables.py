@@ -76,12 +76,13 @@ def published_table(records: Sequence[Record], *, runs: bool = False) -> Table:
     """
     rows: list[tuple[str, ...]] = []
     for r in records:
-        cell, paper, ours = (r["table"], r["name"]), f"{r['accuracy']}", (_mean(r), r["verdict"])
-        more = (*cell, str(r["units"]), paper, f"{r['iterations']:,} of {r['batch']}", *ours, _runs(r))
-        rows.append(more if runs else (*cell, paper, *ours))
-    columns: tuple[str, ...] = ("table", "cell", "paper, %", "ours, %", "verdict")
+        cell, paper = (r["table"], r["name"]), f"{r['accuracy']}"
+        more = (*cell, str(r["units"]), paper, f"{r['iterations']:,} of {r['batch']}", _mean(r), r["verdict"], _runs(r))
+        rows.append(more if runs else (r["verdict"], *cell, paper, _mean(r)))
+    columns: tuple[str, ...] = ("verdict", "table", "cell", "paper, %", "ours, %")
     if runs:
-        columns = (*columns[:2], "units", "paper, %", "paper's iterations (unconfirmed)", *columns[3:], "our runs")
+        units = ("units", "paper, %", "paper's iterations (unconfirmed)", "ours, %", "verdict", "our runs")
+        columns = (*columns[1:3], *units)
     return Table("Test accuracies of the paper", columns, rows, [False] * len(rows))
 
 
@@ -118,13 +119,14 @@ def published_line(records: Sequence[Record]) -> str:
 
 def certified_table(title: str, records: Sequence[Record]) -> Table:
     """One row for each certification: the array whose error is the largest part of its tolerance."""
-    columns = ("backend", "cell", "arrays", "worst array", "error", "tolerance", "verdict")
+    columns = ("verdict", "backend", "cell", "arrays", "worst array", "error", "tolerance")
     rows = []
     for record in records:
         errors = record["errors"]
         worst = max(errors, key=lambda name: _part(errors[name]), default="")
         numbers = tuple(f"{errors[worst][key]:.2e}" for key in ("error", "tolerance")) if errors else ("", "")
-        rows.append((record["backend"], record["cell"], str(len(errors)), worst or "none", *numbers, record["status"]))
+        where = (record["status"], record["backend"], record["cell"])
+        rows.append((*where, str(len(errors)), worst or "none", *numbers))
     return Table(title, columns, rows, [contradicts(record) for record in records])
 
 
@@ -313,11 +315,18 @@ def contradicts(record: Record) -> bool:
     return record["status"] not in ("passed", "not applicable", "expected failure")
 
 
+def known_mistakes(records: Sequence[Record]) -> dict[str, int]:
+    """The known mistakes that most failures equal, at most two, and how many."""
+    counts = Counter(name for record in records if contradicts(record) for name in record["deviations"][:1])
+    return dict(counts.most_common(2))
+
+
 def diagnosis_of(records: Sequence[Record]) -> str:
-    """What the failures have in common: the known mistakes that most of them equal, and how many."""
-    failed = [record for record in records if contradicts(record)]
-    counts = Counter(name for record in failed for name in record["deviations"][:1])
-    equal = [f"{count} of {len(failed)} failures equal the variant {name!r}" for name, count in counts.most_common(2)]
+    """What the failures have in common."""
+    failed = sum(map(contradicts, records))
+    equal = [
+        f"{count} of {failed} failures equal the variant {name!r}" for name, count in known_mistakes(records).items()
+    ]
     return "".join(f"; {text}" for text in equal)
 
 
@@ -339,16 +348,21 @@ def failure(record: Record, *, again: bool = False) -> str:
 
 
 def failures(records: Sequence[Record]) -> list[str]:
-    """A paragraph for each failure, given once, and on how many more cases it is the same."""
+    """A paragraph for each failure, given once, and on how many more cases it is the same.
+
+    Errors that no known mistake explains differ from case to case: they are given once for each check.
+    """
     same: dict[tuple[str, str], list[Record]] = {}
     for record in filter(contradicts, records):
-        (known,) = record["deviations"][:1] or [record["detail"]]
+        (known,) = record["deviations"][:1] or ["" if record["errors"] else record["detail"]]
         same.setdefault((record["check"], known), []).append(record)
     diagnosed: set[str] = set()
     paragraphs = []
     for first, *others in same.values():
         names = set(first["deviations"][:1])
-        more = [f"  and the same on {len(others)} more case{'s' * (len(others) > 1)}"] if others else []
+        cases = f"{len(others)} more case{'s' * (len(others) > 1)}"
+        same_errors = names or not first["errors"]
+        more = [f"  and {'the same' if same_errors else 'it fails'} on {cases}"] if others else []
         paragraphs.append("\n".join([failure(first, again=bool(names & diagnosed)), *more]))
         diagnosed |= names
     return paragraphs

@@ -24,7 +24,7 @@ SCHEMA_FILE = Path(__file__).parent / VERSION / SCHEMA
 
 
 class VectorError(ValueError):
-    """A set that cannot be trusted; the message names the file and the field, what was expected and what came."""
+    """A set that cannot be trusted; the message names the file and the field, what was expected and what was found."""
 
 
 class Note(NamedTuple):

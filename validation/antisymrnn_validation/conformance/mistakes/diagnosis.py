@@ -320,7 +320,8 @@ def _results(lines: Lines, case: Case, dtype: Any) -> Arrays:
 def _both(lines: Lines, case: Case) -> tuple[Arrays, Arrays]:
     """Results in a higher precision, and in the case's; where NumPy has none above float64 they agree."""
     higher = np.float64 if case.dtype == np.float32 else np.longdouble
-    return _results(lines, case, higher), _results(lines, case, case.dtype)
+    with np.errstate(all="ignore"):  # a mistake may overflow
+        return _results(lines, case, higher), _results(lines, case, case.dtype)
 
 
 def _prediction(

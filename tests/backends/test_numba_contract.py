@@ -429,8 +429,7 @@ def test_a_trajectory_that_lost_its_steps_is_refused():
                 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", tiered([np.float32, np.float64], lambda dtype: dtype is np.float32))
 @pytest.mark.parametrize("cell", CELLS)
 def test_large_tiles_and_several_of_them_in_a_group_against_certified_truth(cell, dtype, monkeypatch):
     for k, (sizes, groups) in enumerate([((20, 130, 5, 2), 64), ((10, 131, 6, 3), 2), ((9, 40, 5, 2), 2)]):

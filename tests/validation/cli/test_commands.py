@@ -277,7 +277,6 @@ def test_an_exception_in_a_claim_exits_1_and_the_run_goes_on(run, ledger, tmp_pa
 
 
 @pytest.mark.usefixtures("ledger")
-@pytest.mark.slow
 def test_a_failed_certification_exits_1(run, tmp_path, monkeypatch):
     (tmp_path / "wrong_backend.py").write_text(WRONG_BACKEND)
     monkeypatch.syspath_prepend(tmp_path)

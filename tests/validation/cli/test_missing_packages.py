@@ -27,7 +27,8 @@ SPECTRA = ["spectra", "--quick", "--output"]
 def without(missing, *arguments, **options):
     """Run a command in a process of its own, without some packages."""
     command = [sys.executable, "-c", BLOCKED, missing, "antisymrnn", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # what is tested here
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=paths, **options)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["verify"], ["info"], ["vectors", "list"]], ids=" ".join)

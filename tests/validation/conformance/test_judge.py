@@ -17,7 +17,7 @@ import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward, kept_steps
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import conform
-from antisymrnn_validation.conformance import plan
+from antisymrnn_validation.conformance import judge, plan
 from antisymrnn_validation.conformance.judge import check_backend, checks_of, judged, parametrize_with_checks, problems
 from antisymrnn_validation.conformance.mistakes import catalogue, diagnosis
 from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
@@ -553,3 +553,10 @@ def test_a_target_may_raise_anything():
     report = check_backend(backend, only=f"accuracy: antisymmetric {GENERIC}")
     assert report.counts == {"failed": 2}
     assert "raised Odd: nothing that is caught" in report.failures[0].detail
+
+
+def test_conform_is_quick_only_if_asked(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(judge, "checks_of", lambda *_, quick, **__: asked.append(quick) or [])
+    assert [command(capsys, "conform", "numpy", *quick)[0] for quick in ([], ["--quick"])] == [3, 3]
+    assert asked == [False, True]

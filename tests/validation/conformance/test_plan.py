@@ -45,3 +45,42 @@ def test_a_lacking_feature_leaves_out_the_checks_that_need_it_and_no_others(feat
 def test_the_table_of_checks_in_the_readme_is_the_declared_one() -> None:
     """After a change of a promise: put what ``plan.markdown()`` returns into validation/README.md."""
     assert f"\n\n{plan.markdown()}\n\n" in README.read_text(encoding="utf-8")
+
+
+def test_the_kinds_of_cases_are_what_they_are_called() -> None:
+    made = {where: plan.made_cases(where) for where in CASES if where != "certified"}
+    assert all({case.cell for case in cases} == set(CELLS) for where, cases in made.items() if where != "conversion")
+    assert all(case.unconstrained for case in made["long"])
+    options = {(case.unconstrained, case.g.ndim) for case in made["options"]}
+    assert options == {(True, 2), (True, 3), (False, 2)}  # a cotangent of the last state alone is (B, n)
+    corners = {(*case.x.shape[:2], len(case.parameters.b), case.x.shape[2]) for case in made["corners"]}
+    assert corners == {(0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1)}
+    assert {case.dtype.name for case in made["generic"]} == {"float64", "float32"}
+    assert {where for name in ("neighbours", "neighbours to rounding") for where in PROMISES[name].on} == {
+        "generic",
+        "wide",
+    }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "keep_every", "level"),
+    [
+        ((3, 2, 4, 1), {}, 1, 2),
+        ((3, 2, 4, 1), {}, 2, 3),
+        ((3, 2, 4, 1), {"dtype": "float32"}, 1, 3),
+        ((3, 2, 4, 1), {"unconstrained": True}, 1, 3),
+        ((1, 2, 4, 1), {}, 1, 4),
+        ((3, 1, 4, 1), {}, 1, 4),
+        ((3, 2, 1, 1), {}, 1, 4),
+    ],
+)
+def test_what_is_crossed_stands_at_3_and_corners_at_4(sizes, options, keep_every, level) -> None:
+    case = random_case("antisymmetric", *sizes, step_size=0.3, diffusion=0.2, seed=1, **options)
+    assert plan.certify("x", case, keep_every=keep_every).level == level
+
+
+def test_drawn_checks_are_of_the_dtypes_that_are_asked_for() -> None:
+    every = plan.drawn_checks("x", 40)
+    chosen = plan.drawn_checks("x", 40, dtypes=["float32"])
+    assert 0 < len(chosen) < len(every)
+    assert all(check.case.endswith("float32") for check in chosen)

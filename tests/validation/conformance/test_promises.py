@@ -159,7 +159,6 @@ def test_half_of_plain_storage_is_too_much_memory() -> None:
     assert result.detail.startswith("keep_every=32: ")
 
 
-@pytest.mark.slow
 def test_the_tolerance_is_measured_and_small() -> None:
     seen = set()
     for case in generic_cases():
@@ -611,3 +610,13 @@ def test_a_gradient_of_x_that_is_never_returned_is_refused(last_state_only):
     )
     assert certify("without", case).run(without).detail == "x: expected an array, got NoneType"
     assert certify("without", case, input_gradient=False).run(without).status == "passed"
+
+
+@pytest.mark.parametrize("what", ["accuracy", "every state"])
+def test_what_is_wrong_with_keep_every_alone_is_seen(what: str) -> None:
+    def change(trajectory: Any) -> Any:
+        return trajectory if trajectory.keep_every == 1 else trajectory._replace(h=trajectory.h * (1 + 1e-9))
+
+    backend = wrapped(copied(), "forward", change)
+    assert certify("mine", a_case(), what=what).run(backend).status == "passed"
+    assert certify("mine", a_case(), what=what, keep_every=3).run(backend).status == "failed"

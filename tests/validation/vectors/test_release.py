@@ -802,11 +802,11 @@ def another_manifest(folder):
 @pytest.mark.parametrize(
     "damage",
     [
-        changed_byte, missing, broken_manifest,
+        changed_byte, missing, broken_manifest, a_path_in_the_manifest,
         *(
             pytest.param(damage, marks=pytest.mark.slow)
             for damage in (
-                truncated, a_folder_in_its_place, one_too_many, no_manifest, a_path_in_the_manifest, another_manifest,
+                truncated, a_folder_in_its_place, one_too_many, no_manifest, another_manifest,
             )
         ),
     ],

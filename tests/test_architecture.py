@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import distribution, requires
 from pathlib import Path
 
@@ -86,3 +87,17 @@ def test_the_example_of_the_readme_runs() -> None:
     case = random_case("antisymmetric", 11, 4, 7, 3, step_size=0.3, diffusion=0.2, seed=0, dtype="float32")
     result = certify("the port", case, what="every state").run(callable_candidate(names["cell"]))
     assert result.status == "passed", result.detail
+
+
+def test_the_fences_stand() -> None:
+    """The floors of the judge, and what keeps the fast tier of the tests fast."""
+    tool = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    kinds = [contract["type"] for contract in tool["importlinter"]["contracts"]]
+    assert kinds == ["forbidden"] * 5 + ["layers", "acyclic_siblings"]
+    floors = [floor.split(" | ") for floor in tool["importlinter"]["contracts"][5]["layers"]]
+    siblings = [["vectors", "comparison", "pictures"], ["claims", "conformance", "experiments"]]
+    assert floors == [["cli"], ["reports"], *siblings, ["truth"], ["output"]]
+    assert {room for floor in floors for room in floor} == {
+        path.parent.name for path in PACKAGES[1].glob("*/__init__.py")
+    }
+    assert {"not slow", "--fail-slow=120"} <= set(tool["pytest"]["ini_options"]["addopts"])

@@ -887,7 +887,7 @@ def test_the_command_holds_the_session(monkeypatch, run_command, tmp_path):
     monkeypatch.setattr(device, "usable_libraries", lambda: ABSENT)
     monkeypatch.setattr(device, "plans", lambda quick: PLANS[:1] if quick else pytest.fail("not quick"))
     monkeypatch.setattr(device, "iter_checks", lambda *_, **__: [check()])
-    monkeypatch.setattr(device, "wide_checks", list)
+    monkeypatch.setattr(device, "wide_checks", lambda: [check()])
     monkeypatch.setattr(device.faulthandler, "dump_traceback_later", lambda seconds, exit: ends.append((seconds, exit)))
     monkeypatch.setattr(device.faulthandler, "cancel_dump_traceback_later", lambda: ends.append("called off"))
     monkeypatch.setattr(
@@ -898,6 +898,7 @@ def test_the_command_holds_the_session(monkeypatch, run_command, tmp_path):
     assert (code, ends) == (0, [(550.0, True), "called off"])
     document = json.loads(path.read_text())
     assert (document["backend"], document["quick"], len(document["contests"])) == ("cupy", True, 1)
+    assert document["conformance"]["total"] == 2  # the checks of the contract, and the wide ones
     assert out.splitlines()[-1] == document["summary"]["line"]
 
 

@@ -284,7 +284,7 @@ def test_a_failed_certification_exits_1(run, tmp_path, monkeypatch):
     assert code == 1
     assert len(re.findall(r"^FAILED wrong_backend: accuracy on \w+ real input", out, re.MULTILINE)) == 2
     assert len(re.findall(r"^  h0: relative error 1\.000e-09, tolerance \d\.\d+e-1[45]", out, re.MULTILINE)) == 2
-    assert len(re.findall(r"^wrong_backend +\w+ +\d+ +h0 .*failed$", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^failed +wrong_backend +\w+ +\d+ +h0 ", out, re.MULTILINE)) == 2
     assert out.splitlines()[-1] == (
         "Next: see FAILED wrong_backend: accuracy on antisymmetric real input T=64 B=2 n=16 m=1 float64 above. To run "
         "it again: antisymrnn verify --quick --backend wrong_backend --only "

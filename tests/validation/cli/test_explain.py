@@ -39,13 +39,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_a_check_is_a_title_and_labelled_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, _ = run("Non-Contiguous")
+    code, out, _ = run("Refilled-Arguments")
     assert code == 0
     title, *lines = out.splitlines()
-    assert title == "non contiguous (check)"
+    assert title == "refilled arguments (check)"
     labels = [line[:12].strip() for line in lines if line[:12].strip()]
     assert labels == ["promise", "level", "needs", "cases", "source", "usual cause", "fix"]
-    assert " ".join(PROMISES["non contiguous"].statement.split()) in " ".join(out.split())
+    assert " ".join(PROMISES["refilled arguments"].statement.split()) in " ".join(out.split())
     assert max(map(len, lines)) <= 80
 
 

@@ -24,10 +24,10 @@ from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import Check, Promise, Result, make_check
 from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
+from antisymrnn_validation.conformance.promises.arguments import inputs_untouched
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
 from antisymrnn_validation.conformance.promises.conduct import (
     concurrent_calls,
-    inputs_untouched,
     memory,
     thread_counts,
     written_outputs,

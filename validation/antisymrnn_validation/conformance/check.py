@@ -47,6 +47,7 @@ CASES = {
     "wide": "B = 19, n = 33: wide enough for kernels to take another way",
     "large": "T = 40, n = 33; not with --quick",
     "BLAS": "B = 16, n = 64: large enough for BLAS to take another way with another layout",
+    "structured": "the structures of truth/structures.py, alone and together",
     "conversion": "one case: the arrays are all that matters",
 }
 """On which cases a promise is checked; ``plan`` makes them."""

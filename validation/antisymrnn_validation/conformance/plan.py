@@ -12,6 +12,7 @@ from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, make_c
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.truth.calls import ALL
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
+from antisymrnn_validation.truth.structures import GATED, STRUCTURES, structured
 
 CERTIFIED = ("last state", "every state", "accuracy")
 """The promises on the certified cases, each planned by its name."""
@@ -108,9 +109,31 @@ def made_cases(where: str, dtypes: Sequence[str] = DTYPES) -> list[Case]:
         "wide": lambda cell: [made(cell, 3, 19, 33, 2, seed=107)],
         "large": lambda cell: [made(cell, 40, 4, 33, 3, seed=105)],
         "BLAS": lambda cell: [made(cell, 3, 16, 64, 2, seed=104)],
+        "structured": lambda cell: structured_cases(cell, dtypes),
         "conversion": lambda cell: [made(cell, 3, 2, 4, 1, seed=103)] * (cell == CELLS[0]),
     }
     return [case for cell in CELLS for case in of_cell[where](cell)]
+
+
+def structured_cases(cell: str, dtypes: Sequence[str] = DTYPES, together: int = 40) -> list[Case]:
+    """Every structure of a cell alone, then several at a time; sizes, dtype and options take turns."""
+    known = [name for name in STRUCTURES if cell == "gated" or name not in GATED]
+    generator = np.random.default_rng(2022)
+    chosen = [(name,) for name in known]
+    chosen += [tuple(generator.choice(known, 2 + k % 3, replace=False).tolist()) for k in range(together)]
+    sizes = ((11, 4, 7, 3), (6, 5, 9, 4), (9, 8, 16, 8), (5, 3, 6, 1), (7, 2, 8, 12))
+    return [
+        structured(
+            random_case(
+                cell, *sizes[k % len(sizes)], step_size=(0.3, 0.1, 1.0)[k % 3], diffusion=(0.2, 0.0)[k % 7 == 0],
+                name="structured", dtype=dtypes[k // 2 % len(dtypes)], seed=200 + k,
+                unconstrained=k % 4 == 3, last_state_only=k >= len(known) and k % 5 == 4,
+            ),
+            names,
+            seed=k,
+        )
+        for k, names in enumerate(chosen)
+    ]  # fmt: skip
 
 
 def certify(

@@ -20,6 +20,7 @@ from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines,
 from antisymrnn_validation.truth.calls import ArrayError
 from antisymrnn_validation.truth.cases import Case, cached_by_content, random_case
 from antisymrnn_validation.truth.oracles import enclose
+from antisymrnn_validation.truth.structures import structured
 from antisymrnn_validation.truth.tolerance import FACTOR
 
 SHOWN = 3
@@ -274,7 +275,8 @@ def _same(left: Case, right: Case) -> bool:
 def _script(case: Case, keep_every: int, target: str) -> str:
     if not (case.recipe and target):
         return ""
-    drawn: Case = eval(case.recipe, {"random_case": random_case})  # the kit's own text
+    # the kit's own text
+    drawn: Case = eval(case.recipe, {"random_case": random_case, "structured": structured})
     changes = ""
     if not _same(drawn, case):
         changes = "case = case._replace(h0=0 * case.h0)"
@@ -286,6 +288,7 @@ def _script(case: Case, keep_every: int, target: str) -> str:
         *(f"import {module}" for module in sorted(modules)),
         "from antisymrnn_validation.truth.calls import run",
         "from antisymrnn_validation.truth.cases import random_case",
+        *(["from antisymrnn_validation.truth.structures import structured"] if "structured(" in case.recipe else []),
         "from antisymrnn_validation.truth.tolerance import measure",
         f"case = {case.recipe}",
         changes,

@@ -1,0 +1,1 @@
+"""The fuzzer: sequences of calls at random, each held against the truth and against itself."""

@@ -109,9 +109,7 @@ def enclose(
     ValueError
         If an array of the case has a NaN or an infinity, about which balls say nothing.
     """
-    for name, array in {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    require_finite(case)
     while True:
         with ctx.workprec(precision):
             balls, terms = _sweep(case, intermediates=intermediates)
@@ -122,6 +120,13 @@ def enclose(
         if precision >= largest_precision:
             raise OracleError(f"{case.name}: radius {reached:.1e} at {precision} bits, asked {radius:.1e}")
         precision *= 2
+
+
+def require_finite(case: Case) -> None:
+    """Raise ValueError if an array of the case has a NaN or an infinity, of which no oracle knows the truth."""
+    for name, array in {**case.parameters._asdict(), "x": case.x, "h0": case.h0, "g": case.g}.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def perturbed_run(case: Case, seed: int, *, intermediates: bool = False) -> dict[str, Array]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, kept_steps
+from antisymrnn_validation.truth import digits
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, run
 from antisymrnn_validation.truth.cases import Case, cached_by_content
+from antisymrnn_validation.truth.digits import KnownTruth
+from antisymrnn_validation.truth.extended import extended, wider
 from antisymrnn_validation.truth.oracles import (
     OracleError,
     Truth,
     enclose,
     perturbed_run,
-    relative_error,
     tangent_identity,
 )
 
 FACTOR = 8
 FLOOR = 4
 PERTURBED_RUNS = 3
+
+Oracle = Literal["balls", "extended"]
+"""Where a truth is from."""
 
 
 def measure(
@@ -31,6 +39,7 @@ def measure(
     keep_every: int = 1,
     beside_specification: bool = False,
     beside_perturbed_runs: bool = True,
+    oracle: Oracle = "balls",
 ) -> dict[str, ArrayError]:
     """Error and tolerance of every array of a case.
 
@@ -46,6 +55,8 @@ def measure(
         Whether the specification's own error counts in the reference.
     beside_perturbed_runs : bool
         Whether those of the perturbed runs do.
+    oracle : "balls" or "extended"
+        Where the truth is from: :func:`truth_and_errors`, or :func:`extended_truth_and_errors` for large cases.
 
     Returns
     -------
@@ -60,18 +71,19 @@ def measure(
     BrokenPromise
         If an error exceeds its tolerance.
     """
-    truth, specification, perturbed = truth_and_errors(case)
+    known = truth_and_errors if oracle == "balls" else extended_truth_and_errors
+    truth, specification, perturbed = known(case)
     # the specification runs in the target's process, on the NumPy that the target may have changed
     bounded = {name: min(error, FACTOR * max(run[name] for run in perturbed)) for name, error in specification.items()}
     runs = [bounded] * beside_specification + perturbed * beside_perturbed_runs
     allowed = tolerances(case, truth, runs)
     errors = {}
-    for name, enclosure in truth.arrays.items():
+    for name, entry in truth.arrays.items():
         if name not in arrays and (name == "x" or arrays.keys() == {"h"}):
             continue
         if name == "h":
-            enclosure = enclosure._replace(balls=enclosure.balls[kept_steps(len(case.x), keep_every)])
-        errors[name] = ArrayError(relative_error(arrays[name], enclosure), *allowed[name])
+            entry = entry.kept(kept_steps(len(case.x), keep_every))
+        errors[name] = ArrayError(entry.error(arrays[name]), *allowed[name])
     try:
         require_within(errors)
     except BrokenPromise as broken:
@@ -79,7 +91,9 @@ def measure(
     return errors
 
 
-def tolerances(case: Case, truth: Truth, runs: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
+def tolerances(
+    case: Case, truth: Truth | KnownTruth, runs: Sequence[dict[str, float]]
+) -> dict[str, tuple[float, float]]:
     """Tolerance and reference of every array of a truth, as :func:`measure` says; ``runs`` are the errors by array."""
     limits, allowed = np.finfo(case.dtype), {}
     sums = [*case.parameters._fields, "step_size", "diffusion"]
@@ -110,15 +124,31 @@ def require_within(errors: dict[str, ArrayError]) -> None:
 
 
 @cached_by_content(maxsize=1024)
-def truth_and_errors(case: Case) -> tuple[Truth, dict[str, float], list[dict[str, float]]]:
+def truth_and_errors(case: Case) -> tuple[KnownTruth, dict[str, float], list[dict[str, float]]]:
     """The truth of a case, and the errors of the specification and of the perturbed runs; cached by content."""
     truth = enclose(case)
     forwards, backwards = tangent_identity(case, truth)
     if not forwards.overlaps(backwards):
         raise OracleError(f"{case.name}: the enclosed gradients contradict the product rule")
+    known = digits.certified(truth)
+    perturbed = [_errors(perturbed_run(case, seed), known) for seed in range(PERTURBED_RUNS)]
+    return known, _errors(run(_specification(), case), known), perturbed
 
-    def errors(arrays: dict[str, Array]) -> dict[str, float]:
-        return {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
 
-    perturbed = [errors(perturbed_run(case, seed)) for seed in range(PERTURBED_RUNS)]
-    return truth, errors(run(load_backend("numpy"), case)), perturbed
+@cached_by_content(maxsize=16)
+def extended_truth_and_errors(case: Case) -> tuple[KnownTruth, dict[str, float], list[dict[str, float]]]:
+    """As :func:`truth_and_errors`, from a run in a wider dtype where the platform has one; cached by content."""
+    wide = wider(case.dtype)
+    if wide is None:
+        return truth_and_errors(case)
+    known, perturbed = extended(case, wide, PERTURBED_RUNS)
+    return known, _errors(run(_specification(), case), known), perturbed
+
+
+@functools.cache
+def _specification() -> ModuleType:
+    return load_backend("numpy")
+
+
+def _errors(arrays: dict[str, Array], truth: KnownTruth) -> dict[str, float]:
+    return {name: entry.error(arrays[name]) for name, entry in truth.arrays.items()}

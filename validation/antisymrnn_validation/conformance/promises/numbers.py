@@ -23,9 +23,6 @@ from antisymrnn_validation.truth.cases import (
     Case,
     generator_of,
 )
-from antisymrnn_validation.truth.oracles import (
-    relative_error,
-)
 from antisymrnn_validation.truth.tolerance import FACTOR, FLOOR, measure, require_within, truth_and_errors
 
 
@@ -212,7 +209,7 @@ def denormal_values(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
         floor = FLOOR * float(finfo.eps) * enclosure.condition
         if enclosure.magnitude:
             unit = max(unit, float(lost) / enclosure.magnitude)
-        errors[name] = ArrayError(relative_error(array, enclosure), max(FACTOR * unit, floor), unit)
+        errors[name] = ArrayError(enclosure.error(array), max(FACTOR * unit, floor), unit)
     require_within(errors)
     return errors
 

@@ -513,7 +513,7 @@ def test_a_callable_gets_strided_arrays_and_weights_changed_in_place():
         held.clear()
         return stale({name: raw(leaf) for name, leaf in parameters.items()}, raw(x), raw(h0), step_size, diffusion)
 
-    for function, name in ((stale, "independent calls"), (no_strides, "layouts")):
+    for function, name in ((stale, "refilled arguments"), (no_strides, "layouts")):
         report = check_backend(callable_candidate(function), quick=True, only=f"{name}: antisymmetric promises T=11")
         assert report.counts["failed"] == 2, name
 

@@ -297,7 +297,7 @@ class Session:
             if array.dtype != problem.case.dtype:
                 raise BrokenPromise(f"{name}: expected dtype {problem.case.dtype}, got {array.dtype}{place}")
         try:
-            measure(arrays, problem.case, keep_every=keep_every, beside_specification=True)
+            measure(arrays, problem.case, keep_every=keep_every, beside_specification=True, oracle="extended")
         except BrokenPromise as broken:
             raise BrokenPromise(f"{broken} ({problem.case.name}{place})", broken.errors, broken.wrong) from None
         if not promises_bits(self.target):

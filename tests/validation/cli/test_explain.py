@@ -108,7 +108,7 @@ def test_without_a_name_everything_is_listed(run: Run, monkeypatch: pytest.Monke
     for names, section in ((list(PROMISES), checks), (NAMES, mistakes)):
         assert [line[: len(name)] for name, line in zip(names, section, strict=False)] == names
     assert lines[-1] == f"explain: {len(PROMISES)} checks, {len(CATALOGUE)} known mistakes"
-    assert re.search(rf"^accuracy +2 +gradients +{re.escape(PROMISES['accuracy'].statement[:30])}", out, re.M)
+    assert re.search(rf"^accuracy +2 +gradients +{re.escape(PROMISES['accuracy'].statement[:20])}", out, re.M)
 
 
 def test_the_list_as_json(run: Run, tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ import functools
 import json as json_module
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
@@ -35,6 +36,9 @@ from antisymrnn_validation.cli.command import (
 from antisymrnn_validation.output import files, terminal
 from antisymrnn_validation.reports import tables
 from antisymrnn_validation.reports.junit import write_junit
+
+LONGEST_FUZZ = 7 * 24 * 60
+"""Minutes."""
 
 
 @command
@@ -87,6 +91,11 @@ def conform(
         int | None,
         typer.Option(min=1, metavar="N", help="In place of the checks, accuracy on N cases drawn at random."),
     ] = None,
+    fuzz: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="In place of the checks, sequences of calls drawn at random."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of --fuzz. The same seed draws the same.")] = 0,
 ) -> int:
     """Check one backend, function or program against the contract.
 
@@ -110,6 +119,12 @@ def conform(
         except ValueError as error:
             raise UsageError(f"--{error}") from error
     dtypes = among("--dtype", check.DTYPES, [dtype] if dtype else check.DTYPES)
+    if fuzz is not None:
+        if level is not None or only or quick or drawn is not None or expect is not None:
+            raise UsageError("--fuzz: expected without --level, --only, --quick, --drawn and --expect")
+        if not 0 < fuzz <= LONGEST_FUZZ:
+            raise UsageError(f"--fuzz: expected minutes above 0 and up to {LONGEST_FUZZ}, got {fuzz:g}")
+        return _fuzz(name, source, fuzz, seed, dtypes, json=json, junit=junit)
     every = judge.checks_of(module, quick=quick, dtypes=dtypes, drawn=drawn)
     chosen = judge.selected(every, level=level, only=only)
     if not chosen:
@@ -136,6 +151,52 @@ def conform(
         write_junit(junit, line, records)
     results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
     write_results(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
+    return code
+
+
+def _fuzz(
+    name: str, source: str, minutes: float, seed: int, dtypes: Sequence[str], *, json: Path | None, junit: Path | None
+) -> int:
+    """Fuzz a target for some minutes; the result is one check."""
+    from antisymrnn_validation.conformance import check
+    from antisymrnn_validation.conformance.fuzzing.apart import fuzz_apart
+    from antisymrnn_validation.conformance.fuzzing.session import Tally
+
+    start = time.perf_counter()
+    with terminal.progress_of_time(60 * minutes) as begin:
+
+        def progress(tally: Tally, _: Sequence[str]) -> None:
+            begin(tally.text())
+
+        try:
+            report = fuzz_apart(source, minutes=minutes, seed=seed, dtypes=dtypes, progress=progress)
+        except RuntimeError as error:
+            raise UsageError(f"--fuzz: {error}") from error
+    failure = report.failure
+    record = {
+        "backend": name,
+        "check": "fuzz",
+        "case": f"seed {seed}",
+        "level": max(check.LEVELS),
+        "status": "failed" if failure else "passed",
+        "detail": failure.message if failure else "",
+        "errors": {},
+        "diagnosis": failure.script(source) if failure else "",
+        "deviations": [],
+        "seconds": time.perf_counter() - start,
+    }
+    if failure:
+        print(f"fuzz: {failure.message}\n\nthe shortest sequence of calls that was found to fail:\n")
+        print(failure.script(source), end="\n\n")
+    verdict = "failed" if failure else "no failure"
+    line = f"conform {name} --fuzz {minutes:g} --seed {seed}: {verdict}, {report.tally.text()}"
+    print(line)
+    if junit is not None:
+        write_junit(junit, line, [record])
+    fuzzed = {"minutes": minutes, "seed": seed, "rounds": report.rounds, **report.tally._asdict()}
+    results = {"backend": name, "level": None, "dtypes": dtypes, "checks": [record], "fuzz": fuzzed}
+    code = CONTRADICTED if failure else AS_EXPECTED if report.tally.calls else NOTHING_RAN
+    write_results(json, line, code, start, {"command": "conform", "quick": False, "only": "", **results})
     return code
 
 

@@ -163,6 +163,23 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
+def progress_of_time(seconds: float) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr over a time, if that is a terminal; call what it yields with what to say of the work."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    import time
+
+    import rich.console
+    import rich.progress as bars
+
+    columns = (bars.BarColumn(bar_width=20), bars.TimeRemainingColumn(), bars.TextColumn("{task.description}"))
+    with bars.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as bar:
+        task, begun = bar.add_task("", total=seconds), time.monotonic()
+        yield lambda said: bar.update(task, completed=time.monotonic() - begun, description=said)
+
+
+@contextlib.contextmanager
 def progress_of_bytes(name: str, done: int, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar of a transfer on stderr, if that is a terminal; call what it yields with each number of bytes."""
     if not sys.stderr.isatty():

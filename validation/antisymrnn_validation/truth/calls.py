@@ -125,10 +125,13 @@ def limited(seconds: float, too_long: Callable[[], BaseException]) -> Iterator[N
 
 
 def converted(backend: ModuleType, case: Case) -> Case:
-    """The case with its arrays converted for the backend."""
+    """The case with its arrays converted for the backend; what is one object stays one."""
+    done: dict[int, Array] = {}
 
     def convert(array: Array) -> Array:
-        return backend.asarray(array, case.dtype)
+        if id(array) not in done:
+            done[id(array)] = backend.asarray(array, case.dtype)
+        return done[id(array)]
 
     parameters = type(case.parameters)(*map(convert, case.parameters))
     return case._replace(parameters=parameters, x=convert(case.x), h0=convert(case.h0), g=convert(case.g))

@@ -57,6 +57,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 """What each field of a layout may be; the first is plain C order."""
 
 CACHE_LINE = 64
+ALIGNED = 16
+"""What an address is a multiple of where NumPy allocates the array."""
 
 
 def drawn_layout(generator: np.random.Generator) -> Layout:
@@ -145,11 +147,13 @@ def arguments_of(case: Case) -> dict[str, Array]:
 
 
 def described(case: Case) -> str:
-    """Shape and strides of every array of a case that does not lie in plain C order."""
+    """Shape and strides of every array of a case that does not lie in plain C order, or not aligned."""
     lines = []
     for name, array in arguments_of(case).items():
         words = [f"strides {array.strides}" if not array.flags.c_contiguous else ""]
-        words += ["unaligned" if not array.flags.aligned else "", "" if array.flags.writeable else "read-only"]
+        if odd := array.ctypes.data % ALIGNED:
+            words.append(f"begins {odd} bytes behind a multiple of {ALIGNED}")
+        words.append("" if array.flags.writeable else "read-only")
         if said := ", ".join(filter(None, words)):
             lines.append(f"{name} {array.shape} {array.dtype}: {said}")
     return "; ".join(lines) or "all in C order"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from antisymrnn_validation.conformance.check import DTYPES
 from antisymrnn_validation.conformance.fuzzing.machine import Report, fuzz
 from antisymrnn_validation.conformance.fuzzing.session import Failure, Tally, modules_of
 
@@ -29,6 +30,7 @@ def fuzz_apart(
     *,
     minutes: float,
     seed: int = 0,
+    dtypes: Sequence[str] = DTYPES,
     progress: Callable[[Tally, Sequence[str]], None] = lambda *_: None,
 ) -> Report:
     """As :func:`~antisymrnn_validation.conformance.fuzzing.machine.fuzz`, of the target that an expression gives.
@@ -37,7 +39,7 @@ def fuzz_apart(
     ----------
     source : str
         A Python expression that gives the target, such as ``antisymrnn_ref.load_backend('numba')``.
-    minutes, seed, progress
+    minutes, seed, dtypes, progress
         As for ``fuzz``. The time is kept whatever a call does.
 
     Raises
@@ -58,8 +60,10 @@ def fuzz_apart(
             text=True,
             encoding="utf-8",
         )
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps({"source": source, "seconds": end - time.monotonic(), "seed": seed}))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        task = {"source": source, "seconds": end - time.monotonic(), "seed": seed, "dtypes": list(dtypes)}
+        process.stdin.write(json.dumps(task))
         process.stdin.close()
         lines: queue.Queue[str] = queue.Queue()
         reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
@@ -134,6 +138,6 @@ def serve() -> None:
         names[root] = sys.modules[root]
     target = eval(task["source"], names)  # the expression of the kit's own command
     left = task["seconds"] - (time.monotonic() - begun)
-    report = fuzz(target, minutes=left / 60, seed=task["seed"], progress=progress)
+    report = fuzz(target, minutes=left / 60, seed=task["seed"], dtypes=task["dtypes"], progress=progress)
     failure = report.failure and [report.failure.message, report.failure.steps]
     send({"rounds": report.rounds, "tally": report.tally, "failure": failure})

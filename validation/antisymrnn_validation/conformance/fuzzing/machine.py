@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from antisymrnn_validation.conformance.check import DTYPES
 from antisymrnn_validation.conformance.fuzzing.session import EDITS, Failure, Session, Tally
 from antisymrnn_validation.output.terminal import placed
 from antisymrnn_validation.truth.calls import BrokenPromise, NotSupported, features_of, limited, promises_bits
@@ -23,7 +24,10 @@ SLOTS = 3
 """How many problems a session holds at a time."""
 
 WORK = 3_000_000
-"""T B n² at most of one problem: its truth takes most of the time."""
+"""T B (n + m) (n + 8) at most of one problem: its truth takes most of the time, a second for this much."""
+
+QUICK = 20_000
+"""Entries of x and h in all calls of a repetition, about."""
 
 SHRINKING = 60.0
 """Seconds that a failing sequence may take to be shrunk."""
@@ -58,6 +62,7 @@ def fuzz(
     *,
     minutes: float = 1.0,
     seed: int = 0,
+    dtypes: Sequence[str] = DTYPES,
     rounds: int | None = None,
     progress: Callable[[Tally, Sequence[str]], None] = lambda *_: None,
 ) -> Report:
@@ -72,6 +77,8 @@ def fuzz(
         and not within compiled code; ``antisymrnn conform --fuzz`` runs in a process of its own for that.
     seed : int
         Of the first round; the same seed draws the same sequences.
+    dtypes : sequence of str
+        Of the arrays.
     rounds : int, optional
         Stop after so many.
     progress : callable
@@ -92,7 +99,7 @@ def fuzz(
     from hypothesis.stateful import run_state_machine_as_test
 
     log = _Log(time.monotonic() + 60 * minutes, progress)
-    machine = _machine(target, log)
+    machine = _machine(target, log, dtypes)
     settings = hypothesis.settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
@@ -148,14 +155,13 @@ def _text(value: Any) -> str:
     return repr(value)
 
 
-def _machine(target: ModuleType, log: _Log) -> type[RuleBasedStateMachine]:
+def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleBasedStateMachine]:
     """The state machine whose rules are the methods of a session."""
     from hypothesis import strategies as st
     from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
     features = features_of(target)
     cells = [cell for cell in CELLS if cell == CELLS[0] or "gated" in features]
-    dtypes = ("float64", "float32")
     seeds, slots = st.integers(0, 2**16), st.integers(0, SLOTS - 1)
     layout = st.builds(Layout, **{name: st.sampled_from(values) for name, values in OPTIONS.items()})
     step_sizes = st.sampled_from([0.3, 0.1, 0.01, 0.5, 1.0, 2.5])
@@ -171,14 +177,15 @@ def _machine(target: ModuleType, log: _Log) -> type[RuleBasedStateMachine]:
         if "layouts" not in features:
             return {}
         names = ["x", "h0", "g", "W", "V", "b", *(["V_z", "b_z"] if cell == "gated" else [])]
-        return draw(st.dictionaries(st.sampled_from(names), layout, max_size=3))
+        return draw(st.dictionaries(st.sampled_from(names), layout, max_size=6))
 
     @st.composite
     def cases(draw: st.DrawFn) -> Case:
         cell = draw(st.sampled_from(cells))
         T, B, n, m = draw(T_sizes), draw(B_sizes), draw(n_sizes), draw(m_sizes)
-        B = max(1, min(B, WORK // n**2))
-        T = min(T, WORK // (B * n**2))
+        of_a_sample = (n + m) * (n + 8)
+        B = min(B, max(1, WORK // of_a_sample))
+        T = min(T, WORK // (B * of_a_sample))
         known = [name for name in STRUCTURES if cell == "gated" or name not in GATED]
         case = random_case(
             cell, T, B, n, m,
@@ -272,8 +279,7 @@ def _machine(target: ModuleType, log: _Log) -> type[RuleBasedStateMachine]:
         def repeat(self, slot: int, times: int) -> None:
             slot = self.held(slot)
             case = self.session.problems[slot].case
-            if case.x.shape[0] * case.h0.size * case.h0.shape[1] * times < WORK:
-                self.call("repeat", slot, times)
+            self.call("repeat", slot, min(times, 2 + QUICK // (1 + case.x.size + len(case.x) * case.h0.size)))
 
         @rule(chosen=st.lists(slots, min_size=1, max_size=3), threads=st.sampled_from([2, 4, 8]))
         def at_once(self, chosen: list[int], threads: int) -> None:

@@ -54,6 +54,11 @@ class Tally(NamedTuple):
     cells: int = 0
     largest: tuple[int, int, int, int] = (0, 0, 0, 0)
 
+    def text(self) -> str:
+        """In one line."""
+        sizes = " ".join(f"{symbol}={size}" for symbol, size in zip("TBnm", self.largest, strict=True))
+        return f"{self.calls:,} calls, {self.cells:,} cells, the largest problem {sizes}"
+
 
 class Failure(NamedTuple):
     """A sequence of calls that fails.
@@ -93,7 +98,7 @@ class _Problem:
     def __init__(self, case: Case, layouts: Mapping[str, Layout]) -> None:
         self.case, self.given, self.layouts = case, laid_out(case, layouts), dict(layouts)
         self.trajectory: Any = None
-        self.keep_every = 1
+        self.keep_every, self.layouts_of_forward = 1, dict(layouts)
         self.borrowed = False  # whether g is a result
 
 
@@ -175,11 +180,11 @@ class Session:
     def forward(self, slot: int, *, keep_every: int = 1) -> None:
         """Call forward and judge its states."""
         problem = self.problems[slot]
-        problem.keep_every = keep_every
+        problem.keep_every, problem.layouts_of_forward = keep_every, problem.layouts
         with self._watched(slot):
             problem.trajectory = self._forward(problem, keep_every)
         states = {"h": self.target.to_numpy(problem.trajectory.h)}
-        self._judge(problem, states, keep_every)
+        self._judge(problem, states, keep_every, problem.layouts)
         self._hold("h", problem.trajectory.h)
 
     def backward(self, slot: int, *, input_gradient: bool = True) -> None:
@@ -195,7 +200,7 @@ class Session:
             raise BrokenPromise(f"x: expected {'an array' if input_gradient else 'None'}, got {gradients.x!r}")
         named = named_arrays(problem.trajectory.h, gradients)
         arrays = {name: self.target.to_numpy(array) for name, array in named.items() if array is not None}
-        self._judge(problem, arrays, problem.keep_every)
+        self._judge(problem, arrays, problem.keep_every, problem.layouts_of_forward)
         for name in arrays:
             self._hold(name, named[name])
 
@@ -203,7 +208,7 @@ class Session:
         """The same pair of calls many times: the same bits each time, where bits are promised."""
         problem = self.problems[slot]
         first = self._pair(problem)
-        self._judge(problem, first, 1)
+        self._judge(problem, first, 1, problem.layouts)
         for number in range(1, times):
             said = f"in call {number + 1} of the same arrays"
             self._require_same(self._digests(first), self._digests(self._pair(problem)), said)
@@ -289,8 +294,13 @@ class Session:
         self._results.append((name, array, _digest(self.target.to_numpy(array))))
         del self._results[:-40]
 
-    def _judge(self, problem: _Problem, arrays: dict[str, Array], keep_every: int) -> None:
-        """Hold results against the truth, and against those of the same call before."""
+    def _judge(
+        self, problem: _Problem, arrays: dict[str, Array], keep_every: int, layouts_of_forward: Mapping[str, Layout]
+    ) -> None:
+        """Hold results against the truth, and against those of the same call before.
+
+        Bits may depend on the layout, as those of BLAS do.
+        """
         said = described(problem.given)
         place = "" if said == "all in C order" else f"; {said}"
         for name, array in arrays.items():
@@ -302,9 +312,9 @@ class Session:
             raise BrokenPromise(f"{broken} ({problem.case.name}{place})", broken.errors, broken.wrong) from None
         if not promises_bits(self.target):
             return
-        layouts = tuple(sorted(problem.layouts.items()))
+        places = [tuple(sorted(layouts.items())) for layouts in (layouts_of_forward, problem.layouts)]
         for name, digest in self._digests(arrays).items():
-            key = (problem.case.key, layouts, name, *([keep_every] if name == "h" else []))
+            key = (problem.case.key, name, *((keep_every, places[0]) if name == "h" else places))
             if self._bits.setdefault(key, digest) != digest:
                 raise BrokenPromise(f"{name}: other bits than the same call gave before ({problem.case.name}{place})")
 

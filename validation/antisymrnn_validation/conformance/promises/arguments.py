@@ -329,10 +329,11 @@ def _measured(backend: ModuleType, case: Case, drawn: dict[str, Layout]) -> dict
 
 
 def _blamed(backend: ModuleType, case: Case, drawn: dict[str, Layout]) -> str:
-    """The arrays that lie otherwise: one alone if that is enough to fail, else all."""
-    for name, layout in drawn.items():
+    """The arrays whose layout makes it fail: one if that is enough, else all."""
+    alone: list[dict[str, Layout]] = [{}, *({name: layout} for name, layout in drawn.items())]
+    for layouts in alone:
         try:
-            _measured(backend, case, {name: layout})
+            _measured(backend, case, layouts)
         except BrokenPromise:
-            return described(laid_out(case, {name: layout}))
+            return described(laid_out(case, layouts)) if layouts else f"in plain C order too ({case.name})"
     return described(laid_out(case, drawn))

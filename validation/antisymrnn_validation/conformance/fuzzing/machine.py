@@ -114,14 +114,15 @@ def fuzz(
     )
     done = 0
     try:
-        with limited(60 * minutes, _TimeIsUp):
+        with limited(60 * minutes, log.over):
             while rounds is None or done < rounds:
                 run_state_machine_as_test(hypothesis.seed(seed + done)(machine), settings=settings)
                 done += 1
     except _TimeIsUp:
         pass
     except Exception as error:
-        if log.failure is None:  # of the fuzzer itself
+        # hypothesis makes an error of its own of an end in the midst of a draw
+        if log.failure is None and not log.ended:
             raise RuntimeError(f"the fuzzer broke off: {placed(error)}") from error
     return Report(seed, done, log.tally, log.failure)
 
@@ -133,6 +134,12 @@ class _Log:
         self.end, self.progress = end, progress
         self.tally = Tally()
         self.failure: Failure | None = None
+        self.ended = False
+
+    def over(self) -> BaseException:
+        """The exception that ends the run."""
+        self.ended = True
+        return _TimeIsUp()
 
     def failed(self, message: str, steps: Sequence[str]) -> None:
         """Keep a failure if it is the shortest so far; the first one limits the time that is left."""
@@ -209,7 +216,7 @@ def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleB
         def call(self, method: str, *arguments: Any, **keywords: Any) -> None:
             """One call of the session, noted first."""
             if time.monotonic() > log.end:
-                raise _TimeIsUp
+                raise log.over()
             texts = [*map(_text, arguments), *(f"{name}={_text(value)}" for name, value in keywords.items())]
             self.steps.append(f"session.{method}({', '.join(texts)})")
             log.progress(log.tally, self.steps)

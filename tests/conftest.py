@@ -5,6 +5,8 @@ Plain ``pytest`` runs the fast tier, in which no test may take long (``--fail-sl
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,21 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 if not os.access(Path(__file__).parents[1], os.W_OK):  # a checkout that is read-only cannot keep failing examples
     settings.register_profile("default", settings.get_profile("default"), database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+CACHE = "ANTISYMRNN_CACHE"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session truths of its own on the disk; the workers of pytest-xdist inherit the folder and share it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="antisymrnn-cache-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take them away again."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[CACHE])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,6 +28,7 @@ from antisymrnn_validation.experiments import published
 from antisymrnn_validation.experiments.folder import RunError
 from antisymrnn_validation.output import environment, files
 from antisymrnn_validation.truth import calls, cases
+from antisymrnn_validation.truth.tolerance import truth_and_errors
 
 MNIST = os.environ.get("ANTISYMRNN_DATA")
 ESCAPE = "\x1b"
@@ -585,6 +586,17 @@ def test_conform_on_the_specification(run, tmp_path):
         f"conform numpy --quick: {len(statuses)} checks: {counts['passed']} passed, 0 failed, "
         f"{counts['not applicable']} not applicable"
     )
+
+
+def test_conform_without_a_cache_leaves_no_truth_on_the_disk(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTISYMRNN_CACHE", str(tmp_path))
+    truth_and_errors.cache_clear()
+    chosen = ("conform", "numpy", "--only", "accuracy: antisymmetric T = 1")
+    assert run(*chosen, "--no-cache")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    truth_and_errors.cache_clear()
+    assert run(*chosen)[0] == 0
+    assert len(list(tmp_path.glob("truths/*.truth"))) == 2
 
 
 def test_conform_on_a_wrong_backend(run, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json as json_module
 import shlex
@@ -96,6 +97,9 @@ def conform(
         typer.Option(metavar="MINUTES", help="In place of the checks, sequences of calls drawn at random."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of --fuzz. The same seed draws the same.")] = 0,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute every certified truth; read and write none on the disk.")
+    ] = False,
 ) -> int:
     """Check one backend, function or program against the contract.
 
@@ -105,6 +109,7 @@ def conform(
     check_writable(json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import check, judge
+    from antisymrnn_validation.truth import store
 
     name, module, source = target
     expected = _expected_failures(expect)
@@ -135,7 +140,8 @@ def conform(
 
     start = time.perf_counter()
     run = functools.partial(run_check, name, module=module, expected=expected, source=source)
-    records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
+    with store.off() if no_cache else contextlib.nullcontext():
+        records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
     print_failures(records)
     terminal.show(tables.groups_table(records))
     terminal.show(tables.levels_table(records, check.LEVELS))

@@ -42,15 +42,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes, whole or not at all, and so that they survive a power cut."""
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write bytes, whole or not at all, and, unless not ``durable``, so that they survive a power cut."""
     with _temporary(path) as (temporary, target):
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, target)
-        sync_folder(target.parent)
+        if durable:
+            sync_folder(target.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -277,6 +277,7 @@ def cached_by_content(maxsize: int) -> Callable[[Callable[..., Result]], Callabl
         def of(case: Case, *arguments: Any) -> Result:
             return cached(_ByContent(case), *arguments)
 
+        of.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
         return of
 
     return decorate

@@ -47,11 +47,13 @@ class Digits(NamedTuple):
         Returns
         -------
         float
-            0 where both are zero throughout; infinity where an entry is not finite, where the truth is zero throughout
-            and the array is not, or where the shapes differ.
+            0 where both are zero throughout; NaN where an entry is NaN; infinity where one is infinite, where the truth
+            is zero throughout and the array is not, and where the shapes differ.
         """
-        if array.shape != self.high.shape or not np.isfinite(array).all():
+        if array.shape != self.high.shape:
             return math.inf
+        if not np.isfinite(array).all():
+            return math.nan if np.isnan(array).any() else math.inf
         return float(self.errors(array[None])[0])
 
     def errors(self, arrays: Array) -> Array:

@@ -27,6 +27,9 @@ from antisymrnn_validation.truth.cases import Case
 COMPLEX_STEP = 1e-100
 """Imaginary step; its square, 1e-200, is far below every rounding error."""
 
+PERTURBED_RUNS = 3
+"""How many perturbed runs measure what rounding costs; their seeds are 0, 1, …"""
+
 
 class OracleError(ArithmeticError):
     """The asked radius was not reached at the largest working precision."""

@@ -24,6 +24,7 @@ from flint import arb
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.truth.cases import CELLS, Case
 from antisymrnn_validation.truth.oracles import (
+    PERTURBED_RUNS,
     OracleError,
     Truth,
     enclose,
@@ -31,7 +32,7 @@ from antisymrnn_validation.truth.oracles import (
     relative_error,
     tangent_identity,
 )
-from antisymrnn_validation.truth.tolerance import PERTURBED_RUNS, tolerances
+from antisymrnn_validation.truth.tolerance import tolerances
 from antisymrnn_validation.vectors.format import SCHEMA, SCHEMA_FILE, VERSION, Noise, Vector, to_json, to_npz
 from antisymrnn_validation.vectors.plans import DTYPES, LONG, LONG_FILES, NOTES, PLANS, Plan, case
 

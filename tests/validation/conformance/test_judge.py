@@ -465,6 +465,21 @@ def test_a_damaged_numpy_does_not_widen_the_tolerance(monkeypatch):
     assert certify("honest", case._replace(name="damaged")).run(antisymrnn_ref).status == "failed"
 
 
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "nan"), (np.inf, "inf")])
+def test_the_error_of_a_nan_is_nan_and_no_tolerance_becomes_nan(monkeypatch, tmp_path, capsys, value, told):
+    case = random_case("antisymmetric", 4, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=6 if told == "nan" else 7)
+    monkeypatch.setattr(np, "tanh", lambda a: np.full_like(a, value))  # of the target and of the specification
+    result = certify("honest", case).run(antisymrnn_ref)
+    assert (result.status, str(result.errors["h"].error)) == ("failed", told)
+    assert np.isfinite([[error.tolerance, error.reference] for error in result.errors.values()]).all()
+    assert f"h: relative error {told}, tolerance" in result.detail
+    monkeypatch.setattr(judge, "checks_of", lambda *_, **__: [certify("honest", case)])
+    code, out, _ = command(capsys, "conform", "numpy", "--json", tmp_path / "report.json")
+    (record,) = json.loads((tmp_path / "report.json").read_text())["checks"]
+    assert (code, record["errors"]["h"]["error"]) == (1, told)
+    assert f"  h: relative error {told}, tolerance" in out
+
+
 def test_a_case_without_a_certified_truth_says_nothing_of_a_target():
     saturated = random_case("gated", 1, 1, 9, 2, step_size=0.4, diffusion=0.2, seed=1338201033, amplitude=1e5)
     result = certify("honest", saturated).run(antisymrnn_ref)

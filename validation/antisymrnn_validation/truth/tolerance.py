@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -118,7 +119,8 @@ def truth_and_errors(case: Case) -> tuple[Truth, dict[str, float], list[dict[str
         raise OracleError(f"{case.name}: the enclosed gradients contradict the product rule")
 
     def errors(arrays: dict[str, Array]) -> dict[str, float]:
-        return {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
+        found = {name: relative_error(arrays[name], enclosure) for name, enclosure in truth.arrays.items()}
+        return {name: math.inf if math.isnan(error) else error for name, error in found.items()}  # to be compared
 
     perturbed = [errors(perturbed_run(case, seed)) for seed in range(PERTURBED_RUNS)]
     return truth, errors(run(load_backend("numpy"), case)), perturbed

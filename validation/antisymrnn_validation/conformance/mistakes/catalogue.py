@@ -30,7 +30,7 @@ from antisymrnn_validation.conformance.mistakes.recurrence import (
 )
 from antisymrnn_validation.truth.cases import CELLS
 
-Kind = Literal["convention", "forward", "gradient"]
+Kind = Literal["convention", "forward", "gradient", "rounding"]
 
 BATCH_SUMS = ("W", "V", "b", "V_z", "b_z", "step_size", "diffusion")
 """Gradients that are sums over the batch."""
@@ -49,8 +49,9 @@ class Deviation(NamedTuple):
     ----------
     name : str
         Unique in the catalogue.
-    kind : "convention", "forward" or "gradient"
-        A convention is right once it is declared. A mistake changes the states, or the gradients alone.
+    kind : "convention", "forward", "gradient" or "rounding"
+        A convention is right once it is declared. A mistake changes the states, or the gradients alone. A rounding
+        replaces no line; the catalogue has none, ``precision.py`` has them.
     cells : tuple of str
         Where it exists.
     statement, usual_cause, fix : str

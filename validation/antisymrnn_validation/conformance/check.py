@@ -192,6 +192,8 @@ class Result(NamedTuple):
     diagnosis : str
     deviations : tuple of str
         Names of the known mistakes that give the same results.
+    rounding : str
+        The name of a rounding that the errors look like, where no known mistake gives the results.
     """
 
     check: str
@@ -202,6 +204,7 @@ class Result(NamedTuple):
     wrong: Wrong | None = None
     diagnosis: str = ""
     deviations: tuple[str, ...] = ()
+    rounding: str = ""
 
 
 class Check(NamedTuple):

@@ -151,11 +151,13 @@ def relative_error(array: Array, truth: Enclosure) -> float:
     Returns
     -------
     float
-        0 where both are zero throughout; infinity where an entry is not finite, where the truth is zero throughout and
-        the array is not, or where the shapes differ.
+        0 where both are zero throughout; NaN where an entry is NaN; infinity where one is infinite, where the truth
+        is zero throughout and the array is not, and where the shapes differ.
     """
-    if array.shape != truth.balls.shape or not np.isfinite(array).all():
+    if array.shape != truth.balls.shape:
         return math.inf
+    if not np.isfinite(array).all():
+        return math.nan if np.isnan(array).any() else math.inf
     pairs = zip(array.ravel().tolist(), truth.balls.ravel(), strict=True)
     largest = max((float((arb(value) - ball).abs_upper()) for value, ball in pairs), default=0.0)
     if largest == 0.0:

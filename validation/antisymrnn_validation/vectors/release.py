@@ -101,7 +101,8 @@ def check(vector: Vector, arrays: Mapping[str, Array]) -> dict[str, ArrayError]:
     -------
     dict of str to ArrayError
         The error is the largest distance from an expected entry over the largest expected entry: infinity for a shape
-        or a dtype that differs, for NaN, and where zeros are expected and there is anything else.
+        or a dtype that differs, for an infinite entry, and where zeros are expected and there is anything else; NaN
+        where an entry is NaN.
 
     Raises
     ------
@@ -122,8 +123,10 @@ def check(vector: Vector, arrays: Mapping[str, Array]) -> dict[str, ArrayError]:
 
 
 def _error(array: Array, expected: Array) -> float:
-    if array.shape != expected.shape or array.dtype != expected.dtype or not np.isfinite(array).all():
+    if array.shape != expected.shape or array.dtype != expected.dtype:
         return math.inf
+    if not np.isfinite(array).all():
+        return math.nan if np.isnan(array).any() else math.inf
     difference = np.abs(array.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
     if difference == 0:
         return 0.0

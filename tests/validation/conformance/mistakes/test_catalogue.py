@@ -48,11 +48,19 @@ CONSTRAINED_ALONE = {
     "(W − Wᵀ) / 2",
     "upper triangle of W alone",
     "lower triangle of W alone",
+    "2W in place of W − Wᵀ",
     "dW = G",
     "dW = Gᵀ − G",
     "dW = (G − Gᵀ) / 2",
     "dW = G + Gᵀ",
 }
+ZEROS_ALONE = {
+    "samples without a cotangent on h_T left out of backward",
+    "adjoint dropped where a sample has no cotangent",
+    "steps without a cotangent left out of backward",
+    "backward ends at a step without a cotangent",
+}
+"""What only cotangents with zeros in them can show."""
 TIES = {
     # M − Mᵀ changes its sign when it is transposed
     False: [{"W stored transposed", "dW = Gᵀ − G"}],
@@ -74,7 +82,22 @@ def tolerance(cell: str, unconstrained: bool, dtype: type) -> dict[str, float]:
 
 def telling(deviation: Deviation, cell: str, dtype: type) -> Case:
     """The generic case that can show a deviation."""
-    return generic(cell, unconstrained=deviation.name in ABLATION_ALONE, dtype=dtype)
+    case = generic(cell, unconstrained=deviation.name in ABLATION_ALONE, dtype=dtype)
+    return with_zeros(case) if deviation.name in ZEROS_ALONE else case
+
+
+def with_zeros(case: Case) -> Case:
+    """The case without a cotangent on h_6, nor of one sample on h_T, nor of another on h_3."""
+    g = case.g.copy()
+    g[6] = g[-1, 1] = g[3, 2] = 0
+    return case._replace(g=g)
+
+
+def tolerance_of(case: Case) -> dict[str, float]:
+    """What the arrays of a case may be wrong by."""
+    if np.count_nonzero(case.g) == case.g.size:
+        return tolerance(case.cell, case.unconstrained, case.dtype.type)
+    return {name: error.tolerance for name, error in measure(outputs(None, case), case).items()}
 
 
 def changes(case: Case, deviations: list[Deviation]) -> dict[str, dict[str, float]]:
@@ -104,9 +127,9 @@ def zeroed(case: Case, *names: str) -> Case:
 
 
 def test_the_catalogue_says_what_it_must() -> None:
-    assert Counter(d.kind for d in CATALOGUE) == {"convention": 10, "forward": 44, "gradient": 64}
-    assert len({d.name for d in CATALOGUE}) == len(CATALOGUE) == 118
-    assert Counter(cell for _, cell in PAIRS) == {"antisymmetric": 89, "gated": 118}
+    assert Counter(d.kind for d in CATALOGUE) == {"convention": 10, "forward": 55, "gradient": 78}
+    assert len({d.name for d in CATALOGUE}) == len(CATALOGUE) == 143
+    assert Counter(cell for _, cell in PAIRS) == {"antisymmetric": 114, "gated": 143}
     derivation = (Path(antisymrnn_ref.__file__).parent / "DERIVATION.md").read_text(encoding="utf-8")
     anchors = set(re.findall(r"\*\*\(([A-Z]+[0-9]+)\)\*\*", derivation))
     for deviation in CATALOGUE:
@@ -127,7 +150,7 @@ def test_names_are_looked_up() -> None:
 def test_every_deviation_is_visible_in_a_generic_case(deviation: Deviation, cell: str) -> None:
     for dtype in (np.float64, np.float32):
         case = telling(deviation, cell, dtype)
-        allowed = tolerance(cell, case.unconstrained, dtype)
+        allowed = tolerance_of(case)
         change = changes(case, [deviation])[deviation.name]
         assert max(change[name] / allowed[name] for name in allowed) > FAR
 
@@ -141,6 +164,8 @@ def test_a_gradient_mistake_leaves_the_states_alone(cell: str) -> None:
     assert gradient <= in_both[1]
     assert not forward & in_both[0] & in_both[1]
 
+
+FIRST_SAMPLE = ("input of the first sample for every sample", "h_0 of the first sample for every sample")
 
 CORNERS = {
     "ε = 1": (lambda case: case._replace(step_size=1.0), {"ε missing in δ", "ε missing in δ_z"}),
@@ -157,6 +182,7 @@ CORNERS = {
             "missing cotangent on h_0",
             "missing cotangents on intermediate states",
             "cotangent injected at the last step only",
+            "gradients of the mean over the states",
         },
     ),
     "cotangents all ones": (lambda case: case._replace(g=np.ones_like(case.g)), {"cotangent of the next state"}),
@@ -167,6 +193,8 @@ CORNERS = {
             "mean instead of sum over the batch",
             "mean instead of sum over the batch in db",
             "x reshaped instead of transposed",
+            "sums of the first sample only",
+            *FIRST_SAMPLE,
         },
     ),
     "T = 1": (
@@ -178,6 +206,9 @@ CORNERS = {
             *(f"backpropagation through the last {length} steps only" for length in (2, 5, 10)),
             "x reshaped instead of transposed",
             "missing cotangents on intermediate states",
+            "gradients of the parameters clipped to [−1, 1]",
+            "input of the first step at every step",
+            "mean instead of sum over the steps",
         },
     ),
 }
@@ -198,14 +229,16 @@ CORNERS_OF_STATES = {
         "W in place of W − Wᵀ",
         "W + Wᵀ",
         "(W − Wᵀ) / 2",
+        "2W in place of W − Wᵀ",
         "upper triangle of W alone",
         "lower triangle of W alone",
         "M transposed in the gate alone",
     },
     "biases 0": {"gate bias missing", "candidate bias missing", "candidate's bias in the gate"},
-    "h_0 = 0": {"h_0 ignored"},
-    "B = 1": {"x reshaped instead of transposed"},
+    "h_0 = 0": {"h_0 ignored", "h_0 of the first sample for every sample"},
+    "B = 1": {"x reshaped instead of transposed", *FIRST_SAMPLE},
     "T = 1": {
+        "input of the first step at every step",
         "x reshaped instead of transposed",
         "input of the step before, wrapped",
         "input of the step after, wrapped",
@@ -219,7 +252,7 @@ CORNERS_OF_STATES = {
 def test_corners_hide_what_the_table_says(corner: str, cell: str) -> None:
     change, expected = CORNERS[corner]
     here = {d.name for d in CATALOGUE if cell in d.cells}
-    unmoved, with_right_states = (names - ABLATION_ALONE for names in hidden(change(generic(cell))))
+    unmoved, with_right_states = (names - ABLATION_ALONE - ZEROS_ALONE for names in hidden(change(generic(cell))))
     assert unmoved == expected & here
     of_forward = {d.name for d in CATALOGUE if d.kind == "forward"} | {"row vectors"}
     assert with_right_states & of_forward == CORNERS_OF_STATES.get(corner, set()) & here
@@ -227,8 +260,9 @@ def test_corners_hide_what_the_table_says(corner: str, cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_ablation_hides_what_the_table_says(cell: str) -> None:
-    assert hidden(generic(cell, unconstrained=True))[0] == CONSTRAINED_ALONE
-    assert hidden(generic(cell))[0] == ABLATION_ALONE
+    assert hidden(generic(cell, unconstrained=True))[0] == CONSTRAINED_ALONE | ZEROS_ALONE
+    assert hidden(generic(cell))[0] == ABLATION_ALONE | ZEROS_ALONE
+    assert not hidden(with_zeros(generic(cell)))[0] & ZEROS_ALONE
 
 
 # what a deviation gives
@@ -244,7 +278,7 @@ def test_wrong_forward_passes_are_differentiated_right(cell: str, unconstrained:
     inputs = [*case.parameters, case.x, case.h0, case.step_size, case.diffusion]
     direction = [generator.standard_normal(np.shape(value)) for value in inputs]
     functions = [d for d in CATALOGUE if cell in d.cells and (d.kind == "forward" or "reads" in d.replaces)]
-    assert len(functions) == {"antisymmetric": 32, "gated": 46}[cell]
+    assert len(functions) == {"antisymmetric": 43, "gated": 57}[cell]
     for deviation in (None, *functions):
         forward = inspect.unwrap(getattr(planted(deviation), cell).forward)
 
@@ -397,7 +431,7 @@ def expected_names(deviation: Deviation, unconstrained: bool) -> set[tuple[str, 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_planted_deviation_is_found_by_name(cell: str, unconstrained: bool, dtype: type) -> None:
     case, allowed = generic(cell, unconstrained=unconstrained, dtype=dtype), tolerance(cell, unconstrained, dtype)
-    unseen = CONSTRAINED_ALONE if unconstrained else ABLATION_ALONE
+    unseen = ZEROS_ALONE | (CONSTRAINED_ALONE if unconstrained else ABLATION_ALONE)
     seen = [d for d in CATALOGUE if cell in d.cells and d.name not in unseen]
     assert len(seen) == sum(cell in d.cells for d in CATALOGUE) - len(unseen)
     for deviation in seen:
@@ -561,7 +595,7 @@ def test_the_wrong_line_gives_what_the_catalogue_predicts(deviation: Deviation, 
     for name, array in arrays.items():
         assert array.shape == predicted[name].shape, name
         assert array.dtype == dtype
-    matches = identify(arrays, case, tolerance=tolerance(cell, case.unconstrained, dtype))
+    matches = identify(arrays, case, tolerance=tolerance_of(case))
     assert {match.names for match in matches} == expected_names(deviation, case.unconstrained)
 
 
@@ -599,8 +633,8 @@ STRANGERS = [
         },
     ),
     Deviation(
-        "adjoint clipped", "gradient", CELLS, "", "", "", (),
-        {"arrive": lambda k, carried, g: np.clip(carried + g, -1, 1)},  # noqa: ARG005
+        "adjoint squashed", "gradient", CELLS, "", "", "", (),
+        {"arrive": lambda k, carried, g: np.tanh(carried + g)},  # noqa: ARG005
     ),
 ]  # fmt: skip
 

@@ -16,25 +16,30 @@ import numpy as np
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array, GatedParameters, Parameters
 from antisymrnn_validation.conformance.mistakes.recurrence import (
+    EULER,
     SIGMOID,
     TANH,
     Activation,
     Arrays,
     Lines,
     Slopes,
+    Step,
     Update,
     arriving,
     planted_cell,
 )
 from antisymrnn_validation.truth.cases import CELLS
 
-Kind = Literal["convention", "forward", "gradient"]
+Kind = Literal["convention", "forward", "gradient", "rounding"]
 
 BATCH_SUMS = ("W", "V", "b", "V_z", "b_z", "step_size", "diffusion")
 """Gradients that are sums over the batch."""
 
 TRUNCATIONS = (1, 2, 5, 10)
 """Lengths at which truncated backpropagation is known by name."""
+
+CLIPS = ((-1, 1), (0, 1))
+"""Ranges to which x is known by name to be clipped."""
 
 
 class Deviation(NamedTuple):
@@ -44,8 +49,9 @@ class Deviation(NamedTuple):
     ----------
     name : str
         Unique in the catalogue.
-    kind : "convention", "forward" or "gradient"
-        A convention is right once it is declared. A mistake changes the states, or the gradients alone.
+    kind : "convention", "forward", "gradient" or "rounding"
+        A convention is right once it is declared. A mistake changes the states, or the gradients alone. A rounding
+        replaces no line; the catalogue has none, ``precision.py`` has them.
     cells : tuple of str
         Where it exists.
     statement, usual_cause, fix : str
@@ -79,6 +85,28 @@ HARD_TANH = Activation(
 )
 
 
+def _clipped(array: Array, low: float, high: float) -> Array:
+    """``np.clip``, of complex numbers too: what is inside by its real part stays as it is."""
+    return np.where(_inside(array, low, high), array, np.clip(array.real, low, high))
+
+
+def _inside(array: Array, low: float, high: float) -> Array:
+    return ((array.real > low) & (array.real < high)).astype(array.dtype)
+
+
+def _rational(a: Array) -> Array:
+    return np.where(np.abs(a.real) < 3, a * (27 + a**2) / (27 + 9 * a**2), np.sign(a.real))
+
+
+def _rational_slope(a: Array, s: Array) -> Array:  # noqa: ARG001
+    inside = ((27 + 3 * a**2) * (27 + 9 * a**2) - 18 * a**2 * (27 + a**2)) / (27 + 9 * a**2) ** 2
+    return np.where(np.abs(a.real) < 3, inside, 0 * a)
+
+
+CLIPPED_TANH = Activation(lambda a: np.tanh(_clipped(a, -3, 3)), lambda a, s: (1 - s**2) * _inside(a, -3, 3))
+RATIONAL_TANH = Activation(_rational, _rational_slope)
+
+
 def _hard_sigmoid(slope: float) -> Activation:
     def inside(a: Array) -> Array:
         return np.abs(slope * a.real) < 0.5
@@ -95,6 +123,42 @@ def _shifted(array: Array, steps: int, wrap: bool) -> Array:
         moved[: 1 if steps > 0 else 0] = 0
         moved[len(moved) if steps > 0 else -1 :] = 0
     return moved
+
+
+def _shifted_gradient(dx: Array, x: Array, steps: int, wrap: bool) -> Array:  # noqa: ARG001
+    return _shifted(dx, steps, wrap)
+
+
+def _first_for_all(array: Array, axis: int) -> Array:
+    """The first along an axis in the place of every one."""
+    return np.broadcast_to(np.take(array, range(min(1, array.shape[axis])), axis), array.shape)
+
+
+def _gathered(gradient: Array, axis: int) -> Array:
+    """The transpose of :func:`_first_for_all`."""
+    found = np.zeros_like(gradient)
+    np.moveaxis(found, axis, 0)[:1] = gradient.sum(axis=axis)
+    return found
+
+
+def _without_cotangent(k: Step, t: int) -> bool:
+    """Whether none arrives at h_t, of cotangents on every state."""
+    return bool(k.g.ndim == 3 and not k.g[t].any())
+
+
+def _ended(k: Step) -> bool:
+    return any(_without_cotangent(k, t + 1) for t in range(k.t, k.T))
+
+
+def _some(cotangents: Array) -> Array:
+    """Whether a sample has a cotangent, (B, 1)."""
+    return cotangents.any(axis=-1, keepdims=True)
+
+
+def _norm_clipped(arrays: Arrays, B: int) -> Arrays:  # noqa: ARG001
+    names = [name for name in ("W", "V", "b", "V_z", "b_z") if name in arrays]
+    norm = np.sqrt(sum((arrays[name] ** 2).sum() for name in names))
+    return arrays | {name: arrays[name] * np.minimum(1, 1 / (norm + 1e-6)) for name in names}
 
 
 def _edited(**edits: Callable[[Array], Array]) -> Callable[[Arrays, int], Arrays]:
@@ -312,6 +376,14 @@ _IN_M = (
         "F1", "B8",
         matrix=lambda mix: mix._replace(W=0.5, transposed=-0.5) if mix.transposed else mix,
     ),
+    _forward_mistake(
+        "2W in place of W − Wᵀ",
+        "M is 2W − γI.",
+        "W was taken for antisymmetric, as it may be when it is made.",
+        "Form W − Wᵀ in every call.",
+        "F1", "B8",
+        matrix=lambda mix: mix._replace(W=2.0, transposed=0.0) if mix.transposed else mix,
+    ),
     *(
         _forward_mistake(
             f"{which} triangle of W alone",
@@ -382,10 +454,49 @@ _IN_A = (
             "Let the step from h[t] to h[t + 1] use x[t].",
             "F2", "GF1", "GF3",
             inputs=functools.partial(_shifted, steps=steps, wrap=wrap),
-            inputs_gradient=functools.partial(_shifted, steps=-steps, wrap=wrap),
+            inputs_gradient=functools.partial(_shifted_gradient, steps=-steps, wrap=wrap),
         )
         for which, steps in (("before", 1), ("after", -1))
         for edge, wrap in (("zero at the end", False), ("wrapped", True))
+    ),
+    *(
+        _forward_mistake(name, statement, cause, fix, "F2", "GF1", "GF3", inputs=inputs, inputs_gradient=gradient)
+        for name, statement, cause, fix, inputs, gradient in (
+            (
+                "input of the first step at every step", "Every step uses x of the first.",
+                "x was constant in time where it was tried.", "Let the step from h[t] to h[t + 1] use x[t].",
+                functools.partial(_first_for_all, axis=0), lambda dx, x: _gathered(dx, 0),
+            ),
+            (
+                "input of the first sample for every sample", "Every sample uses the first one's x.",
+                "The samples were equal where it was tried.", "Use each sample's own input.",
+                functools.partial(_first_for_all, axis=1), lambda dx, x: _gathered(dx, 1),
+            ),
+            (
+                "x cast to integers", "The fraction of every input is cut off.",
+                "x was an array of bytes or indices where it was tried.", "Keep the inputs in their dtype.",
+                lambda x: np.trunc(x.real).astype(x.dtype), lambda dx, x: 0 * dx,
+            ),
+            (
+                "x read as one-hot", "1 stands in place of the largest entry of x, and 0 in place of the others.",
+                "V x was written as a look-up of one column of V.", "Multiply by V.",
+                lambda x: np.eye(x.shape[-1], dtype=x.dtype)[x.real.argmax(axis=-1)], lambda dx, x: 0 * dx,
+            ),
+        )
+    ),
+    *(
+        _forward_mistake(
+            f"x clipped to [{low}, {high}]".replace("-", "−"),
+            f"Inputs outside [{low}, {high}] are moved to its ends.".replace("-", "−"),
+            "The data it was written for lie in that range.",
+            "Take the inputs as they are.",
+            "F2", "GF1", "GF3",
+            inputs=functools.partial(_clipped, low=low, high=high),
+            inputs_gradient=functools.partial(
+                lambda dx, x, low, high: dx * _inside(x, low, high), low=low, high=high
+            ),
+        )
+        for low, high in CLIPS
     ),
     _forward_mistake(
         "x reshaped instead of transposed",
@@ -394,7 +505,7 @@ _IN_A = (
         "Use swapaxes or transpose.",
         "F2", "GF1", "GF3",
         inputs=lambda x: x.reshape(x.shape[1], x.shape[0], x.shape[2]).swapaxes(0, 1),
-        inputs_gradient=lambda dx: dx.swapaxes(0, 1).reshape(dx.shape),
+        inputs_gradient=lambda dx, x: dx.swapaxes(0, 1).reshape(dx.shape),
     ),
     _forward_mistake(
         "V reshaped instead of transposed",
@@ -418,6 +529,11 @@ _IN_H = (
             ("hard tanh", "s is a, cut at −1 and 1.", "A cheaper activation.", HARD_TANH),
             ("σ in place of tanh", "s is σ(a): the state only grows.", "The other activation of an LSTM.", SIGMOID),
             ("ReLU in place of tanh", "s is max(a, 0): the state only grows.", "A default activation.", RELU),
+            ("a clipped to [−3, 3]", "s is tanh of a moved to the ends of [−3, 3].", "A guard.", CLIPPED_TANH),
+            (
+                "rational tanh", "s is a (27 + a²) / (27 + 9a²), cut at −3 and 3.",
+                "A faster tanh that is right to two digits.", RATIONAL_TANH,
+            ),
         )
     ),
     *(
@@ -477,6 +593,12 @@ _IN_H = (
                 ),
             ),
             (
+                "h clipped to [−1, 1]", "Every state after h_0 is moved into [−1, 1].", "A guard.",
+                "Leave the state as it is: only s is bounded.", CELLS,
+                lambda k: _clipped(EULER.value(k), -1, 1),
+                lambda k: Slopes(*(_inside(EULER.value(k), -1, 1) * slope for slope in EULER.slopes(k))),
+            ),
+            (
                 "gate computed, tanh dropped", "h_t is h_{t−1} + ε z: the candidate is not used.",
                 "The gate overwrote the candidate.", "Multiply the gate by the candidate, tanh a.", GATED,
                 lambda k: k.h + k.step_size * k.z,
@@ -518,6 +640,14 @@ _IN_H = (
         "Start from h_0.",
         "F4", "GF5",
         start=np.zeros_like, total=_edited(h0=np.zeros_like),
+    ),
+    _forward_mistake(
+        "h_0 of the first sample for every sample",
+        "Every sample starts from the first one's h_0.",
+        "The rows of h_0 were equal where it was tried.",
+        "Start each sample from its own row.",
+        "F4", "GF5",
+        start=functools.partial(_first_for_all, axis=0), total=_edited(h0=functools.partial(_gathered, axis=0)),
     ),
 )  # fmt: skip
 
@@ -644,7 +774,59 @@ _IN_ADJOINT = (
              lambda t, T: t in (0, T)),
             ("cotangent injected at the last step only", "Only g_T is added.", "A loss on the last state was meant.",
              lambda t, T: t == T),
+            ("missing cotangent on h_T", "g_T is not added.", "The loop adds g where it leaves a step.",
+             lambda t, T: t < T),
         )
+    ),
+    _gradient_mistake(
+        "gradients of the mean over the states",
+        "Cotangents of every state are divided by T + 1, and with them every gradient.",
+        "The loss is averaged over the states before it is differentiated.",
+        "Use g as it is given.",
+        "B2", "GB3",
+        cotangent=lambda g, t, T: arriving(g, t, T) / (T + 1 if g.ndim == 3 else 1),
+    ),
+    _gradient_mistake(
+        "samples without a cotangent on h_T left out of backward",
+        "A sample whose g_T is zero has no other cotangent either.",
+        "g_T was taken for a mask of the samples that have a loss.",
+        "Add g_t of every sample.",
+        "B2", "GB3",
+        cotangent=lambda g, t, T: arriving(g, t, T) * (_some(g[T]) if g.ndim == 3 else 1),
+    ),
+    _gradient_mistake(
+        "adjoint dropped where a sample has no cotangent",
+        "adjoint_t of a sample is zero where its g_t is.",
+        "g_t was taken for a mask of the steps that count.",
+        "Carry the adjoint back through every step.",
+        "B2", "GB3",
+        arrive=lambda k, carried, g: (carried + g) * (_some(g) if k.g.ndim == 3 else 1),
+    ),
+    _gradient_mistake(
+        "steps without a cotangent left out of backward",
+        "A step to a state whose cotangent is zero is not differentiated.",
+        "No direct cotangent was taken for no adjoint.",
+        "Differentiate every step: later cotangents go back through it.",
+        "B2", "GB3",
+        arrive=lambda k, carried, g: (k.adjoint if _without_cotangent(k, k.t + 1) else carried) + g,
+        counted=lambda k, name: not _without_cotangent(k, k.t + 1),
+    ),
+    _gradient_mistake(
+        "backward ends at a step without a cotangent",
+        "The first state from the end whose cotangent is zero is taken for h_0.",
+        "An early exit: no direct cotangent was taken for no adjoint.",
+        "Go back to h_0.",
+        "B2", "GB3",
+        arrive=lambda k, carried, g: k.adjoint if _ended(k) else carried + g,
+        counted=lambda k, name: not _ended(k),
+    ),
+    _gradient_mistake(
+        "adjoint clipped to [−1, 1]",
+        "Every entry of adjoint_t is moved into [−1, 1] at every step.",
+        "A guard against gradients that explode.",
+        "Clip the gradients, if at all, after they are complete.",
+        "B2", "GB3",
+        arrive=lambda k, carried, g: np.clip(carried + g, -1, 1),
     ),
     _gradient_mistake(
         "cotangent of the next state",
@@ -689,6 +871,15 @@ _IN_ADJOINT = (
         arrive=lambda k, carried, g: carried + g if k.t else k.adjoint,
         counted=lambda k, name: k.t > 0,
     ),
+    _gradient_mistake(
+        "last step left out of backward",
+        "The step from h_{T−1} to h_T is not differentiated; g_T stands in place of adjoint_{T−1}.",
+        "The loop begins one step early.",
+        "Begin with the last step.",
+        "B2", "GB3",
+        arrive=lambda k, carried, g: carried + g if k.t < k.T - 1 else k.adjoint,
+        counted=lambda k, name: k.t < k.T - 1,
+    ),
 )  # fmt: skip
 
 _IN_SUMS = (
@@ -699,6 +890,36 @@ _IN_SUMS = (
         "Use the state before the step.",
         "B3", "GB4",
         before=lambda k: k.h_next,
+    ),
+    _gradient_mistake(
+        "h_1 for h_0 in dW",
+        "δ_1 meets h_1; every later δ_t meets h_{t−1}.",
+        "h_0 is not among the stored states, and the first that is takes its place.",
+        "Use h_0 for the first step.",
+        "B3", "GB4",
+        before=lambda k: k.h if k.t else k.h_next,
+    ),
+    *(
+        _gradient_mistake(
+            name, statement, cause, fix, "B3", "B4", "B5", "B7", "GB4", "GB5", "GB6", "GB8", summed=summed
+        )
+        for name, statement, cause, fix, summed in (
+            (
+                "last sample left out of the sums", "What the samples share has no gradient from the last one.",
+                "A range that ends one early.", "Sum over all B samples.",
+                lambda k, array: array * (np.arange(len(array)) < len(array) - 1)[:, None].astype(array.dtype),
+            ),
+            (
+                "sums of the first sample only", "What the samples share has its gradient from the first one alone.",
+                "B was 1 where it was tried, or the samples were equal.", "Sum over all B samples.",
+                lambda k, array: array * (np.arange(len(array)) < 1)[:, None].astype(array.dtype),
+            ),
+            (
+                "mean instead of sum over the steps",
+                "The gradients of what the steps share are divided by T; dx and dh_0 are not.",
+                "A mean over the time axis.", "Sum over the steps.", lambda k, array: array / k.T,
+            ),
+        )
     ),
     _gradient_mistake(
         "gate missing in dW",
@@ -830,6 +1051,22 @@ _IN_RESULTS = (
         "B5", "GB6",
         total=_divided(("b", "b_z")),
     ),
+    _gradient_mistake(
+        "gradients of the parameters clipped to [−1, 1]",
+        "Every entry of the gradients of the weights and biases is moved into [−1, 1].",
+        "clip_grad_value_, or a guard, inside the layer.",
+        "Clip in the training loop.",
+        "B4", "B5", "B8", "GB5", "GB6",
+        total=_edited(**dict.fromkeys(("W", "V", "b", "V_z", "b_z"), lambda array: np.clip(array, -1, 1))),
+    ),
+    _gradient_mistake(
+        "gradients of the parameters scaled to norm 1",
+        "The gradients of the weights and biases are divided by their norm plus 1e-6 where that is over 1.",
+        "clip_grad_norm_ inside the layer.",
+        "Clip in the training loop.",
+        "B4", "B5", "B8", "GB5", "GB6",
+        total=_norm_clipped,
+    ),
     *(
         _gradient_mistake(
             f"dx of the step {which}, {edge}",
@@ -837,7 +1074,7 @@ _IN_RESULTS = (
             "An index is one off.",
             "Write the step's own Vᵀ δ.",
             "B6", "GB7",
-            inputs_gradient=functools.partial(_shifted, steps=steps, wrap=wrap),
+            inputs_gradient=functools.partial(_shifted_gradient, steps=steps, wrap=wrap),
         )
         for which, steps in (("before", 1), ("after", -1))
         for edge, wrap in (("zero at the end", False), ("wrapped", True))

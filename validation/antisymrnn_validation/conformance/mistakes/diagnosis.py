@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE, Deviation, by_name
+from antisymrnn_validation.conformance.mistakes.precision import BITS, Finding, finding, rounded_arguments
 from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines, results, returned
 from antisymrnn_validation.truth.calls import ArrayError
 from antisymrnn_validation.truth.cases import Case, cached_by_content, random_case
@@ -88,6 +89,10 @@ class Diagnosis(NamedTuple):
         A script, or empty for a case that was not drawn.
     compared : bool
         Whether there was anything finite to compare with the variants.
+    again : bool
+        Whether it was compared with some alone.
+    rounding : Finding or None
+        What the errors look like, where no deviation gives the arrays.
     """
 
     matches: list[Match]
@@ -95,6 +100,8 @@ class Diagnosis(NamedTuple):
     first_step: int | None
     reproduce: str
     compared: bool = True
+    again: bool = False
+    rounding: Finding | None = None
 
     @property
     def names(self) -> list[str]:
@@ -115,7 +122,11 @@ class Diagnosis(NamedTuple):
                 f"and {len(self.names) - SHOWN} more that give the same numbers here: {', '.join(self.names[SHOWN:])}"
             )
         if not self.matches and self.compared:
-            lines.append("no known variant gives these numbers")
+            those = "those of the first failure of this kind" if self.again else "these numbers"
+            lines.append(f"no known variant gives {those}")
+        if self.rounding:
+            known, evidence, _ = self.rounding
+            lines += [f"they look like the results of a {known.name}: {evidence}", f"  {known.statement} {known.fix}"]
         if self.first_step is not None:
             lines.append(f"the first wrong state is h[{self.first_step}]")
         for place in self.places:
@@ -140,6 +151,7 @@ def diagnose(
     *,
     keep_every: int = 1,
     target: str = "",
+    among: Collection[str] | None = None,
 ) -> Diagnosis:
     """Find out what is wrong with results of a case.
 
@@ -154,6 +166,8 @@ def diagnose(
         Which states ``h`` holds.
     target : str
         A Python expression that gives the candidate, for the script; no script without it.
+    among : collection of str, optional
+        Compare with these deviations alone, "a + b" for two together, and with no rounded argument but these.
 
     Returns
     -------
@@ -181,8 +195,10 @@ def diagnose(
             first_step = kept[int(np.argmax(wrong))]
     fit = {name: np.asarray(array) for name, array in arrays.items() if name in errors and np.isfinite(array).all()}
     tolerances = {name: errors[name].tolerance for name in fit}
-    matches = identify(fit, case, tolerance=tolerances, keep_every=keep_every) if fit else []
-    return Diagnosis(matches, places, first_step, _script(case, keep_every, target), bool(fit))
+    matches = identify(fit, case, tolerance=tolerances, keep_every=keep_every, among=among) if fit else []
+    rounding = None if matches else _rounding(fit, case, errors, keep_every, among)
+    script = _script(case, keep_every, target)
+    return Diagnosis(matches, places, first_step, script, bool(fit), among is not None, rounding)
 
 
 def outputs(deviation: Deviation | None, case: Case) -> Arrays:
@@ -210,7 +226,14 @@ def outputs(deviation: Deviation | None, case: Case) -> Arrays:
     return returned(lines, _results(lines, case, case.dtype), case.x.shape[1])
 
 
-def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float], keep_every: int = 1) -> list[Match]:
+def identify(
+    arrays: Arrays,
+    case: Case,
+    *,
+    tolerance: float | Mapping[str, float],
+    keep_every: int = 1,
+    among: Collection[str] | None = None,
+) -> list[Match]:
     """Find the deviations that reproduce every one of the given arrays.
 
     A deviation matches if each array agrees with what it gives, to the tolerance or to what rounding costs in the
@@ -227,6 +250,8 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         Relative to an array's largest entry: what :func:`~antisymrnn_validation.truth.tolerance.measure` allows.
     keep_every : int
         Which states ``h`` holds.
+    among : collection of str, optional
+        Compare with these deviations alone, "a + b" for two together; names of any other kind are ignored.
 
     Returns
     -------
@@ -239,7 +264,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     ValueError
         For an array of another name than the truth has.
     """
-    truth = _predictions(case, keep_every)[()]
+    truth = _paper(case, keep_every)
     if unknown := [name for name in arrays if name not in truth.arrays]:
         raise ValueError(f"arrays: expected some of {', '.join(truth.arrays)}, got {', '.join(unknown)}")
     allowed = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(arrays, tolerance)
@@ -248,7 +273,7 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         _distance(array, truth.arrays[name], truth.magnitude[name]) <= allowed[name] for name, array in arrays.items()
     ):
         return []
-    for predictions in (_predictions, _pairs):
+    for predictions in (_predictions, _pairs) if among is None else (_asked(among),):
         found = [
             match
             for names, prediction in predictions(case, keep_every).items()
@@ -257,6 +282,23 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         if found:
             return sorted(found, key=lambda match: match.error)
     return []
+
+
+def _rounding(
+    arrays: Arrays, case: Case, errors: Mapping[str, ArrayError], keep_every: int, among: Collection[str] | None
+) -> Finding | None:
+    """What the errors of finite arrays look like."""
+    truth, tolerances = _paper(case, keep_every), {name: errors[name].tolerance for name in arrays}
+    for bits, what, lines in rounded_arguments(case.dtype):
+        if among is not None and what not in among:
+            continue
+        prediction = _prediction(Lines(), case, keep_every, _both(lines, case), truth.arrays)
+        if _match((), prediction, arrays, truth, tolerances):
+            return Finding(BITS[bits], f"{what} rounded to {bits} significant bits gives exactly these numbers", what)
+    kept = contract.kept_steps(len(case.x), keep_every)
+    expected = {name: array[kept] if name == "h" else array for name, array in _truth(case).items()}
+    same = {name: array for name, array in arrays.items() if array.shape == expected[name].shape}
+    return finding(same, expected, errors)
 
 
 @cached_by_content(maxsize=64)
@@ -341,33 +383,71 @@ def _prediction(
 
 
 @cached_by_content(maxsize=64)
+def _paper(case: Case, keep_every: int) -> _Prediction:
+    """Of the paper's cell; cached by content."""
+    return _prediction(Lines(), case, keep_every, _both(Lines(), case))
+
+
+@cached_by_content(maxsize=64)
 def _predictions(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
-    """Of the paper's cell, by (), and of every deviation of a case's cell, by its name; cached by content."""
-    truth = _prediction(Lines(), case, keep_every, _both(Lines(), case))
-    found: dict[tuple[str, ...], _Prediction] = {(): truth}
-    for deviation in CATALOGUE:
-        if case.cell in deviation.cells:
-            both = _both(deviation.lines, case)
-            found[deviation.name,] = _prediction(deviation.lines, case, keep_every, both, truth.arrays)
+    """Of every deviation of a case's cell, by its name; cached by content."""
+    found: dict[tuple[str, ...], _Prediction] = {}
+    for deviation in _here(case):
+        found[deviation.name,] = _of_one(deviation, case, keep_every)
     return found
 
 
 @cached_by_content(maxsize=8)
 def _pairs(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
     """Of every convention together with every mistake of a case's cell; cached by content."""
-    truth = _predictions(case, keep_every)[()]
-    here = [deviation for deviation in CATALOGUE if case.cell in deviation.cells]
-    conventions = [deviation for deviation in here if deviation.kind == "convention"]
+    conventions = [deviation for deviation in _here(case) if deviation.kind == "convention"]
     found: dict[tuple[str, ...], _Prediction] = {}
-    for mistake in (deviation for deviation in here if deviation.kind != "convention"):
+    for mistake in (deviation for deviation in _here(case) if deviation.kind != "convention"):
         plain = _both(mistake.lines, case)
         for convention in conventions:
-            both = plain
-            if "reads" in convention.replaces:
-                parameters = type(case.parameters)(**convention.lines.reads(case.parameters._asdict()))
-                both = _both(mistake.lines, case._replace(parameters=parameters))
-            found[convention.name, mistake.name] = _prediction(convention.lines, case, keep_every, both, truth.arrays)
+            found[convention.name, mistake.name] = _of_two(convention, mistake, case, keep_every, plain)
     return found
+
+
+def _asked(among: Collection[str]) -> Callable[[Case, int], dict[tuple[str, ...], _Prediction]]:
+    """Of the deviations asked for that a case's cell has."""
+
+    def predictions(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
+        here, found = {deviation.name: deviation for deviation in _here(case)}, {}
+        for names in (tuple(name.split(" + ")) if name not in here else (name,) for name in among):
+            if here.keys() >= set(names):
+                first, last = here[names[0]], here[names[-1]]
+                found[names] = (
+                    _of_one(first, case, keep_every) if first is last else _of_two(first, last, case, keep_every)
+                )
+        return found
+
+    return predictions
+
+
+def _here(case: Case) -> list[Deviation]:
+    return [deviation for deviation in CATALOGUE if case.cell in deviation.cells]
+
+
+def _of_one(deviation: Deviation, case: Case, keep_every: int) -> _Prediction:
+    truth = _paper(case, keep_every)
+    return _prediction(deviation.lines, case, keep_every, _both(deviation.lines, case), truth.arrays)
+
+
+def _of_two(
+    convention: Deviation,
+    mistake: Deviation,
+    case: Case,
+    keep_every: int,
+    plain: tuple[Arrays, Arrays] | None = None,
+) -> _Prediction:
+    """Of a convention and a mistake; ``plain`` is what the mistake gives alone, if that is known."""
+    truth, given = _paper(case, keep_every), case
+    if "reads" in convention.replaces:
+        parameters = type(case.parameters)(**convention.lines.reads(case.parameters._asdict()))
+        given, plain = case._replace(parameters=parameters), None
+    both = plain or _both(mistake.lines, given)
+    return _prediction(convention.lines, case, keep_every, both, truth.arrays)
 
 
 def _match(

@@ -55,7 +55,7 @@ class Slopes(NamedTuple):
 class Step(NamedTuple):
     """What is known of one step, from the state h = h_t to h_{t+1} as in the code of the cells; arrays are (B, n).
 
-    Without a gate z is 1. Backward alone knows ``slopes`` and ``adjoint``, that of h_{t+1}.
+    Without a gate z is 1. Backward alone knows ``slopes``, ``adjoint``, that of h_{t+1}, and ``g`` as it was given.
     """
 
     lines: Lines
@@ -71,6 +71,7 @@ class Step(NamedTuple):
     h_next: Array = None
     slopes: Slopes = Slopes(0.0, 0.0, 0.0, 0.0)
     adjoint: Array = None
+    g: Array = None
 
 
 class Update(NamedTuple):
@@ -115,7 +116,7 @@ class Lines(NamedTuple):
     reads
         The parameters that are used, by name, from those that were given.
     inputs, inputs_gradient
-        The inputs that are used, from x, and the transpose of that map for dx.
+        The inputs that are used, from x, and the transpose of that map's derivative, of dx and x.
     start
         The first state from h_0.
     constants
@@ -143,6 +144,8 @@ class Lines(NamedTuple):
         The part of adjoint_{t−1} that goes past the non-linearity; ``arrive`` adds g_{t−1} to all of it (B2).
     counted
         Whether a step's term is part of the named sum.
+    summed
+        What is summed over the batch, of a step and an array (B, n).
     step_size_term
         (B7), of a step and the adjoint before it.
     total
@@ -153,7 +156,7 @@ class Lines(NamedTuple):
 
     reads: Callable[[Arrays], Arrays] = _same
     inputs: Callable[[Array], Array] = _same
-    inputs_gradient: Callable[[Array], Array] = _same
+    inputs_gradient: Callable[[Array, Array], Array] = lambda dx, x: dx
     start: Callable[[Array], Array] = _same
     constants: Callable[[Any, Any], tuple[Any, Any]] = lambda step_size, diffusion: (step_size, diffusion)
     matrix: Callable[[Mix], Mix] = _same
@@ -174,6 +177,7 @@ class Lines(NamedTuple):
     residual: Callable[[Step], Array] = lambda k: k.slopes.h * k.adjoint
     arrive: Callable[[Step, Array, Any], Array] = lambda k, carried, g: carried + g
     counted: Callable[[Step, str], bool] = lambda k, name: True
+    summed: Callable[[Step, Array], Array] = lambda k, array: array
     step_size_term: Callable[[Step, Array], Array] = lambda k, adjoint_before: k.adjoint * k.slopes.step_size
     weights: Callable[[Mix], Mix] = _same
     total: Callable[[Arrays, int], Arrays] = lambda gradients, B: gradients
@@ -277,6 +281,7 @@ class _Problem(NamedTuple):
 
     lines: Lines
     leaves: Arrays
+    given: Array
     x: Array
     step_size: Any
     diffusion: Any
@@ -288,8 +293,9 @@ def _problem(lines: Lines, parameters: Any, x: Array, step_size: Any, diffusion:
     leaves = {name: np.ascontiguousarray(leaf) for name, leaf in lines.reads(parameters._asdict()).items()}
     step_size, diffusion = lines.constants(step_size, diffusion)
     mix = lines.matrix(ABLATION if unconstrained else CONSTRAINED)
-    inputs = np.ascontiguousarray(lines.inputs(np.ascontiguousarray(x)))
-    return _Problem(lines, leaves, inputs, step_size, diffusion, mix, _matrices(lines, mix, leaves["W"], diffusion))
+    given = np.ascontiguousarray(x)
+    inputs, matrices = np.ascontiguousarray(lines.inputs(given)), _matrices(lines, mix, leaves["W"], diffusion)
+    return _Problem(lines, leaves, given, inputs, step_size, diffusion, mix, matrices)
 
 
 def _forward(problem: _Problem, h0: Array, keep_every: int) -> Array:
@@ -326,23 +332,24 @@ def _backward(problem: _Problem, states: Array, keep_every: int, g: Array, input
 
     for t, h in _replayed(problem, states, keep_every):
         k = _step(problem, t, h)
-        k = k._replace(adjoint=adjoint, slopes=lines.update.slopes(k))
+        k = k._replace(adjoint=adjoint, slopes=lines.update.slopes(k), g=g)
         deltas = [lines.delta(k)] + ([lines.delta_z(k)] if "V_z" in leaves else [])  # (GB1) (GB2) (B, n)
         carried = lines.residual(k)
         for gate, (delta, (weights, bias)) in enumerate(zip(deltas, lines.affine, strict=False)):
+            counting = lines.summed(k, delta)
             if not gate or "M" in lines.gate_in:
-                add(k, "M", _sum_of(_outer(delta, lines.before(k)), *(lines.gate_matrix if gate else (1.0, 0.0))))
-            add(k, weights, _outer(delta, lines.weight_input(x, t)))  # (GB5) (n, m)
-            add(k, bias, delta.sum(axis=0))  # (GB6) (n,)
+                add(k, "M", _sum_of(_outer(counting, lines.before(k)), *(lines.gate_matrix if gate else (1.0, 0.0))))
+            add(k, weights, _outer(counting, lines.weight_input(x, t)))  # (GB5) (n, m)
+            add(k, bias, counting.sum(axis=0))  # (GB6) (n,)
             if lines.shift:
-                add(k, "diffusion", lines.shift * delta.sum())
+                add(k, "diffusion", lines.shift * counting.sum())
             if input_gradient and (not gate or "x" in lines.gate_in) and lines.counted(k, "x"):
                 dx[t] = dx[t] + _rows(delta, np.ascontiguousarray(leaves[weights].T))  # (GB7) (B, m)
             if not gate or "adjoint" in lines.gate_in:
                 carried = carried + _rows(delta, transposed[gate])
         before = lines.arrive(k, carried, lines.cotangent(g, t, T))  # (GB3) (B, n)
-        add(k, "step_size", lines.step_size_term(k, before).sum())  # (GB8) ()
-        add(k, "diffusion", (adjoint * k.slopes.diffusion).sum())
+        add(k, "step_size", lines.summed(k, lines.step_size_term(k, before)).sum())  # (GB8) ()
+        add(k, "diffusion", lines.summed(k, adjoint * k.slopes.diffusion).sum())
         adjoint = before
     G, mix = sums.pop("M"), lines.weights(problem.mix)
     dW = _sum_of(G, mix.W, mix.transposed)  # (B8) (n, n)
@@ -350,7 +357,7 @@ def _backward(problem: _Problem, states: Array, keep_every: int, g: Array, input
     sums["diffusion"] = sums["diffusion"] + mix.identity * np.trace(G)  # (B9) ()
     if mix.ones:
         sums["diffusion"] = sums["diffusion"] + mix.ones * G.sum()
-    gradients = sums | {"h0": adjoint} | ({"x": lines.inputs_gradient(dx)} if input_gradient else {})
+    gradients = sums | {"h0": adjoint} | ({"x": lines.inputs_gradient(dx, problem.given)} if input_gradient else {})
     return {name: np.asarray(gradient) for name, gradient in lines.total(gradients, B).items()}
 
 

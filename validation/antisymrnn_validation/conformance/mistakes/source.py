@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from antisymrnn_ref import contract
-from antisymrnn_validation.conformance.mistakes.catalogue import TRUNCATIONS
+from antisymrnn_validation.conformance.mistakes.catalogue import CLIPS, TRUNCATIONS
 from antisymrnn_validation.truth.cases import CELLS
 
 
@@ -196,6 +196,44 @@ def _dx(index: str) -> tuple[Edit, Edit]:
     return _same("dx[t] = delta @ V", f"dx[{index}] = delta @ V")
 
 
+def _before_delta(lines: str) -> tuple[Edit, Edit]:
+    """More lines at the top of the loop."""
+    return (
+        _u("delta = step_size * (1 - s**2)", f"{lines}\n        delta = step_size * (1 - s**2)"),
+        _z("delta = step_size * z", f"{lines}\n        delta = step_size * z"),
+    )
+
+
+def _samples(some: str) -> tuple[Edit, ...]:
+    """Sums over some of the samples."""
+    return (
+        _u("G + delta.T @ h", f"G + delta[{some}].T @ h[{some}]"),
+        _u("dV + delta.T @ x[t]", f"dV + delta[{some}].T @ x[t, {some}]"),
+        _u("db + delta.sum(axis=0)", f"db + delta[{some}].sum(axis=0)"),
+        _u("(adjoint * s).sum()", f"(adjoint * s)[{some}].sum()"),
+        _z("G + (delta + delta_z).T @ h", f"G + (delta + delta_z)[{some}].T @ h[{some}]"),
+        _z(
+            "dV + delta.T @ x[t], dV_z + delta_z.T @ x[t]",
+            f"dV + delta[{some}].T @ x[t, {some}], dV_z + delta_z[{some}].T @ x[t, {some}]",
+        ),
+        _z(
+            "db + delta.sum(axis=0), db_z + delta_z.sum(axis=0)",
+            f"db + delta[{some}].sum(axis=0), db_z + delta_z[{some}].sum(axis=0)",
+        ),
+        _z("(adjoint * z * s).sum()", f"(adjoint * z * s)[{some}].sum()"),
+    )
+
+
+def _each_returned(wrong: str) -> tuple[Edit, Edit]:
+    """Every gradient of the parameters changed alike: ``{d}`` is each of them, ``{all}`` all."""
+    return tuple(  # type: ignore[return-value]
+        Edit(cell, f"{kind}({every})", f"{kind}(*({wrong.format(d='each', all=every)} for each in ({every})))")
+        for cell, kind, every in zip(
+            CELLS, ("Parameters", "GatedParameters"), ("dW, dV, db", "dW, dV, db, dV_z, db_z"), strict=True
+        )
+    )
+
+
 _DB = (
     _u("db + delta.sum(axis=0)", "db + delta.mean(axis=0)"),
     _z(
@@ -253,6 +291,7 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "W − Wᵀ in the ablation too": _matrix("W - W.T - diffusion * identity"),
     "W + Wᵀ": _matrix("(W if unconstrained else W + W.T) - diffusion * identity"),
     "(W − Wᵀ) / 2": _matrix("(W if unconstrained else (W - W.T) / 2) - diffusion * identity"),
+    "2W in place of W − Wᵀ": _matrix("(W if unconstrained else 2 * W) - diffusion * identity"),
     "upper triangle of W alone": _matrix(
         "(W if unconstrained else np.triu(W, 1) - np.triu(W, 1).T) - diffusion * identity"
     ),
@@ -273,6 +312,14 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "input of the step before, wrapped": _input("x[t - 1]"),
     "input of the step after, zero at the end": _input("x[t + 1] if t + 1 < T else 0 * x[0]"),
     "input of the step after, wrapped": _input("x[(t + 1) % T]"),
+    "input of the first step at every step": _input("x[0]"),
+    "input of the first sample for every sample": _input("x[t, :1]"),
+    "x cast to integers": _input("np.trunc(x[t])"),
+    "x read as one-hot": _input("np.eye(x.shape[2], dtype=x.dtype)[x[t].argmax(axis=1)]"),
+    **{
+        f"x clipped to [{low}, {high}]".replace("-", "−"): _input(f"np.clip(x[t], {low}, {high})")
+        for low, high in CLIPS
+    },
     "x reshaped instead of transposed": _input("x.reshape(len(h0), T, -1)[:, t]"),
     "V reshaped instead of transposed": (
         _u("x @ parameters.V.T", "x @ parameters.V.reshape(x.shape[1], -1)"),
@@ -284,6 +331,8 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "hard tanh": _same("s = np.tanh(a)", "s = np.clip(a, -1, 1)"),
     "σ in place of tanh": _same("s = np.tanh(a)", "s = 1 / (1 + np.exp(-a))"),
     "ReLU in place of tanh": _same("s = np.tanh(a)", "s = np.maximum(a, 0)"),
+    "a clipped to [−3, 3]": _same("s = np.tanh(a)", "s = np.tanh(np.clip(a, -3, 3))"),
+    "rational tanh": _same("s = np.tanh(a)", "c = np.clip(a, -3, 3)\n    s = c * (27 + c**2) / (27 + 9 * c**2)"),
     "1 − z in place of z": (_z("z = sigmoid(a_z)", "z = 1 - sigmoid(a_z)"),),
     "tanh in place of σ": (_z("z = sigmoid(a_z)", "z = np.tanh(a_z)"),),
     "hard σ, slope 1/5": (_z("z = sigmoid(a_z)", "z = np.clip(a_z / 5 + 1 / 2, 0, 1)"),),
@@ -297,6 +346,7 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
         "h, _ = _step(parameters, M, x[t], h, step_size)",
         "h = _step(parameters, M, x[t], h, step_size)[0] - step_size * diffusion * h",
     ),
+    "h clipped to [−1, 1]": _update("np.clip(h + step_size * s, -1, 1)", "np.clip(h + step_size * z * s, -1, 1)"),
     "gate computed, tanh dropped": _gated_update("h + step_size * z"),
     "gate dropped": _gated_update("h + step_size * s"),
     "gate on the state": _gated_update("z * h + step_size * s"),
@@ -309,6 +359,9 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
         *_same("h, _ = _step(parameters, M, x[t], h, step_size)", "h, _ = _step(parameters, M, x[t], h, 1.0)"),
     ),
     "h_0 ignored": _same("h = np.ascontiguousarray(h0)", "h = np.zeros_like(h0)"),
+    "h_0 of the first sample for every sample": _same(
+        "h = np.ascontiguousarray(h0)", "h = np.repeat(h0[:1], len(h0), axis=0)"
+    ),
     # δ
     "ε missing in δ": (
         _u("delta = step_size * (1 - s**2)", "delta = (1 - s**2)"),
@@ -346,6 +399,19 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "missing cotangent on h_0": _cotangent("g[t] if t else 0"),
     "missing cotangents on intermediate states": _cotangent("g[t] if t in (0, T) else 0"),
     "cotangent injected at the last step only": _cotangent("g[t] if t == T else 0"),
+    "missing cotangent on h_T": _same(" + cotangent(g, T, T)", ""),
+    "gradients of the mean over the states": _cotangent("g[t] / len(g)"),
+    "samples without a cotangent on h_T left out of backward": _cotangent("g[t] * g[T].any(axis=-1, keepdims=True)"),
+    "adjoint dropped where a sample has no cotangent": _carried(
+        "(adjoint + {back} + cotangent(g, t, T)) * (g.ndim == 2 or g[t].any(axis=1, keepdims=True))"
+    ),
+    "steps without a cotangent left out of backward": _before_delta(
+        "if g.ndim == 3 and not g[t + 1].any():\n            adjoint = adjoint + g[t]\n            continue"
+    ),
+    "backward ends at a step without a cotangent": _before_delta(
+        "if g.ndim == 3 and not g[t + 1].any():\n            break"
+    ),
+    "adjoint clipped to [−1, 1]": _carried("np.clip(adjoint + {back} + cotangent(g, t, T), -1, 1)"),
     "cotangent of the next state": _cotangent("g[min(t + 1, T)]"),
     **{
         f"backpropagation through the last {f'{k} steps' if k > 1 else 'step'} only": _carried(
@@ -362,8 +428,19 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "first step left out of backward": (
         _u("yield from reversed(segment)", "yield from reversed(segment[start == 0 :])"),
     ),
+    "last step left out of backward": (
+        _u("yield from reversed(segment)", "yield from (step for step in reversed(segment) if step[0] < T - 1)"),
+    ),
     # sums over the steps
     "h_t for h_{t−1} in dW": (_u("segment.append((t, h, extra))", "segment.append((t, h_next, extra))"),),
+    "h_1 for h_0 in dW": (_u("segment.append((t, h, extra))", "segment.append((t, h if t else h_next, extra))"),),
+    "last sample left out of the sums": _samples(":-1"),
+    "sums of the first sample only": _samples(":1"),
+    "mean instead of sum over the steps": (
+        *_returned("dW / T", "dV / T", "db / T", "dV_z / T", "db_z / T"),
+        _u("np.asarray(dstep_size), ddiffusion", "np.asarray(dstep_size / T), ddiffusion / T"),
+        _z("np.asarray(dstep_size),\n        ddiffusion", "np.asarray(dstep_size / T),\n        ddiffusion / T"),
+    ),
     "gate missing in dW": (_z("(delta + delta_z).T @ h", "delta.T @ h"),),
     "gate missing in dx": (_z("delta @ V + delta_z @ V_z", "delta @ V"),),
     "input of the step before in dV": _dV("t - 1"),
@@ -426,6 +503,10 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
         _z("(adjoint * z * s).sum()", "(adjoint * z * s).sum() / len(h)"),
     ),
     "mean instead of sum over the batch in db": _DB,
+    "gradients of the parameters clipped to [−1, 1]": _each_returned("np.clip({d}, -1, 1)"),
+    "gradients of the parameters scaled to norm 1": _each_returned(
+        "{d} / max(1, np.sqrt(sum((d**2).sum() for d in ({all}))) + 1e-6)"
+    ),
     "dx of the step before, zero at the end": _dx("t + 1 : t + 2"),
     "dx of the step before, wrapped": _dx("(t + 1) % T"),
     "dx of the step after, zero at the end": _dx("t - 1 : t"),

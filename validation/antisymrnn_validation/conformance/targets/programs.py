@@ -10,7 +10,8 @@
   order and the other byte order are read too. Both passes must give the same states to the bit.
 
 Exit code 0: done. 77: not supported; the last line on stderr says why, and the check does not apply. Anything else, a
-signal, or more time than allowed: the case failed. What the program prints is kept for the message, the end of it.
+signal, or more time than allowed: the case failed. So did it if the program leaves something running, which is ended
+(``leftovers.py``). What the program prints is kept for the message, the end of it.
 Nothing that a program writes is executed or unpickled, and no memory is taken on its word.
 """
 
@@ -39,6 +40,7 @@ from antisymrnn_ref.contract import (
 )
 from antisymrnn_validation.conformance.targets import programs
 from antisymrnn_validation.conformance.targets.functions import _candidate
+from antisymrnn_validation.conformance.targets.leftovers import GRACE, Left, has_ended, left_by, started
 from antisymrnn_validation.truth.calls import BrokenPromise, Candidate, NotSupported
 from antisymrnn_validation.truth.cases import CELLS, Case
 
@@ -55,12 +57,19 @@ TAIL = 4096
 """Bytes of each output stream that are kept, and of a file that may be its header."""
 
 
+LARGEST_FILE = 2**31
+"""Bytes of a file that a program may write, on Linux."""
+
+
 class Ended(NamedTuple):
-    """How a program ended: exit code, negative for a signal, None for no end in time; the last that it printed."""
+    """How a program ended: exit code, negative for a signal, None for no end in time; the last that it printed; what it
+    left running.
+    """
 
     code: int | None
     out: str
     err: str
+    left: tuple[Left, ...] = ()
 
 
 def manifest(case: Case, pass_: str, keep_every: int) -> dict[str, Any]:
@@ -111,13 +120,21 @@ def manifest(case: Case, pass_: str, keep_every: int) -> dict[str, Any]:
     }
 
 
-def call(command: Sequence[str], timeout: float, case: Case, pass_: str, keep_every: int) -> dict[str, Array]:
+class LeftRunning(BrokenPromise):
+    """A program has left something running."""
+
+
+def call(
+    command: Sequence[str], timeout: float, case: Case, pass_: str, keep_every: int, grace: float = GRACE
+) -> dict[str, Array]:
     """Results of one call of a program, by the names of their files.
 
     Raises
     ------
     NotSupported
         If it says so.
+    LeftRunning
+        If something that it started still runs ``grace`` seconds after its end.
     BrokenPromise
         If it fails, or if a result is not what it should be.
     TimeoutError
@@ -133,9 +150,12 @@ def call(command: Sequence[str], timeout: float, case: Case, pass_: str, keep_ev
         for name in told["arrays"]:
             little = np.ascontiguousarray(arrays[name]).astype(case.dtype.newbyteorder("<"), copy=False)
             np.save(given / f"{name}.npy", little, allow_pickle=False)
-        ended = execute([*command, str(given), str(returned)], timeout)
+        ended = execute([*command, str(given), str(returned)], timeout, grace)
         if ended.code is None:
             raise TimeoutError(f"{pass_}: no end within {timeout:g} s; it was killed{_said(ended)}")
+        if ended.left:
+            code = f"{_end(ended.code)}, and " if ended.code else ""
+            raise LeftRunning(f"{pass_}: {code}{_left(ended.left)}{_said(ended)}")
         if ended.code == NOT_SUPPORTED:
             raise NotSupported(_last_line(ended.err) or f"exit code {NOT_SUPPORTED}, without a reason on stderr")
         if ended.code:
@@ -153,38 +173,39 @@ def call(command: Sequence[str], timeout: float, case: Case, pass_: str, keep_ev
             raise BrokenPromise(f"{pass_}: {broken}{_said(ended)}") from None
 
 
-def execute(command: Sequence[str], timeout: float) -> Ended:
-    """Run a command in a process group of its own, which is killed when the command ends or its time is over."""
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
-    except OSError as error:
-        raise BrokenPromise(f"{command[0]}: cannot be run: {error.strerror or error}") from error
-    deadline = time.monotonic() + timeout
-    streams = (process.stdout, process.stderr)
+def execute(command: Sequence[str], timeout: float, grace: float = GRACE) -> Ended:
+    """Run a command in a session of its own; whatever it started is ended with it, or when its time is over.
+
+    Raises
+    ------
+    BrokenPromise
+        If it cannot be run.
+    """
     tails = [bytearray(), bytearray()]
-    drains = [
-        threading.Thread(target=_drain, args=(stream, tail), daemon=True)
-        for stream, tail in zip(streams, tails, strict=True)
-    ]
-    for drain in drains:
-        drain.start()
-    try:
+    drains: list[threading.Thread] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(_join, drains)  # when nothing is left that could hold a pipe
+        try:
+            program = stack.enter_context(
+                started(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            )
+        except OSError as error:
+            raise BrokenPromise(f"{command[0]}: cannot be run: {error.strerror or error}") from error
+        _limit_files(program.process.pid)
+        deadline = time.monotonic() + timeout
+        for stream, tail in zip((program.process.stdout, program.process.stderr), tails, strict=True):
+            drains.append(threading.Thread(target=_drain, args=(stream, tail), daemon=True))
+            drains[-1].start()
         pause = 0.0005
-        while not (ended := _has_ended(process)) and time.monotonic() < deadline:
+        while not (ended := has_ended(program)) and time.monotonic() < deadline:
             if (printing := next(filter(threading.Thread.is_alive, drains), None)) is not None:
                 printing.join(0.05)  # ends when the output is closed: mostly with the program
             else:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
-    finally:
-        _kill_group(process)
-        code = process.wait()
-        for drain in drains:
-            drain.join(1.0)  # a process that left the group may hold the pipe for ever
+        left = left_by(program, grace) if ended else []
     out, err = (bytes(tail).decode(errors="replace") for tail in tails)
-    return Ended(code if ended else None, out, err)
+    return Ended(program.process.returncode if ended else None, out, err, tuple(left))
 
 
 def read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -250,19 +271,25 @@ def _drain(stream: BinaryIO, tail: bytearray) -> None:
             del tail[:-TAIL]
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    if not hasattr(os, "waitid"):
-        return process.poll() is not None
-    # not reaped yet: until then no other process group can have its number
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _join(drains: Sequence[threading.Thread]) -> None:
+    for drain in drains:
+        drain.join(1.0)  # where not everything can be ended, what is left may hold the pipe for ever
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    if not hasattr(os, "killpg"):
-        process.kill()
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _limit_files(pid: int) -> None:
+    """No file of a program may fill the memory that the folders are in, where a limit can be set from outside."""
+    with contextlib.suppress(ImportError, AttributeError, ProcessLookupError):
+        import resource
+
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        soft = LARGEST_FILE if hard == resource.RLIM_INFINITY else min(LARGEST_FILE, hard)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _left(left: Sequence[Left]) -> str:
+    shown = [f"pid {pid} ({_cut(command)})" for pid, command in left[:3]]
+    more = [f"{len(left) - 3} more"] * (len(left) > 3)
+    return f"it left running after its end: {', '.join(shown + more)}; wait for every child, or end it"
 
 
 def _end(code: int) -> str:
@@ -317,12 +344,18 @@ def program_candidate(command: Sequence[str], timeout: float = TIMEOUT) -> Candi
             here = f"; write ./{command[0]} for the one in this folder" if runs else "; that file is not executable"
         raise ValueError(f"command: expected a program that can be run, got {' '.join(command)!r}{here}")
     late: list[str] = []
+    lingering = 0  # calls that left something running: after some, nothing more is waited for
 
     def called(case: Case, pass_: str, keep_every: int) -> dict[str, Array]:
+        nonlocal lingering
         if len(late) == programs.MOST_TIMEOUTS:
             raise BrokenPromise(f"not called again after {len(late)} calls without an end; the last one: {late[-1]}")
         try:
-            return programs.call(command, timeout, case, pass_, keep_every)
+            grace = GRACE if lingering < programs.MOST_TIMEOUTS else GRACE / 20
+            return programs.call(command, timeout, case, pass_, keep_every, grace)
+        except LeftRunning:
+            lingering += 1
+            raise
         except TimeoutError as error:
             late.append(str(error))
             raise BrokenPromise(str(error)) from None

@@ -98,12 +98,10 @@ class _Pass:
     def pack_recurrent(self, W: Array, transposed: bool, out: int) -> None:
         """M, or its transpose, in panels."""
         width = _kernels.pack_recurrent(
-            self.step_size, self.address(W), self.diffusion, self.unconstrained, transposed, self.n, out
+            self.step_size, self.address(W), self.diffusion, self.unconstrained, transposed, self.n, self.width, out
         )
-        if width != self.width:  # Numba's cache depends on the text of _kernels.py alone
-            raise RuntimeError(
-                f"the kernels on disk have panels of {width}, expected {self.width}; delete Numba's cache"
-            )
+        if width != self.width:
+            raise RuntimeError(f"the kernels have panels of {width}, expected {self.width}; delete Numba's cache")
 
     def pack_forward(self) -> None:
         """M, V, b and, gated, V_z, b_z for the forward steps."""

@@ -11,7 +11,8 @@ not depend on the rest of the batch. Sums over steps and samples are taken in bl
 by step), last step first, in an order that T and B alone decide: so neither ``keep_every`` nor the number of threads
 changes a bit.
 
-Everything that is compiled stands in this one file, since Numba's cache on disk depends on its text alone.
+Everything that is compiled stands in this one file: what is kept on disk is keyed by its text, by the values of its
+constants, whatever module they come from, and by the compiler (:class:`_Cache`).
 
 The tags are the specification's (``antisymrnn_ref/DERIVATION.md``). A *panel* is as many columns as a vector has lanes;
 what is called *padded* has columns up to a multiple of it.
@@ -26,10 +27,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import llvmlite
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.caching import FunctionCache
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_jitable, register_model, type_callable
 
@@ -330,6 +333,32 @@ def prefetch(_, address, index, like):
     return types.void(types.int64, types.int64, like), lower
 
 
+class _Cache(FunctionCache):
+    """Numba's cache on disk, keyed by all that a kernel depends on, with the key in every file.
+
+    Numba's own key has the text of this file and the processor, but neither the constants that other modules find nor
+    LLVM's version. Its files are numbered in an index that is written before them, so processes that share a folder
+    may find one that is of another key: such a file is none.
+    """
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        constants = {name: value for name, value in globals().items() if name.isupper()}
+        compiler = numba.__version__, llvmlite.__version__, int(numba.config.OPT)  # type: ignore[attr-defined]
+        text = self._cache_file._source_stamp
+        return (*super()._index_key(signature, codegen), text, *compiler, repr(constants))
+
+    def _load_overload(self, signature: Any, target_context: Any) -> Any:
+        key = self._index_key(signature, target_context.codegen())
+        found = self._cache_file.load(key)
+        return self._impl.rebuild(target_context, found[1]) if found and found[0] == key else None
+
+    def _save_overload(self, signature: Any, compiled: Any) -> None:
+        if self._impl.check_cachable(compiled):
+            self._impl.locator.ensure_cache_path()
+            key = self._index_key(signature, compiled.codegen)
+            self._cache_file.save(key, (key, self._impl.reduce(compiled)))
+
+
 def _kernel(function: Any) -> Any:
     """Compile for Python when called, and keep the result on disk, where that is possible."""
     options: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -345,7 +374,8 @@ def _kernel(function: Any) -> Any:
             return call.dispatcher(*arguments)  # type: ignore[attr-defined]
 
     try:
-        call.dispatcher = numba.njit(function, cache=True, **options)  # type: ignore[attr-defined]
+        call.dispatcher = numba.njit(function, **options)  # type: ignore[attr-defined]
+        call.dispatcher._cache = _Cache(function)  # type: ignore[attr-defined]
     except RuntimeError as error:  # no folder to write to
         call.dispatcher = _uncached(function, options, error)  # type: ignore[attr-defined]
     return call
@@ -761,9 +791,11 @@ def padded(count, width):
 
 
 @_kernel
-def pack_recurrent(like, W, diffusion, unconstrained, transposed, n, out):
-    """Pack M for M h, or for Mᵀ δ if ``transposed``; returns the columns of a panel."""
+def pack_recurrent(like, W, diffusion, unconstrained, transposed, n, expected, out):
+    """Pack M for M h, or for Mᵀ δ if ``transposed``; returns the columns of a panel, and only writes those expected."""
     width = width_of(like)
+    if width != expected:
+        return width
     for k in range(n):
         for j in range(padded(n, width)):
             entry = number(like, 0)

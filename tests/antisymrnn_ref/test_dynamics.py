@@ -99,6 +99,9 @@ def test_what_overflows_does_not_warn():
     M, h = np.array([[1e200, 0.0], [0.0, -1e200]]), np.full((3, 2), 1e200)
     np.testing.assert_array_equal(dynamics.vector_field(M, h, 0.0), [[1.0, -1.0]] * 3)
     np.testing.assert_array_equal(dynamics.energy(M, h), [np.inf] * 3)
+    np.testing.assert_array_equal(dynamics.energy(np.eye(1), np.array([1.7e308])), 1.7e308)
+    states = dynamics.forward_euler(lambda h: h, np.array([1e308]), 1.0, 2)
+    np.testing.assert_array_equal(states, [[1e308], [np.inf], [np.inf]])
 
 
 # Forward Euler (D3)
@@ -191,6 +194,7 @@ def test_the_recurrences_are_their_formulas():
         np.testing.assert_allclose(vanilla[t], np.tanh(W @ vanilla[t - 1]), rtol=1e-13)
         np.testing.assert_allclose(feedback[t], feedback[t - 1] + 0.25 * np.tanh(W @ feedback[t - 1]), rtol=1e-13)
     for states in (vanilla, feedback, dynamics.vanilla(W, h0, 0), dynamics.feedback(W, h0, 0.25, 0)):
+        assert type(states) is np.ndarray
         np.testing.assert_array_equal(states[0], h0)
         assert not np.shares_memory(states, h0)
 
@@ -212,6 +216,13 @@ def test_log_cosh_is_accurate_for_every_size(v):
     # sinh (2 ulp) squared, log1p (2 ulp, condition <= 1) and three roundings: 16 u is generous below 1;
     # above 1 the sum v + (log1p(e^{−2v}) − log 2) loses at most a factor v / log cosh v < 2.4
     assert abs(dynamics.energy(np.ones((1, 1)), np.array([v])) - expected) <= 16 * U * expected
+
+
+def test_log_cosh_keeps_its_digits_on_a_grid_of_every_size():
+    v = np.concatenate([np.linspace(0.01, 3, 300), np.geomspace(1e-8, 20, 100)])
+    found = dynamics.energy(np.ones((1, 1)), v[:, None])
+    for value, expected in zip(found.tolist(), map(log_cosh, v.tolist()), strict=True):
+        assert abs(value - expected) <= 8 * U * expected  # 2.8 u; some 130 u where log cosh cancels, for v near 0.1
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps, reason="longdouble is float64 here")
@@ -370,6 +381,8 @@ def test_arguments_may_be_read_only_and_the_result_has_their_dtype(name, dtype):
         ("energy", {"u": True}, TypeError, "^u: expected a number or numpy.ndarray, got bool"),
         ("energy", {"h": np.ones(3)}, ValueError, r"^h: expected \(\.\.\., n\) = \(\.\.\., 2\), got \(3,\)"),
         ("vanilla", {"h0": np.ones(3)}, ValueError, r"^h0: expected \(\.\.\., n\) = \(\.\.\., 2\), got \(3,\)"),
+        ("vanilla", {"W": np.ones((2, 3))}, ValueError, r"^W: expected \(n, n\) with n >= 1, got \(2, 3\)"),
+        ("feedback", {"h0": np.ones(3)}, ValueError, r"^h0: expected \(\.\.\., n\) = \(\.\.\., 2\), got \(3,\)"),
         ("vanilla", {"T": -1}, ValueError, "^T: expected an integer >= 0, got -1"),
         ("vanilla", {"T": 2.0}, TypeError, "^T: expected an integer, got float"),
         ("feedback", {"W": np.ones(2)}, ValueError, r"^W: expected \(n, n\) with n >= 1, got \(2,\)"),

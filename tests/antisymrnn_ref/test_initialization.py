@@ -1,5 +1,7 @@
 """The draws have the paper's variances, which the common slip does not; the counts are those of the tables."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -75,6 +77,21 @@ def test_draw_order_is_W_then_V_then_V_z_and_float32_is_the_float64_draw_rounded
         np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("cell", ["", "gated_"])
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype(np.float32), "float32", np.float64])
+def test_every_leaf_has_the_dtype_and_the_biases_are_zero(cell, dtype):
+    parameters = getattr(initialization, f"{cell}parameters")(np.random.default_rng(0), 3, 2, sigma_w=1, dtype=dtype)
+    assert {leaf.dtype for leaf in parameters} == {np.dtype(dtype)}
+    assert not any(leaf.any() for name, leaf in parameters._asdict().items() if name.startswith("b"))
+
+
+@pytest.mark.parametrize("sigma_w", [np.float32(0.1), np.longdouble(0.1), Fraction(1, 10), np.uint8(3)])
+def test_sigma_w_is_any_real_number_and_no_bit_of_a_draw_depends_on_its_type(sigma_w):
+    found = initialization.parameters(np.random.default_rng(5), 5, 2, sigma_w=sigma_w)
+    expected = initialization.parameters(np.random.default_rng(5), 5, 2, sigma_w=float(sigma_w))
+    np.testing.assert_array_equal(found.W, expected.W)
+
+
 def test_sigma_zero_and_the_smallest_sizes():
     W, V, b = initialization.parameters(np.random.default_rng(0), 1, 1, sigma_w=0)
     assert (W.shape, V.shape, b.shape) == ((1, 1), (1, 1), (1,))
@@ -98,7 +115,8 @@ COUNTS = [
     ("n", "m", "gated", "unconstrained", "expected"), [c[1:] for c in COUNTS], ids=lambda v: str(v)
 )
 def test_parameter_counts_of_the_tables_by_formula_and_by_counting(n, m, gated, unconstrained, expected):
-    assert initialization.parameter_count(n, m, 10, gated=gated, unconstrained=unconstrained) == expected
+    chosen = {name: True for name, value in (("gated", gated), ("unconstrained", unconstrained)) if value}
+    assert initialization.parameter_count(n, m, 10, **chosen) == expected
     draw = initialization.gated_parameters if gated else initialization.parameters
     parameters = draw(np.random.default_rng(0), n, m, sigma_w=1, triangular=not unconstrained)
     readout = ReadoutParameters(np.zeros((10, n)), np.zeros(10))

@@ -6,13 +6,17 @@ import ast
 import mmap
 import os
 import platform
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import llvmlite
+import numba
 import pytest
 
-from antisymrnn_numba import _target
+from antisymrnn_numba import _kernels, _target
 from antisymrnn_numba._target import Target, find_target
 from antisymrnn_ref.installation import install_command
 
@@ -90,20 +94,24 @@ def test_a_restricted_target_agrees(cpu, features, width, tmp_path):
 @pytest.mark.parametrize("target", [Target(64, 32, True), Target(16, 32, True), Target(32, 16, False)])
 def test_the_kernels_of_another_target_agree_when_this_processor_runs_them(target, tmp_path):
     # LLVM cuts wide vectors into what there is: the IR for AVX-512 or NEON is judged, not their instructions
-    told = f"from antisymrnn_numba import _target\n_target.TARGET = _target.{target}\n"
-    code = "import sys, types\n" + told.replace("from antisymrnn_numba import _target", PRESET) + JUDGED
-    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "agrees"
+    assert python(preset(target) + JUDGED, NUMBA_CACHE_DIR=str(tmp_path)) == "agrees"
 
 
 PRESET = """
-import importlib.util
+import importlib.util, sys
 spec = importlib.util.find_spec("antisymrnn_numba")
 path = spec.submodule_search_locations[0] + "/_target.py"
 loader = importlib.util.spec_from_file_location("antisymrnn_numba._target", path)
 _target = importlib.util.module_from_spec(loader)
 sys.modules["antisymrnn_numba._target"] = _target
 loader.loader.exec_module(_target)
+_target.TARGET = _target.{target}
 """
+
+
+def preset(target: Target) -> str:
+    """Code by which a process finds a target before the kernels are imported."""
+    return PRESET.format(target=target)
 
 
 @pytest.mark.slow
@@ -354,12 +362,122 @@ def test_the_package_comes_with_its_types_and_needs_its_own_library_alone():
     assert found - set(sys.stdlib_module_names) == allowed
 
 
-def test_kernels_on_disk_of_another_width_are_refused(tmp_path):
-    code = WARNED.format(before="pass").split("with warnings")[0] + (
-        "import antisymrnn_numba\n"
-        "from antisymrnn_numba import _kernels\n"
-        "honest = _kernels.pack_recurrent\n"
-        "_kernels.pack_recurrent = lambda *arguments: honest(*arguments) + 8\n"
-        "try:\n    call()\nexcept RuntimeError as error:\n    print(error)\n"
+def test_kernels_of_another_width_are_refused_before_they_write():
+    code = """
+import numpy as np, antisymrnn_numba
+from antisymrnn_numba import _host, _memory
+from antisymrnn_ref import Parameters
+_host.TARGET, empty, lent = _host.TARGET._replace(vector_bytes=_host.TARGET.vector_bytes // 2), _memory.empty, []
+def poisoned(shape, dtype):
+    lent.append(empty(shape, dtype))
+    lent[-1].view(np.uint8)[...] = 0xFF
+    return lent[-1]
+_memory.empty = poisoned
+parameters = Parameters(np.eye(3), np.ones((3, 1)), np.ones(3))
+x, h0 = np.ones((2, 1, 1)), np.ones((1, 3))
+try:
+    antisymrnn_numba.antisymmetric.forward(parameters, x, h0, step_size=0.1, diffusion=0.1)
+except RuntimeError as error:
+    print(len(lent) > 2 and all((array.view(np.uint8) == 0xFF).all() for array in lent), error)
+"""
+    assert re.fullmatch("True the kernels have panels of .*, expected .*; delete Numba's cache", python(code))
+
+
+PACKED = """
+{before}
+import numpy as np
+from antisymrnn_numba import _kernels
+def packed(dtype):
+    "What the smallest kernel makes of a matrix, behind which the memory ends."
+    width, matrix = 2 * _kernels.VECTOR_BYTES // np.dtype(dtype).itemsize, np.arange(15, dtype=dtype).reshape(3, 5)
+    out = np.full((-(-5 // width), 3, width), 7, dtype)
+    _kernels.pack(dtype(1), matrix.ctypes.data, 3, 5, 5, 1, out.ctypes.data)
+    padded = np.zeros((3, len(out) * width), dtype)
+    padded[:, :5] = matrix
+    assert (out == padded.reshape(3, -1, width).swapaxes(0, 1)).all(), out
+for dtype in (np.float64, np.float32):
+    packed(dtype)
+stats = _kernels.pack.dispatcher.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_processes_of_other_widths_share_a_folder_for_the_cache_and_notice_files_mixed_up(tmp_path):
+    narrow, wide = (PACKED.format(before=preset(Target(width, 16, False))) for width in (16, 64))
+    assert [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for code in (narrow, wide)] == ["0 2", "0 2"]
+    _, float32, wide_float64, _ = sorted(tmp_path.rglob("*.nbc"))
+    float32.write_bytes(wide_float64.read_bytes())  # as processes do that take the same number at once
+    assert python(narrow, NUMBA_CACHE_DIR=str(tmp_path)) == "1 1"
+
+
+CHANGES = {
+    "instructions": lambda patch: patch.setattr(_kernels, "TARGET", _kernels.TARGET._replace(fused=None)),
+    "width": lambda patch: patch.setattr(_kernels, "VECTOR_BYTES", 128),
+    "rows of a tile": lambda patch: patch.setattr(_kernels, "MOST_ROWS", 5),
+    "coefficients": lambda patch: patch.setitem(_kernels.COEFFICIENTS, 64, _kernels.COEFFICIENTS[32]),
+    "Numba": lambda patch: patch.setattr(numba, "__version__", "0.0"),
+    "llvmlite": lambda patch: patch.setattr(llvmlite, "__version__", "0.0"),
+    "optimisation": lambda patch: patch.setattr(numba.config, "OPT", 1),
+    "text": lambda patch: patch.setattr(_kernels.pack.dispatcher._cache._cache_file, "_source_stamp", b""),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_kernels_depend_on_is_in_the_key_of_the_cache(change, monkeypatch):
+    def key() -> object:
+        dispatcher = _kernels.pack.dispatcher
+        return dispatcher._cache._index_key((), dispatcher.targetctx.codegen())
+
+    before = key()
+    assert key() == before
+    CHANGES[change](monkeypatch)
+    assert key() != before
+
+
+def test_the_kernels_take_nothing_but_constants_from_other_modules():
+    tree = ast.parse(Path(_kernels.__file__).read_text(encoding="utf-8"))
+    ours = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "antisymrnn" in (node.module or "")]
+    assert ours, "their values are in the key of the cache by their names in capitals"
+    assert all(alias.name.isupper() and alias.asname is None for node in ours for alias in node.names)
+    assert not any(
+        "antisymrnn" in name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
     )
-    assert "delete Numba's cache" in python(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+BITS = """
+import hashlib, numpy as np
+from antisymrnn_numba import _kernels
+from antisymrnn_validation.truth.cases import random_case
+from antisymrnn_validation.truth.calls import run
+import antisymrnn_numba
+digest = hashlib.sha256()
+for case in (random_case("gated", 9, 5, 33, 4, step_size=0.3, diffusion=0.2, seed=1, dtype=np.float32),):
+    for array in run(antisymrnn_numba, case).values():
+        digest.update(array.tobytes())
+stats = [kernel.dispatcher.stats for kernel in vars(_kernels).values() if hasattr(kernel, "dispatcher")]
+print(digest.hexdigest(), sum(sum(each.cache_hits.values()) for each in stats))
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_other_targets_share_a_folder_for_the_cache(tmp_path):
+    targets = [_target.TARGET, _target.TARGET._replace(fused=not _target.TARGET.fused), Target(16, 16, False)]
+    alone = [python(preset(target) + BITS, NUMBA_CACHE_DIR=str(tmp_path / str(k))) for k, target in enumerate(targets)]
+    assert [each.split()[1] for each in alone] == ["0", "0", "0"]
+    assert alone[0] != alone[1], "the targets' bits are the same"
+    shared = str(tmp_path / "shared")
+    for loaded in (0, 5):
+        for target, expected in zip(targets, alone, strict=True):
+            got = python(preset(target) + BITS, NUMBA_CACHE_DIR=shared)
+            assert got.split() == [expected.split()[0], str(loaded)], target
+
+
+@pytest.mark.slow
+def test_processes_that_fill_a_folder_at_once_get_the_same_bits(tmp_path):
+    alone = python(BITS, NUMBA_CACHE_DIR=str(tmp_path / "alone"))
+    shared = str(tmp_path / "shared")
+    with ThreadPoolExecutor(4) as pool:
+        others = [_target.TARGET, _target.TARGET._replace(fused=not _target.TARGET.fused)] * 2
+        got = list(pool.map(lambda target: python(preset(target) + BITS, NUMBA_CACHE_DIR=shared), others))
+    assert {bits.split()[0] for bits in got[::2]} == {alone.split()[0]}
+    assert len({bits.split()[0] for bits in got}) == 2

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 SLOTS = 3
 """How many problems a session holds at a time."""
 
-WORK = 3_000_000
-"""T B (n + m) (n + 8) at most of one problem: its truth takes most of the time, a second for this much."""
+WORK = 1_500_000
+"""T B (n + m) (n + 8) at most of one problem: its truth takes most of the time, half a second for this much."""
 
-QUICK = 20_000
-"""Entries of x and h in all calls of a repetition, about."""
+REPEATED, QUICK = 12, 20_000
+"""Calls of a repetition, and about how many entries of x and h there are in all of them."""
 
 SHRINKING = 60.0
 """Seconds that a failing sequence may take to be shrunk."""
 
-EXAMPLES, STEPS = 20, 16
+EXAMPLES, STEPS = 50, 8
 """Sequences of a round, each round with a seed of its own, and calls of a sequence at most."""
 
 
@@ -173,10 +173,15 @@ def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleB
     layout = st.builds(Layout, **{name: st.sampled_from(values) for name, values in OPTIONS.items()})
     step_sizes = st.sampled_from([0.3, 0.1, 0.01, 0.5, 1.0, 2.5])
     diffusions = st.sampled_from([0.2, 0.0, 0.01, 1.5])
-    T_sizes = st.one_of(st.integers(0, 12), st.sampled_from([16, 17, 31, 32, 64, 100, 257, 1030]))
-    B_sizes = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 31, 32, 64, 65, 128]))
-    n_sizes = st.one_of(st.integers(1, 12), st.sampled_from([15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 128, 256]))
-    m_sizes = st.one_of(st.integers(1, 9), st.sampled_from([16, 28, 32, 96, 98, 130]))
+    small = st.tuples(st.integers(0, 12), st.integers(1, 6), st.integers(1, 10), st.integers(1, 6))
+    ordinary = st.tuples(
+        st.one_of(st.integers(0, 12), st.sampled_from([16, 17, 31, 32, 64, 100, 257, 1030])),
+        st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 31, 32, 64, 65, 128])),
+        st.one_of(st.integers(1, 66), st.sampled_from([16, 32, 64, 128, 256])),
+        st.one_of(st.integers(1, 9), st.sampled_from([16, 28, 32, 96, 98, 130])),
+    )
+    sizes = st.one_of(small, small, small, ordinary)
+    calls = st.sampled_from(["backward", "forward", "repeat"])
     of_cotangents = [name for name in STRUCTURES if name.startswith("g ")]
 
     @st.composite
@@ -189,7 +194,7 @@ def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleB
     @st.composite
     def cases(draw: st.DrawFn) -> Case:
         cell = draw(st.sampled_from(cells))
-        T, B, n, m = draw(T_sizes), draw(B_sizes), draw(n_sizes), draw(m_sizes)
+        T, B, n, m = draw(sizes)
         of_a_sample = (n + m) * (n + 8)
         B = min(B, max(1, WORK // of_a_sample))
         T = min(T, WORK // (B * of_a_sample))
@@ -240,15 +245,23 @@ def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleB
             known = sorted(self.session.problems)
             return known[slot % len(known)]
 
+        def judged(self, slot: int, method: str) -> None:
+            """A call whose results are judged."""
+            case = self.session.problems[slot].case
+            few = 2 + QUICK // (1 + case.x.size + len(case.x) * case.h0.size)
+            self.call(method, slot, *([min(few, REPEATED)] if method == "repeat" else []))
+
         @initialize(data=st.data())
         def begin(self, data: st.DataObject) -> None:
-            self.draw(0, data)
-
-        @rule(slot=slots, data=st.data())
-        def draw(self, slot: int, data: st.DataObject) -> None:
             case = data.draw(cases())
-            placed_so = data.draw(layouts(case.cell))
-            self.call("problem", slot, case, *([placed_so] if placed_so else []))
+            self.call("problem", 0, case, data.draw(layouts(case.cell)))
+            self.judged(0, data.draw(calls))
+
+        @rule(slot=slots, data=st.data(), then=calls)
+        def draw(self, slot: int, data: st.DataObject, then: str) -> None:
+            case = data.draw(cases())
+            self.call("problem", slot, case, data.draw(layouts(case.cell)))
+            self.judged(slot, then)
 
         @rule(slot=slots, keep_every=st.one_of(st.integers(1, 40), st.just(2000)))
         def forward(self, slot: int, keep_every: int) -> None:
@@ -261,40 +274,44 @@ def _machine(target: ModuleType, log: _Log, dtypes: Sequence[str]) -> type[RuleB
 
         @rule(slot=slots, seed=seeds, said=st.lists(st.sampled_from(of_cotangents), max_size=2), last=st.booleans())
         def cotangents(self, slot: int, seed: int, said: list[str], last: bool) -> None:
-            self.call("cotangents", self.held(slot), said, seed, **({"last_state_only": True} if last else {}))
+            slot = self.held(slot)
+            self.call("cotangents", slot, said, seed, **({"last_state_only": True} if last else {}))
+            self.judged(slot, "backward")
 
         @rule(slot=slots)
         def states_as_cotangents(self, slot: int) -> None:
-            self.call("states_as_cotangents", self.held(slot))
+            slot = self.held(slot)
+            self.call("states_as_cotangents", slot)
+            self.judged(slot, "backward")
 
-        @rule(slot=slots, data=st.data(), edit=st.sampled_from(sorted(EDITS)), seed=seeds)
-        def refill(self, slot: int, data: st.DataObject, edit: str, seed: int) -> None:
+        @rule(slot=slots, data=st.data(), edit=st.sampled_from(sorted(EDITS)), seed=seeds, then=calls)
+        def refill(self, slot: int, data: st.DataObject, edit: str, seed: int, then: str) -> None:
             slot = self.held(slot)
             name = data.draw(st.sampled_from(sorted(arguments_of(self.session.problems[slot].case))))
             self.call("refill", slot, name, edit, seed)
+            self.judged(slot, then)
 
-        @rule(slot=slots, data=st.data())
-        def lay_out(self, slot: int, data: st.DataObject) -> None:
+        @rule(slot=slots, data=st.data(), then=calls)
+        def lay_out(self, slot: int, data: st.DataObject, then: str) -> None:
             slot = self.held(slot)
             self.call("lay_out", slot, data.draw(layouts(self.session.problems[slot].case.cell)))
+            self.judged(slot, then)
 
-        @rule(slot=slots, step_size=step_sizes, diffusion=diffusions)
-        def constants(self, slot: int, step_size: float, diffusion: float) -> None:
-            self.call("constants", self.held(slot), step_size, diffusion)
-
-        @rule(slot=slots, times=st.sampled_from([2, 3, 10, 40]))
-        def repeat(self, slot: int, times: int) -> None:
+        @rule(slot=slots, step_size=step_sizes, diffusion=diffusions, then=calls)
+        def constants(self, slot: int, step_size: float, diffusion: float, then: str) -> None:
             slot = self.held(slot)
-            case = self.session.problems[slot].case
-            self.call("repeat", slot, min(times, 2 + QUICK // (1 + case.x.size + len(case.x) * case.h0.size)))
+            self.call("constants", slot, step_size, diffusion)
+            self.judged(slot, then)
 
         @rule(chosen=st.lists(slots, min_size=1, max_size=3), threads=st.sampled_from([2, 4, 8]))
         def at_once(self, chosen: list[int], threads: int) -> None:
             if promises_bits(target):
                 self.call("at_once", sorted({self.held(slot) for slot in chosen}), threads)
 
-        @rule(slot=slots)
-        def spoil(self, slot: int) -> None:
-            self.call("spoil", self.held(slot))
+        @rule(slot=slots, then=calls)
+        def spoil(self, slot: int, then: str) -> None:
+            slot = self.held(slot)
+            self.call("spoil", slot)
+            self.judged(slot, then)
 
     return Calls

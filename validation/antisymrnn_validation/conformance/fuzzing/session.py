@@ -23,6 +23,9 @@ from antisymrnn_validation.truth.tolerance import measure
 if TYPE_CHECKING:
     pass
 
+HELD = 12
+"""Results that are held at a time."""
+
 EDITS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "redrawn": lambda array, generator: generator.standard_normal(array.shape),
     "halved": lambda array, _: array / 2,
@@ -290,9 +293,9 @@ class Session:
                 raise BrokenPromise(f"{name}: a result of an earlier call has changed")
 
     def _hold(self, name: str, array: Array) -> None:
-        """Keep a result, to see whether a later call changes it; the last few of a session."""
+        """Keep a result, to see whether a later call changes it; the last few."""
         self._results.append((name, array, _digest(self.target.to_numpy(array))))
-        del self._results[:-40]
+        del self._results[:-HELD]
 
     def _judge(
         self, problem: _Problem, arrays: dict[str, Array], keep_every: int, layouts_of_forward: Mapping[str, Layout]

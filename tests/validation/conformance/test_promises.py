@@ -25,15 +25,10 @@ from antisymrnn_validation.conformance.check import Check, Promise, Result, make
 from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
-from antisymrnn_validation.conformance.promises.conduct import (
-    concurrent_calls,
-    inputs_untouched,
-    memory,
-    thread_counts,
-    written_outputs,
-)
+from antisymrnn_validation.conformance.promises.conduct import inputs_untouched, written_outputs
 from antisymrnn_validation.conformance.promises.interface import errors
 from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to_rounding
+from antisymrnn_validation.conformance.promises.process import concurrent_calls, memory, thread_counts
 from antisymrnn_validation.truth import tolerance
 from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases

@@ -26,14 +26,10 @@ from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.promises.arguments import inputs_untouched
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
-from antisymrnn_validation.conformance.promises.conduct import (
-    concurrent_calls,
-    memory,
-    thread_counts,
-    written_outputs,
-)
+from antisymrnn_validation.conformance.promises.conduct import written_outputs
 from antisymrnn_validation.conformance.promises.interface import errors
 from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to_rounding
+from antisymrnn_validation.conformance.promises.process import concurrent_calls, memory, thread_counts
 from antisymrnn_validation.truth import store, tolerance
 from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases

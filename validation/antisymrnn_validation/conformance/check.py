@@ -46,6 +46,8 @@ CASES = {
     "long": "T = 47",
     "wide": "B = 19, n = 33: wide enough for kernels to take another way",
     "large": "T = 40, n = 33; not with --quick",
+    "small": "T = 3, B = 2, n = 5, m = 2, in each dtype: called very often",
+    "processes": "T = 40, n = 33, in processes of their own, with both cells; not with --quick",
     "BLAS": "B = 16, n = 64: large enough for BLAS to take another way with another layout",
     "structured": "the structures of truth/structures.py, alone and together",
     "conversion": "one case: the arrays are all that matters",

@@ -43,7 +43,7 @@ def iter_checks(
     list of Check
     """
     same_bits = backend_name != "numpy" and "contract" in features
-    sites = [where for where in CASES if where != "certified" and not (quick and where == "large")]
+    sites = [where for where in CASES if where != "certified" and not (quick and where in ("large", "processes"))]
     cases = {where: made_cases(where, dtypes) for where in sites}
     return certified_checks(backend_name, quick=quick, features=features, dtypes=dtypes) + [
         make_check(promise, case, features=features, first_dtype=dtypes[0])
@@ -108,6 +108,8 @@ def made_cases(where: str, dtypes: Sequence[str] = DTYPES) -> list[Case]:
         "long": lambda cell: [made(cell, 47, 2, 5, 2, seed=108, unconstrained=True)],
         "wide": lambda cell: [made(cell, 3, 19, 33, 2, seed=107)],
         "large": lambda cell: [made(cell, 40, 4, 33, 3, seed=105)],
+        "small": lambda cell: [made(cell, 3, 2, 5, 2, seed=109, dtype=dtype) for dtype in dtypes],
+        "processes": lambda cell: [made(cell, 40, 4, 33, 3, seed=105)] * (cell == CELLS[0]),
         "BLAS": lambda cell: [made(cell, 3, 16, 64, 2, seed=104)],
         "structured": lambda cell: structured_cases(cell, dtypes),
         "conversion": lambda cell: [made(cell, 3, 2, 4, 1, seed=103)] * (cell == CELLS[0]),

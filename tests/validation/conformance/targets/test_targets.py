@@ -608,8 +608,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
 
 
 @pytest.mark.slow
-def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None:
-    candidate = programs.program_candidate(built())
+@pytest.mark.parametrize("level", ["-O2", "-Ofast"])
+def test_the_example_in_cpp_is_accepted(level: str, built: Callable[..., list[str]]) -> None:
+    candidate = programs.program_candidate(built(level=level))
     results = judged(candidate)
     assert accepted(results) >= {"accuracy", "checkpointing", "chunks", "denormal values", "non finite values"}
     lacking = {result.detail for result in results if result.status == "not applicable"}
@@ -617,6 +618,17 @@ def test_the_example_in_cpp_is_accepted(built: Callable[..., list[str]]) -> None
         "asked of a backend alone",
         "it does not get the caller's own arrays",
         "its arrays come in C order alone",
+    }
+
+
+def test_a_program_that_reorders_sums_and_flushes_denormals_is_accepted(built: Callable[..., list[str]]) -> None:
+    results = judged(programs.program_candidate(built(level="-Ofast")), among="promises T=11")
+    assert accepted(results) >= {
+        "denormal values",
+        "huge values",
+        "non finite values",
+        "infinite input",
+        "checkpointing",
     }
 
 

@@ -1,7 +1,15 @@
 """The promises of the contract, each declared where it is checked."""
 
 from antisymrnn_validation.conformance.check import declared_in
-from antisymrnn_validation.conformance.promises import accuracy, arguments, conduct, interface, metamorphic, numbers
+from antisymrnn_validation.conformance.promises import (
+    accuracy,
+    arguments,
+    conduct,
+    interface,
+    metamorphic,
+    numbers,
+    process,
+)
 
-PROMISES = declared_in(accuracy, interface, arguments, conduct, metamorphic, numbers)
+PROMISES = declared_in(accuracy, interface, arguments, conduct, process, metamorphic, numbers)
 """Every promise by name."""

@@ -8,6 +8,7 @@ import decimal
 import inspect
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -302,6 +303,42 @@ def test_critical_diffusion_separates_stable_from_unstable(omega, ratio, d, sign
     assert not stability.is_euler_stable(d * complex(-largest * (1 + 1e-9), omega), step_size)
 
 
+@pytest.mark.parametrize("omega", [1.0, 3.0, 1e-200, 1e200])
+@pytest.mark.parametrize("ratio", [1e-30, 1e-8, 0.5, 0.9, 1 - 2.0**-20, 1 - 2.0**-40, 1 - 2.0**-52, 1.0])
+def test_critical_diffusion_keeps_its_digits_up_to_the_last_stable_step(omega, ratio):
+    for d in (1.0, 0.25):
+        step_size = ratio / omega / d
+        with mpmath.workdps(80):
+            exact = mpmath.mpf(step_size) * d * omega
+            if step_size * d * omega > 1 or exact > 1:
+                continue
+            expected = exact * omega / (1 + mpmath.sqrt(1 - exact**2))
+            # √(1 − r²) has slope −r / √(1 − r²): what rounding r does to it is no error of the formula
+            lost = 2 / mpmath.sqrt(max(1 - exact**2, U))
+            found = stability.critical_diffusion(omega, step_size, d)
+            assert abs(found - expected) <= (8 + lost) * U * expected
+
+
+def test_the_root_of_critical_diffusion_does_not_cancel():
+    ratio = 1 - 2.0**-30  # exact in float64, as 1 − r and 1 + r are; 1 − r² is not
+    with mpmath.workdps(60):
+        expected = mpmath.mpf(ratio) / (1 + mpmath.sqrt(1 - mpmath.mpf(ratio) ** 2))
+    assert abs(stability.critical_diffusion(1.0, ratio) - expected) <= 4 * U * expected
+
+
+def test_no_diffusion_is_needed_where_tanh_is_saturated():
+    assert stability.critical_diffusion(5.0, 0.1, 0.0) == 0
+    np.testing.assert_array_equal(stability.critical_diffusion(5.0, 0.1, np.array([0.0, 0.0])), [0.0, 0.0])
+
+
+def test_euler_stability_of_huge_and_tiny_eigenvalues():
+    for size in (1e-200, 1e-20, 1e20, 1e200):
+        assert stability.is_euler_stable(-size, 1.5 / size)
+        assert not stability.is_euler_stable(-size, 2.5 / size)
+        assert stability.is_euler_stable(size * (-1 + 1j), 0.9 / size)  # up to ε = 2 · 1 / 2
+        assert not stability.is_euler_stable(size * (-1 + 1j), 1.1 / size)
+
+
 def test_critical_diffusion_of_arrays():
     omega = np.array([0.0, 1.0, 2.0], "f")
     found = stability.critical_diffusion(omega, 0.1)
@@ -334,6 +371,11 @@ def test_real_parts_lie_in_the_interval(seed, n, diffusion, spread, scale):
     real_parts = stability.eigenvalues(J).real
     assert (real_parts >= lower - allowance).all()
     assert (real_parts <= upper + allowance).all()
+
+
+def test_the_interval_of_no_state_is_empty():
+    lower, upper = stability.real_part_interval(np.ones((0, 3)), 0.5)
+    assert (lower.shape, upper.shape) == ((0,), (0,))
 
 
 def test_the_interval_is_reached_and_can_be_left():
@@ -654,6 +696,12 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             TypeError,
             "^a_z: expected dtype float64 as a has, got float32",
         ),
+        (
+            "gated_diagonal",
+            {"a": np.ones((2, 6)), "a_z": np.ones((1, 2, 6))},
+            ValueError,
+            r"^a_z: expected the shape of a, \(2, 6\), got \(1, 2, 6\)",
+        ),
         ("jacobian", {"M": np.ones((3, 3))}, ValueError, r"^M: expected \(n, n\) = \(2, 2\), got \(3, 3\)"),
         ("jacobian", {"M": M2.tolist()}, TypeError, "^M: expected numpy.ndarray, got list"),
         ("eigenvalues", {"J": np.ones((2, 3))}, ValueError, r"^J: expected \(\.\.\., n, n\) with n >= 1, got \(2, 3\)"),
@@ -683,6 +731,8 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             r"^omega: expected step_size \* d \* \|omega\| <= 1, .* got \[1\. 2\.\]",
         ),
         ("critical_diffusion", {"omega": math.nan}, ValueError, r"^omega: expected step_size \* d \* \|omega\| <= 1"),
+        ("critical_diffusion", {"d": math.inf, "omega": 0.0}, ValueError, "^d: expected finite numbers >= 0, got inf$"),
+        ("critical_diffusion", {"d": math.nan}, ValueError, "^d: expected finite numbers >= 0, got nan$"),
         ("critical_diffusion", {"d": -1.0}, ValueError, "^d: expected finite numbers >= 0, got -1.0"),
         ("critical_diffusion", {"d": np.ones(3)}, ValueError, r"^omega, d: expected shapes that broadcast"),
         ("critical_diffusion", {"step_size": "1"}, TypeError, "^step_size: expected a real number, got str"),

@@ -7,6 +7,7 @@ import math
 import tracemalloc
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -205,6 +206,25 @@ def test_no_steps(cell: str) -> None:
         assert arrays.pop("h").shape == (1, 3, 4)
         assert arrays.pop("x").shape == (0, 3, 2)
         assert all((array == 0).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gate_that_is_nearly_shut_keeps_its_digits(dtype: Any) -> None:
+    unit = float(np.finfo(dtype).eps) / 2
+    lowest = -85.0 if dtype is np.float32 else -700.0  # below, e^−a overflows
+    a = np.concatenate([np.linspace(lowest, 40, 200), np.linspace(-2, 2, 100)]).astype(dtype)
+    with mpmath.workdps(40):
+        exact = [1 / (1 + mpmath.exp(-mpmath.mpf(float(value)))) for value in a]
+        for found, expected in zip(gated.sigmoid(a), exact, strict=True):
+            assert abs(mpmath.mpf(float(found)) - expected) <= 8 * unit * expected  # exp 2 ulp, a sum, an inverse
+        parameters = GatedParameters(*(np.zeros(shape, dtype) for shape in ((1, 1), (1, 1), 1, (1, 1), 1)))
+        parameters = parameters._replace(b=np.ones(1, dtype))
+        for value, gate in zip(a[:40], exact, strict=False):
+            shut = parameters._replace(b_z=np.array([value]))
+            x, h0 = np.zeros((1, 1, 1), dtype), np.zeros((1, 1), dtype)
+            h = gated.forward(shut, x, h0, step_size=1.0, diffusion=0.0).h[1, 0, 0]
+            expected = gate * mpmath.tanh(1)
+            assert abs(mpmath.mpf(float(h)) - expected) <= 16 * unit * expected
 
 
 def test_saturated_gate_and_candidate_do_not_warn() -> None:

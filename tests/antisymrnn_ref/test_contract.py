@@ -260,6 +260,9 @@ def test_what_is_not_given(cell: str) -> None:
     assert [type(value) for value in trajectory[1:]] == [int, float, float, bool]
     assert trajectory.h.shape == (6, 3, 4)
     assert type(module.forward(case.parameters, case.x, case.h0, keep_every=np.int8(2), **constants)[1]) is int
+    ablation = module.forward(case.parameters, case.x, case.h0, unconstrained=True, **constants)
+    assert ablation.unconstrained is True
+    assert not (ablation.h[1:] == trajectory.h[1:]).any()
     gradients = module.backward(case.parameters, case.x, trajectory, case.g, **constants)
     assert gradients.x.shape == case.x.shape
     told = module.backward(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import antisymrnn_ref
-from antisymrnn_ref import BackendUnavailable, GatedParameters, Parameters, antisymmetric, gated
+from antisymrnn_ref import BackendUnavailable, GatedParameters, Parameters, antisymmetric, contract, gated
 from antisymrnn_validation.truth.cases import CELLS, random_case
 
 CASE = random_case("antisymmetric", 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)
@@ -255,6 +255,10 @@ def test_every_bad_call_says_what_was_expected(cell: str) -> None:
 def test_what_is_not_given(cell: str) -> None:
     case, module = CASES[cell], getattr(antisymrnn_ref, cell)
     constants = {"step_size": np.float32(0.25), "diffusion": 0}
+    for function, first in ((module.forward, {"keep_every": 1}), (module.backward, {"input_gradient": True})):
+        parameters = inspect.signature(inspect.unwrap(function)).parameters.values()
+        defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+        assert defaults == {**first, "unconstrained": False}
     trajectory = module.forward(case.parameters, case.x, case.h0, **constants)
     assert trajectory[1:] == (1, 0.25, 0.0, False)
     assert [type(value) for value in trajectory[1:]] == [int, float, float, bool]
@@ -273,6 +277,25 @@ def test_what_is_not_given(cell: str) -> None:
     assert without.x is None
     assert all((a == b).all() for a, b in zip(gradients.parameters, without.parameters, strict=True))
     assert {type(array) for array in (*gradients.parameters, *gradients[1:])} == {np.ndarray}
+
+
+class Foreign:
+    """An array of a backend whose shapes are lists."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape, self.dtype = list(shape), np.dtype(np.float64)
+
+
+def test_the_shapes_of_another_array_type_are_shown_as_tuples() -> None:
+    arrays = contract.CellArguments(Foreign)
+    arrays.check("x", Foreign(T, B, m), "T", "B", "m")
+    arrays.check("h0", Foreign(B, n), "B", "n")
+    arrays.check_cotangent(Foreign(T + 1, B, n))
+    arrays.check_cotangent(Foreign(B, n))
+    with pytest.raises(ValueError, match=r"got \(5, 3, 4\)$"):
+        arrays.check_cotangent(Foreign(T, B, n))
+    with pytest.raises(ValueError, match=r"^h: expected \(B, n\) = \(3, 4\), got \(3, 5\)$"):
+        arrays.check("h", Foreign(B, n + 1), "B", "n")
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -224,6 +224,20 @@ def test_eigenvalues_scale_with_the_matrix_and_keep_a_stack_apart():
     assert stability.eigenvalues(J.astype("f")).dtype == np.complex64
 
 
+def test_real_eigenvalues_are_complex_too_and_negative_entries_set_the_scale():
+    found = stability.eigenvalues(np.array([[-2e200, -1e-200], [-1e-200, -1e200]]))
+    assert found.dtype == np.complex128
+    np.testing.assert_array_equal(np.sort(found.real), [-2e200, -1e200])
+    assert stability.eigenvalues(np.eye(2, dtype="f")).dtype == np.complex64
+
+
+def test_the_critical_criterion_is_about_every_eigenvalue_and_rounds_the_tolerance():
+    assert not stability.meets_critical_criterion(np.diag([0.0, -1.0]), 0.5)
+    assert stability.meets_critical_criterion(np.diag([0.0, -1.0]), 1.0)
+    with pytest.raises(ValueError, match="^tolerance: expected a finite number >= 0 in float32, got 1e.39$"):
+        stability.meets_critical_criterion(np.eye(2, dtype="f"), 1e39)
+
+
 def test_the_critical_criterion_of_a_stack():
     stack = np.stack([np.array([[0.0, 2.0], [-2.0, 0.0]]), np.array([[-0.15, -2.0], [2.0, -0.15]])])
     np.testing.assert_array_equal(stability.meets_critical_criterion(stack, 0.0), [True, False])
@@ -268,6 +282,7 @@ def test_euler_stability_at_the_edges():
     assert stability.is_euler_stable(-20.0, 0.1)  # 1 + ελ = −1
     assert not stability.is_euler_stable(-20.001, 0.1)
     assert stability.is_euler_stable(-1e-300, 0.1)
+    assert stability.is_euler_stable(np.array([-3 + 4j, -3 - 4j]), 0.24)  # |1 + ελ| = |0.28 + 0.96 i| = 1
     assert not stability.is_euler_stable(1e-300, 0.1)
     assert not stability.is_euler_stable(math.nan, 0.1)
     assert stability.is_euler_stable(np.array([]), 0.1)
@@ -669,6 +684,38 @@ def test_no_argument_is_written_and_no_result_aliases_one(name):
         assert type(argument) is not np.ndarray or not np.shares_memory(first, argument)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arrays_are_float32_or_float64_and_eigenvalues_of_every_precision(name):
+    function, arguments = getattr(stability, name), FUNCTIONS[name]
+    wide = {key: value.astype("g") for key, value in arguments.items() if type(value) is np.ndarray}
+    if name in ("amplification", "is_euler_stable", "critical_diffusion"):
+        found = function(**(arguments | wide))
+        assert type(found) is bool or found.dtype == np.longdouble
+        return
+    for key, value in wide.items():
+        with pytest.raises(
+            TypeError, match=rf"^{key}: expected dtype float(32 or float64|64 as \w+ has), got {value.dtype}"
+        ):
+            function(**(arguments | {key: value}))
+
+
+def test_what_overflows_does_not_warn():
+    huge = np.full((2, 2), 1e308)
+    np.testing.assert_array_equal(stability.jacobian(huge[0], huge), np.full((2, 2), np.inf))
+    assert np.isinf(stability.eigenvalues(1.7 * huge).real).any()
+    assert stability.amplification(1e308, 1e308) == np.inf
+    assert not stability.is_euler_stable(np.array([-1e308, 1e308j]), 1e308)
+    assert stability.real_part_interval(huge[0], 1e308) == (-np.inf, -np.inf)
+    assert stability.norm_bound(huge[0], huge, 1.0) == np.inf
+    steps = stability.step_jacobians(**(STEP_ARGUMENTS | {"parameters": PLAIN._replace(W=huge * np.eye(2, k=1))}))
+    assert np.isfinite(steps).all()  # tanh is saturated
+    gates = GATED._replace(W=huge * np.eye(2, k=1), b_z=np.full(2, -1e308))
+    steps = stability.step_jacobians(**(STEP_ARGUMENTS | {"parameters": gates, "h": 1e308 + 0 * STEP_ARGUMENTS["h"]}))
+    assert steps.shape == (4, 5, 2, 2)
+    with pytest.raises(ValueError, match="^omega: expected step_size . d . .omega. <= 1, .*, got inf$"):
+        stability.critical_diffusion(1e308, 1.0, 1e308)
+
+
 NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
 
 
@@ -735,6 +782,18 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
         ("critical_diffusion", {"d": math.nan}, ValueError, "^d: expected finite numbers >= 0, got nan$"),
         ("critical_diffusion", {"d": -1.0}, ValueError, "^d: expected finite numbers >= 0, got -1.0"),
         ("critical_diffusion", {"d": np.ones(3)}, ValueError, r"^omega, d: expected shapes that broadcast"),
+        (
+            "critical_diffusion",
+            {"d": np.ones(2, complex)},
+            TypeError,
+            "^d: expected dtype float32 or float64 or [a-z0-9]+, got complex128",
+        ),
+        (
+            "critical_diffusion",
+            {"step_size": 0},
+            ValueError,
+            "^step_size: expected a finite number > 0 in float64, got",
+        ),
         ("critical_diffusion", {"step_size": "1"}, TypeError, "^step_size: expected a real number, got str"),
         ("real_part_interval", {"D": -D2}, ValueError, "^D: expected entries >= 0, got -1.0"),
         ("real_part_interval", {"D": D2 * np.nan}, ValueError, "^D: expected finite entries, got nan"),

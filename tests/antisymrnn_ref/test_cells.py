@@ -228,6 +228,18 @@ def test_checkpointing_bounds_the_memory(cell: str) -> None:
     assert peak(k) < (2 * T / k + 3 * k + 50) * state
 
 
+def test_the_recurrent_matrix_and_its_gradients_by_hand() -> None:
+    W, G = np.array([[3.0, 5.0], [1.0, 2.0]]), np.array([[3.0, 5.0], [1.0, 2.0]])
+    assert antisymmetric.recurrent_matrix(W, 0.5).tolist() == [[-0.5, 4.0], [-4.0, -0.5]]
+    assert antisymmetric.recurrent_matrix(W, 0.5, True).tolist() == [[2.5, 5.0], [1.0, 1.5]]
+    for unconstrained, expected in ((False, [[0.0, 4.0], [-4.0, 0.0]]), (True, G.tolist())):
+        dW, ddiffusion = antisymmetric.matrix_gradients(G, unconstrained)
+        assert dW.tolist() == expected
+        assert (type(ddiffusion), ddiffusion.shape, ddiffusion.item()) == (np.ndarray, (), -5.0)
+        assert not np.shares_memory(dW, G)
+    assert antisymmetric.matrix_gradients(G)[0].tolist() == [[0.0, 4.0], [-4.0, 0.0]]
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_steps(cell: str) -> None:
     case = random_case(cell, 0, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)

@@ -388,6 +388,10 @@ def test_real_parts_lie_in_the_interval(seed, n, diffusion, spread, scale):
     assert (real_parts <= upper + allowance).all()
 
 
+def test_the_interval_of_a_saturated_unit_ends_at_zero():
+    assert stability.real_part_interval(np.array([0.0, 0.5]), 2.0) == (-1.0, 0.0)
+
+
 def test_the_interval_of_no_state_is_empty():
     lower, upper = stability.real_part_interval(np.ones((0, 3)), 0.5)
     assert (lower.shape, upper.shape) == ((0,), (0,))
@@ -780,6 +784,13 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
         ("critical_diffusion", {"omega": math.nan}, ValueError, r"^omega: expected step_size \* d \* \|omega\| <= 1"),
         ("critical_diffusion", {"d": math.inf, "omega": 0.0}, ValueError, "^d: expected finite numbers >= 0, got inf$"),
         ("critical_diffusion", {"d": math.nan}, ValueError, "^d: expected finite numbers >= 0, got nan$"),
+        ("critical_diffusion", {"d": np.array([1.0, -1.0])}, ValueError, "^d: expected finite numbers >= 0, got .*-1"),
+        (
+            "critical_diffusion",
+            {"d": np.array([1.0, np.inf])},
+            ValueError,
+            "^d: expected finite numbers >= 0, got .*inf",
+        ),
         ("critical_diffusion", {"d": -1.0}, ValueError, "^d: expected finite numbers >= 0, got -1.0"),
         ("critical_diffusion", {"d": np.ones(3)}, ValueError, r"^omega, d: expected shapes that broadcast"),
         (
@@ -797,6 +808,13 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
         ("critical_diffusion", {"step_size": "1"}, TypeError, "^step_size: expected a real number, got str"),
         ("real_part_interval", {"D": -D2}, ValueError, "^D: expected entries >= 0, got -1.0"),
         ("real_part_interval", {"D": D2 * np.nan}, ValueError, "^D: expected finite entries, got nan"),
+        ("real_part_interval", {"D": [0.5]}, TypeError, "^D: expected numpy.ndarray, got list"),
+        (
+            "real_part_interval",
+            {"D": D2.astype("f"), "diffusion": 1e39},
+            ValueError,
+            "^diffusion: expected a finite number >= 0 in float32, got 1e.39$",
+        ),
         ("real_part_interval", {"diffusion": -0.1}, ValueError, "^diffusion: expected a finite number >= 0 in float64"),
         ("step_jacobians", {"parameters": tuple(PLAIN)}, TypeError, "^parameters: expected Parameters or GatedParam"),
         (

@@ -132,7 +132,11 @@ def test_keep_every_may_be_a_narrow_integer() -> None:
     long = random_case("antisymmetric", 300, 1, 2, 1, step_size=0.3, diffusion=0.2, seed=1)
     kept = antisymmetric.forward(long.parameters, long.x, long.h0, keep_every=np.uint8(200), **long.arguments)
     assert (kept.keep_every, kept.h.shape) == (200, (3, 1, 2))
-    antisymmetric.backward(long.parameters, long.x, kept, long.g, **long.arguments)
+    for same in (kept, kept._replace(keep_every=np.uint8(200))):
+        found = antisymmetric.backward(long.parameters, long.x, same, long.g, **long.arguments)
+        every = antisymmetric.forward(long.parameters, long.x, long.h0, **long.arguments)
+        expected = antisymmetric.backward(long.parameters, long.x, every, long.g, **long.arguments)
+        assert (found.parameters.W == expected.parameters.W).all()
 
 
 def test_zero_dimensional_arrays_are_not_scalars() -> None:

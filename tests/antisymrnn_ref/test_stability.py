@@ -816,7 +816,12 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             "^diffusion: expected a finite number >= 0 in float32, got 1e.39$",
         ),
         ("real_part_interval", {"diffusion": -0.1}, ValueError, "^diffusion: expected a finite number >= 0 in float64"),
-        ("step_jacobians", {"parameters": tuple(PLAIN)}, TypeError, "^parameters: expected Parameters or GatedParam"),
+        (
+            "step_jacobians",
+            {"parameters": tuple(PLAIN)},
+            TypeError,
+            "^parameters: expected Parameters or GatedParameters, got tuple$",
+        ),
         (
             "step_jacobians",
             {"parameters": PLAIN._replace(b=np.ones(3))},

@@ -449,6 +449,7 @@ def test_end_to_end_jacobian_agrees_with_the_complex_step_of_the_whole_map(cell,
 def test_end_to_end_jacobian_of_no_step_is_the_identity():
     found = stability.end_to_end_jacobian(np.zeros((0, 2, 3, 3), "f"))
     np.testing.assert_array_equal(found, np.stack([np.eye(3, dtype="f")] * 2))
+    assert (found.shape, found.dtype) == ((2, 3, 3), np.float32)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -539,6 +540,9 @@ def test_norm_bound(seed, n, step_size, diffusion, gated_cell):
 
 
 def test_norm_bound_is_reached():
+    golden = (1 + math.sqrt(5)) / 2  # the spectral norm of a shear; its other norms are 2 and √3
+    sheared = stability.norm_bound(np.array([0.5, -1.0]), np.array([[1.0, 1.0], [0.0, 1.0]]), 0.25)
+    assert sheared == pytest.approx(1 + golden / 4, rel=1e-14)
     assert stability.norm_bound(np.array([-0.5, 0.25]), 3.0 * np.eye(2), 0.1) == pytest.approx(1.15, rel=1e-15)
     D, M = np.array([1.0, 1.0]), 3.0 * np.eye(2)
     assert stability.norm_bound(D, M, 0.1) == pytest.approx(np.linalg.norm(np.eye(2) + 0.1 * M, 2), rel=1e-15)
@@ -711,6 +715,8 @@ def test_what_overflows_does_not_warn():
     assert not stability.is_euler_stable(np.array([-1e308, 1e308j]), 1e308)
     assert stability.real_part_interval(huge[0], 1e308) == (-np.inf, -np.inf)
     assert stability.norm_bound(huge[0], huge, 1.0) == np.inf
+    turned = np.array([[1e308, 1e308], [-1e308, 1e308]])
+    np.testing.assert_array_equal(stability.log_geometric_mean(turned[None, None]), [np.inf])
     steps = stability.step_jacobians(**(STEP_ARGUMENTS | {"parameters": PLAIN._replace(W=huge * np.eye(2, k=1))}))
     assert np.isfinite(steps).all()  # tanh is saturated
     gates = GATED._replace(W=huge * np.eye(2, k=1), b_z=np.full(2, -1e308))
@@ -764,6 +770,8 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             TypeError,
             "^tolerance: expected a real number, got NoneType",
         ),
+        ("eigenvalues", {"J": np.array([[1.0, np.inf], [np.nan, 1.0]])}, ValueError, "^J: expected .*, got inf$"),
+        ("eigenvalues", {"J": np.array([[1.0, 1.0], [-np.inf, 1.0]])}, ValueError, "^J: expected .*, got -inf$"),
         ("meets_critical_criterion", {"J": NOT_FINITE}, ValueError, "^J: expected finite entries, got nan"),
         ("amplification", {"eigenvalues": "1"}, TypeError, "^eigenvalues: expected a number or numpy.ndarray, got str"),
         ("amplification", {"step_size": 0}, ValueError, "^step_size: expected a finite number > 0 in float64, got 0"),

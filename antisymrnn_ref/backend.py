@@ -56,7 +56,7 @@ def load_backend(name: str) -> ModuleType:
         raise TypeError(f"backend: expected a name, got {type(name).__name__}")
     modules = backend_modules()
     path = modules.get(name, name)
-    close = difflib.get_close_matches(name.lower(), modules, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name.lower(), modules, cutoff=0.75)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     unknown = f"backend: expected one of {', '.join(modules)} or a module path, got {name!r}"
     if not all(part.isidentifier() for part in path.split(".")):

@@ -26,7 +26,7 @@ def install_command(extra: str) -> str:
     """
     checkout = Path(__file__).resolve().parents[1]
     if _is_checkout(checkout):
-        place = "." if checkout == Path.cwd() else str(checkout)
+        place = "." if checkout == Path.cwd() else checkout
         return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
     try:
         stated = importlib.metadata.requires(NAME) or []
@@ -42,11 +42,11 @@ def install_command(extra: str) -> str:
 
 def _is_checkout(folder: Path) -> bool:
     try:
-        return f'name = "{NAME}"' in (folder / "pyproject.toml").read_text(encoding="utf-8")
-    except (OSError, ValueError):  # none, or not this project's
+        return f'name = "{NAME}"'.encode() in (folder / "pyproject.toml").read_bytes()
+    except OSError:  # there is none
         return False
 
 
 def _is_installed(requirement: str) -> bool:
-    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    name = re.split(r"[^\w.-]", requirement)[0]
     return any(True for _ in importlib.metadata.distributions(name=name))

@@ -26,13 +26,16 @@ def test_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_name_lists_what_is_known_and_what_is_close() -> None:
-    with pytest.raises(
-        ValueError, match=r"expected one of .*numpy.* or a module path, got 'numpi'; did you mean 'numpy'"
-    ):
-        load_backend("numpi")
-    with pytest.raises(ValueError, match=r"got 'Numpy'; did you mean 'numpy'\?$"):
-        load_backend("Numpy")
-    for far in ("nu", "numerics", "keras0"):
+    # "num" is three quarters of two names; "cuba" is two thirds of one
+    for close, meant in (("numpi", "numpy"), ("NUMPY", "numpy"), ("num", "numpy"), ("numba.", "numba")):
+        with pytest.raises(ValueError, match="^backend: ") as error:
+            load_backend(close)
+        known = ", ".join(backend.backend_modules())
+        assert str(error.value) == (
+            f"backend: expected one of {known} or a module path, got {close!r}; did you mean {meant!r}?"
+        )
+        assert error.value.__suppress_context__ or error.value.__context__ is None
+    for far in ("nu", "numerics", "keras0", "cuba"):
         with pytest.raises(ValueError, match=f"got '{far}'; there is no module '{far}' where Python looks$"):
             load_backend(far)
     with pytest.raises(
@@ -50,7 +53,7 @@ def test_names_that_are_no_module_paths(name: str) -> None:
 
 @pytest.mark.parametrize("name", [None, 3, antisymrnn_ref])
 def test_name_of_another_type(name: object) -> None:
-    with pytest.raises(TypeError, match="backend: expected a name, got"):
+    with pytest.raises(TypeError, match="^backend: expected a name, got (NoneType|int|module)$"):
         load_backend(name)  # type: ignore[arg-type]
 
 
@@ -60,6 +63,38 @@ def test_a_module_that_is_no_backend() -> None:
     assert str(error.value) == (
         "backend 'json': json is not a backend, it has no asarray, to_numpy, "
         "antisymmetric.forward, antisymmetric.backward, gated.forward, gated.backward"
+    )
+
+
+def test_a_promise_that_cannot_be_called_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "still_backend.py").write_text(
+        "from antisymrnn_ref import antisymmetric, asarray, gated\nto_numpy = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TypeError, match="still_backend is not a backend, it has no to_numpy$"):
+        load_backend("still_backend")
+
+
+def test_a_backend_that_cannot_import_from_itself_is_not_an_unknown_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "circular_backend.py").write_text("from circular_backend import antisymmetric\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="importing circular_backend failed: cannot import name") as error:
+        load_backend("circular_backend")
+    assert isinstance(error.value.__cause__, ImportError)
+
+
+def test_an_import_error_that_names_no_module_names_the_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "silent_backend.py").write_text("raise ImportError('no reason')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable) as error:
+        load_backend("silent_backend")
+    assert str(error.value) == (
+        "backend 'silent_backend': importing silent_backend failed: no reason; "
+        "install the package that brings silent_backend"
     )
 
 
@@ -128,6 +163,10 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(backend.backend_modules()) == {"mine", "numpy", "numba", "cupy"}
 
 
+def test_the_entry_point_group_is_the_one_that_third_parties_are_given() -> None:
+    assert backend.ENTRY_POINT_GROUP == "antisymrnn_ref.backends"
+
+
 def test_an_entry_point_that_names_an_object_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("mine", "package:thing", backend.ENTRY_POINT_GROUP)
     monkeypatch.setattr(backend, "entry_points", lambda group: [point])  # noqa: ARG005
@@ -150,18 +189,24 @@ def test_a_built_in_backend_that_is_not_there_says_how_to_get_it(name: str, monk
         f"backend {name!r}: this version of antisymrnn-ref comes without the package antisymrnn_{name}; "
         "install one that has it"
     )
+    assert isinstance(error.value.__cause__, ModuleNotFoundError)
 
 
+@pytest.mark.parametrize(("name", "extras"), [("numba", ["numba"]), ("cupy", ["cuda12", "cuda13"])])
 def test_a_built_in_backend_without_its_library_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, extras: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "antisymrnn_numba").mkdir()
-    (tmp_path / "antisymrnn_numba" / "__init__.py").write_text("import library_that_is_not_there\n")
+    package = f"antisymrnn_{name}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("import library_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "antisymrnn_numba", raising=False)
-    with pytest.raises(BackendUnavailable, match="library_that_is_not_there") as error:
-        load_backend("numba")
-    assert str(error.value).endswith(f"; install it: {install_command('numba')}")
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(BackendUnavailable) as error:
+        load_backend(name)
+    assert str(error.value) == (
+        f"backend {name!r}: importing {package} failed: No module named 'library_that_is_not_there'; "
+        f"install it: {' or '.join(map(install_command, extras))}"
+    )
 
 
 def test_asarray_never_guesses_a_dtype() -> None:

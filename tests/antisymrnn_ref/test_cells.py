@@ -7,6 +7,7 @@ import math
 import tracemalloc
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,6 +175,41 @@ def test_complex_passes_below_the_checks(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_one_complex_input_makes_every_gradient_complex_below_the_checks(cell: str) -> None:
+    case = random_case(cell, 3, 2, 4, 2, step_size=0.25, diffusion=0.125, seed=7)
+    plain, names = results(case), (*case.parameters._fields, "x", "h0", "g", "step_size", "diffusion")
+    forward, backward = (inspect.unwrap(getattr(cell_of(case), name)) for name in ("forward", "backward"))
+    for name in names:
+        leaves = {key: leaf + 0j if key == name else leaf for key, leaf in case.parameters._asdict().items()}
+        x, h0, g = (getattr(case, key) + 0j if key == name else getattr(case, key) for key in ("x", "h0", "g"))
+        constants = {key: complex(case.arguments[key]) if key == name else case.arguments[key] for key in names[-2:]}
+        parameters = type(case.parameters)(**leaves)
+        trajectory = forward(parameters, x, h0, **constants)
+        gradients = named_arrays(trajectory.h, backward(parameters, x, trajectory, g, **constants))
+        assert gradients.pop("h").dtype == (np.float64 if name == "g" else np.complex128)
+        for key, array in gradients.items():
+            assert array.dtype == np.complex128, (name, key)
+            assert np.abs(array - plain[key]).max() <= 1e-14 * np.abs(plain[key]).max()
+        nothing = backward(parameters, x[:0], forward(parameters, x[:0], h0, **constants), g[:1], **constants)
+        assert all(leaf.dtype == np.complex128 and not leaf.any() for leaf in nothing.parameters)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_layout_of_the_initial_state_changes_no_bit(cell: str, dtype: Any) -> None:
+    # of 64 columns some BLAS multiply rows and columns by other kernels
+    case = random_case(cell, 7, 5, 64, 2, step_size=0.25, diffusion=0.125, seed=8, dtype=dtype)
+    turned, module, arguments = np.asfortranarray(case.h0), cell_of(case), case.arguments
+    expected = results(case)
+    for keep_every in (1, 3):
+        trajectory = module.forward(case.parameters, case.x, turned, keep_every=keep_every, **arguments)
+        assert (trajectory.h == expected["h"][kept_steps(7, keep_every)]).all()
+        found = named_arrays(expected["h"], module.backward(case.parameters, case.x, trajectory, case.g, **arguments))
+        assert all(array.tobytes() == expected[name].tobytes() for name, array in found.items())
+        assert {array.dtype for array in (trajectory.h, *found.values())} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_checkpointing_bounds_the_memory(cell: str) -> None:
     T, B, n, k = 2500, 8, 16, 50
     case = random_case(cell, T, B, n, 1, step_size=0.1, diffusion=0.1, seed=0, last_state_only=True)
@@ -192,6 +228,18 @@ def test_checkpointing_bounds_the_memory(cell: str) -> None:
     assert peak(k) < (2 * T / k + 3 * k + 50) * state
 
 
+def test_the_recurrent_matrix_and_its_gradients_by_hand() -> None:
+    W, G = np.array([[3.0, 5.0], [1.0, 2.0]]), np.array([[3.0, 5.0], [1.0, 2.0]])
+    assert antisymmetric.recurrent_matrix(W, 0.5).tolist() == [[-0.5, 4.0], [-4.0, -0.5]]
+    assert antisymmetric.recurrent_matrix(W, 0.5, True).tolist() == [[2.5, 5.0], [1.0, 1.5]]
+    for unconstrained, expected in ((False, [[0.0, 4.0], [-4.0, 0.0]]), (True, G.tolist())):
+        dW, ddiffusion = antisymmetric.matrix_gradients(G, unconstrained)
+        assert dW.tolist() == expected
+        assert (type(ddiffusion), ddiffusion.shape, ddiffusion.item()) == (np.ndarray, (), -5.0)
+        assert not np.shares_memory(dW, G)
+    assert antisymmetric.matrix_gradients(G)[0].tolist() == [[0.0, 4.0], [-4.0, 0.0]]
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_steps(cell: str) -> None:
     case = random_case(cell, 0, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=1)
@@ -201,10 +249,30 @@ def test_no_steps(cell: str) -> None:
         assert (trajectory.h[0] == case.h0).all()
     for g in (case.g, case.g[0]):
         arrays = results(case._replace(g=g))
-        assert (arrays.pop("h0") == case.g[0]).all()
+        assert (arrays["h0"] == case.g[0]).all()
+        assert not np.shares_memory(arrays.pop("h0"), g)
         assert arrays.pop("h").shape == (1, 3, 4)
         assert arrays.pop("x").shape == (0, 3, 2)
         assert all((array == 0).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gate_that_is_nearly_shut_keeps_its_digits(dtype: Any) -> None:
+    unit = float(np.finfo(dtype).eps) / 2
+    lowest = -85.0 if dtype is np.float32 else -700.0  # below, e^−a overflows
+    a = np.concatenate([np.linspace(lowest, 40, 200), np.linspace(-2, 2, 100)]).astype(dtype)
+    with mpmath.workdps(40):
+        exact = [1 / (1 + mpmath.exp(-mpmath.mpf(float(value)))) for value in a]
+        for found, expected in zip(gated.sigmoid(a), exact, strict=True):
+            assert abs(mpmath.mpf(float(found)) - expected) <= 8 * unit * expected  # exp 2 ulp, a sum, an inverse
+        parameters = GatedParameters(*(np.zeros(shape, dtype) for shape in ((1, 1), (1, 1), 1, (1, 1), 1)))
+        parameters = parameters._replace(b=np.ones(1, dtype))
+        for value, gate in zip(a[:40], exact, strict=False):
+            shut = parameters._replace(b_z=np.array([value]))
+            x, h0 = np.zeros((1, 1, 1), dtype), np.zeros((1, 1), dtype)
+            h = gated.forward(shut, x, h0, step_size=1.0, diffusion=0.0).h[1, 0, 0]
+            expected = gate * mpmath.tanh(1)
+            assert abs(mpmath.mpf(float(h)) - expected) <= 16 * unit * expected
 
 
 def test_saturated_gate_and_candidate_do_not_warn() -> None:

@@ -14,7 +14,7 @@ from antisymrnn_ref.installation import install_command
 STATED = [
     "numpy>=2.0",
     "numba>=0.68; extra == 'numba'",
-    'pytest>=8; extra == "test"',
+    'pytest>=8 ; extra == "test"',
     "no-such-package[ctk]>=3; (sys_platform == 'linux') and extra == 'test'",
     "no.such_other; extra == 'test'",
 ]
@@ -44,6 +44,33 @@ def test_beside_the_checkout(checkout, monkeypatch):
     assert shlex.split(install_command("cuda12")) == ["pip", "install", "-e", f"{checkout}[cuda12]"]
 
 
+def test_a_checkout_reached_by_a_link_is_the_checkout(checkout, monkeypatch, tmp_path_factory):
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(checkout, target_is_directory=True)
+    monkeypatch.setattr(installation, "__file__", str(link / "antisymrnn_ref" / "installation.py"))
+    monkeypatch.chdir(checkout)
+    assert install_command("test") == "pip install -e '.[test]'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[project]\nname = "antisymrnn-ref-fork"\n',
+        b'[project]\nname = "mine"\nurl = "https://example.org/antisymrnn-ref"\n',
+        b"\xff\xfe[project]\n",
+    ],
+)
+def test_the_folder_of_another_project_is_no_checkout(elsewhere, text):
+    (elsewhere / "pyproject.toml").write_bytes(text)
+    assert install_command("numba").startswith("pip install ")
+    assert "-e" not in install_command("numba").split()
+
+
+@pytest.mark.parametrize("extra", ["tes", "est", "t.st", "numb"])
+def test_an_extra_is_one_by_its_whole_name(elsewhere, extra):  # noqa: ARG001
+    assert install_command(extra) == f"the packages that pyproject.toml of antisymrnn-ref lists as {extra}"
+
+
 def test_without_a_checkout_the_packages_that_are_missing_are_named(elsewhere, monkeypatch):
     assert install_command("test") == "pip install 'no-such-package[ctk]>=3' no.such_other"
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: STATED[:3])
@@ -56,6 +83,12 @@ def test_without_a_checkout_the_packages_that_are_missing_are_named(elsewhere, m
 def test_without_metadata_no_command_is_guessed(elsewhere, monkeypatch, stated):  # noqa: ARG001
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: stated)
     assert install_command("numba") == "the packages that pyproject.toml of antisymrnn-ref lists as numba"
+
+
+def test_a_copy_that_is_not_installed_has_no_metadata(elsewhere, monkeypatch):  # noqa: ARG001
+    monkeypatch.setattr(installation, "NAME", "no-such-project")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: importlib.metadata.distribution(name).requires)
+    assert install_command("numba") == "the packages that pyproject.toml of no-such-project lists as numba"
 
 
 def test_the_metadata_of_this_project_state_every_extra(elsewhere, monkeypatch):  # noqa: ARG001

@@ -8,6 +8,7 @@ import decimal
 import inspect
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -223,6 +224,20 @@ def test_eigenvalues_scale_with_the_matrix_and_keep_a_stack_apart():
     assert stability.eigenvalues(J.astype("f")).dtype == np.complex64
 
 
+def test_real_eigenvalues_are_complex_too_and_negative_entries_set_the_scale():
+    found = stability.eigenvalues(np.array([[-2e200, -1e-200], [-1e-200, -1e200]]))
+    assert found.dtype == np.complex128
+    np.testing.assert_array_equal(np.sort(found.real), [-2e200, -1e200])
+    assert stability.eigenvalues(np.eye(2, dtype="f")).dtype == np.complex64
+
+
+def test_the_critical_criterion_is_about_every_eigenvalue_and_rounds_the_tolerance():
+    assert not stability.meets_critical_criterion(np.diag([0.0, -1.0]), 0.5)
+    assert stability.meets_critical_criterion(np.diag([0.0, -1.0]), 1.0)
+    with pytest.raises(ValueError, match="^tolerance: expected a finite number >= 0 in float32, got 1e.39$"):
+        stability.meets_critical_criterion(np.eye(2, dtype="f"), 1e39)
+
+
 def test_the_critical_criterion_of_a_stack():
     stack = np.stack([np.array([[0.0, 2.0], [-2.0, 0.0]]), np.array([[-0.15, -2.0], [2.0, -0.15]])])
     np.testing.assert_array_equal(stability.meets_critical_criterion(stack, 0.0), [True, False])
@@ -267,6 +282,7 @@ def test_euler_stability_at_the_edges():
     assert stability.is_euler_stable(-20.0, 0.1)  # 1 + ελ = −1
     assert not stability.is_euler_stable(-20.001, 0.1)
     assert stability.is_euler_stable(-1e-300, 0.1)
+    assert stability.is_euler_stable(np.array([-3 + 4j, -3 - 4j]), 0.24)  # |1 + ελ| = |0.28 + 0.96 i| = 1
     assert not stability.is_euler_stable(1e-300, 0.1)
     assert not stability.is_euler_stable(math.nan, 0.1)
     assert stability.is_euler_stable(np.array([]), 0.1)
@@ -302,6 +318,42 @@ def test_critical_diffusion_separates_stable_from_unstable(omega, ratio, d, sign
     assert not stability.is_euler_stable(d * complex(-largest * (1 + 1e-9), omega), step_size)
 
 
+@pytest.mark.parametrize("omega", [1.0, 3.0, 1e-200, 1e200])
+@pytest.mark.parametrize("ratio", [1e-30, 1e-8, 0.5, 0.9, 1 - 2.0**-20, 1 - 2.0**-40, 1 - 2.0**-52, 1.0])
+def test_critical_diffusion_keeps_its_digits_up_to_the_last_stable_step(omega, ratio):
+    for d in (1.0, 0.25):
+        step_size = ratio / omega / d
+        with mpmath.workdps(80):
+            exact = mpmath.mpf(step_size) * d * omega
+            if step_size * d * omega > 1 or exact > 1:
+                continue
+            expected = exact * omega / (1 + mpmath.sqrt(1 - exact**2))
+            # √(1 − r²) has slope −r / √(1 − r²): what rounding r does to it is no error of the formula
+            lost = 2 / mpmath.sqrt(max(1 - exact**2, U))
+            found = stability.critical_diffusion(omega, step_size, d)
+            assert abs(found - expected) <= (8 + lost) * U * expected
+
+
+def test_the_root_of_critical_diffusion_does_not_cancel():
+    ratio = 1 - 2.0**-30  # exact in float64, as 1 − r and 1 + r are; 1 − r² is not
+    with mpmath.workdps(60):
+        expected = mpmath.mpf(ratio) / (1 + mpmath.sqrt(1 - mpmath.mpf(ratio) ** 2))
+    assert abs(stability.critical_diffusion(1.0, ratio) - expected) <= 4 * U * expected
+
+
+def test_no_diffusion_is_needed_where_tanh_is_saturated():
+    assert stability.critical_diffusion(5.0, 0.1, 0.0) == 0
+    np.testing.assert_array_equal(stability.critical_diffusion(5.0, 0.1, np.array([0.0, 0.0])), [0.0, 0.0])
+
+
+def test_euler_stability_of_huge_and_tiny_eigenvalues():
+    for size in (1e-200, 1e-20, 1e20, 1e200):
+        assert stability.is_euler_stable(-size, 1.5 / size)
+        assert not stability.is_euler_stable(-size, 2.5 / size)
+        assert stability.is_euler_stable(size * (-1 + 1j), 0.9 / size)  # up to ε = 2 · 1 / 2
+        assert not stability.is_euler_stable(size * (-1 + 1j), 1.1 / size)
+
+
 def test_critical_diffusion_of_arrays():
     omega = np.array([0.0, 1.0, 2.0], "f")
     found = stability.critical_diffusion(omega, 0.1)
@@ -334,6 +386,15 @@ def test_real_parts_lie_in_the_interval(seed, n, diffusion, spread, scale):
     real_parts = stability.eigenvalues(J).real
     assert (real_parts >= lower - allowance).all()
     assert (real_parts <= upper + allowance).all()
+
+
+def test_the_interval_of_a_saturated_unit_ends_at_zero():
+    assert stability.real_part_interval(np.array([0.0, 0.5]), 2.0) == (-1.0, 0.0)
+
+
+def test_the_interval_of_no_state_is_empty():
+    lower, upper = stability.real_part_interval(np.ones((0, 3)), 0.5)
+    assert (lower.shape, upper.shape) == ((0,), (0,))
 
 
 def test_the_interval_is_reached_and_can_be_left():
@@ -388,6 +449,7 @@ def test_end_to_end_jacobian_agrees_with_the_complex_step_of_the_whole_map(cell,
 def test_end_to_end_jacobian_of_no_step_is_the_identity():
     found = stability.end_to_end_jacobian(np.zeros((0, 2, 3, 3), "f"))
     np.testing.assert_array_equal(found, np.stack([np.eye(3, dtype="f")] * 2))
+    assert (found.shape, found.dtype) == ((2, 3, 3), np.float32)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -478,6 +540,9 @@ def test_norm_bound(seed, n, step_size, diffusion, gated_cell):
 
 
 def test_norm_bound_is_reached():
+    golden = (1 + math.sqrt(5)) / 2  # the spectral norm of a shear; its other norms are 2 and √3
+    sheared = stability.norm_bound(np.array([0.5, -1.0]), np.array([[1.0, 1.0], [0.0, 1.0]]), 0.25)
+    assert sheared == pytest.approx(1 + golden / 4, rel=1e-14)
     assert stability.norm_bound(np.array([-0.5, 0.25]), 3.0 * np.eye(2), 0.1) == pytest.approx(1.15, rel=1e-15)
     D, M = np.array([1.0, 1.0]), 3.0 * np.eye(2)
     assert stability.norm_bound(D, M, 0.1) == pytest.approx(np.linalg.norm(np.eye(2) + 0.1 * M, 2), rel=1e-15)
@@ -627,6 +692,40 @@ def test_no_argument_is_written_and_no_result_aliases_one(name):
         assert type(argument) is not np.ndarray or not np.shares_memory(first, argument)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arrays_are_float32_or_float64_and_eigenvalues_of_every_precision(name):
+    function, arguments = getattr(stability, name), FUNCTIONS[name]
+    wide = {key: value.astype("g") for key, value in arguments.items() if type(value) is np.ndarray}
+    if name in ("amplification", "is_euler_stable", "critical_diffusion"):
+        found = function(**(arguments | wide))
+        assert type(found) is bool or found.dtype == np.longdouble
+        return
+    for key, value in wide.items():
+        with pytest.raises(
+            TypeError, match=rf"^{key}: expected dtype float(32 or float64|64 as \w+ has), got {value.dtype}"
+        ):
+            function(**(arguments | {key: value}))
+
+
+def test_what_overflows_does_not_warn():
+    huge = np.full((2, 2), 1e308)
+    np.testing.assert_array_equal(stability.jacobian(huge[0], huge), np.full((2, 2), np.inf))
+    assert np.isinf(stability.eigenvalues(1.7 * huge).real).any()
+    assert stability.amplification(1e308, 1e308) == np.inf
+    assert not stability.is_euler_stable(np.array([-1e308, 1e308j]), 1e308)
+    assert stability.real_part_interval(huge[0], 1e308) == (-np.inf, -np.inf)
+    assert stability.norm_bound(huge[0], huge, 1.0) == np.inf
+    turned = np.array([[1e308, 1e308], [-1e308, 1e308]])
+    np.testing.assert_array_equal(stability.log_geometric_mean(turned[None, None]), [np.inf])
+    steps = stability.step_jacobians(**(STEP_ARGUMENTS | {"parameters": PLAIN._replace(W=huge * np.eye(2, k=1))}))
+    assert np.isfinite(steps).all()  # tanh is saturated
+    gates = GATED._replace(W=huge * np.eye(2, k=1), b_z=np.full(2, -1e308))
+    steps = stability.step_jacobians(**(STEP_ARGUMENTS | {"parameters": gates, "h": 1e308 + 0 * STEP_ARGUMENTS["h"]}))
+    assert steps.shape == (4, 5, 2, 2)
+    with pytest.raises(ValueError, match="^omega: expected step_size . d . .omega. <= 1, .*, got inf$"):
+        stability.critical_diffusion(1e308, 1.0, 1e308)
+
+
 NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
 
 
@@ -654,6 +753,12 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             TypeError,
             "^a_z: expected dtype float64 as a has, got float32",
         ),
+        (
+            "gated_diagonal",
+            {"a": np.ones((2, 6)), "a_z": np.ones((1, 2, 6))},
+            ValueError,
+            r"^a_z: expected the shape of a, \(2, 6\), got \(1, 2, 6\)",
+        ),
         ("jacobian", {"M": np.ones((3, 3))}, ValueError, r"^M: expected \(n, n\) = \(2, 2\), got \(3, 3\)"),
         ("jacobian", {"M": M2.tolist()}, TypeError, "^M: expected numpy.ndarray, got list"),
         ("eigenvalues", {"J": np.ones((2, 3))}, ValueError, r"^J: expected \(\.\.\., n, n\) with n >= 1, got \(2, 3\)"),
@@ -665,6 +770,8 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             TypeError,
             "^tolerance: expected a real number, got NoneType",
         ),
+        ("eigenvalues", {"J": np.array([[1.0, np.inf], [np.nan, 1.0]])}, ValueError, "^J: expected .*, got inf$"),
+        ("eigenvalues", {"J": np.array([[1.0, 1.0], [-np.inf, 1.0]])}, ValueError, "^J: expected .*, got -inf$"),
         ("meets_critical_criterion", {"J": NOT_FINITE}, ValueError, "^J: expected finite entries, got nan"),
         ("amplification", {"eigenvalues": "1"}, TypeError, "^eigenvalues: expected a number or numpy.ndarray, got str"),
         ("amplification", {"step_size": 0}, ValueError, "^step_size: expected a finite number > 0 in float64, got 0"),
@@ -683,13 +790,46 @@ NOT_FINITE = np.where(np.eye(2) > 0, np.nan, 1.0)
             r"^omega: expected step_size \* d \* \|omega\| <= 1, .* got \[1\. 2\.\]",
         ),
         ("critical_diffusion", {"omega": math.nan}, ValueError, r"^omega: expected step_size \* d \* \|omega\| <= 1"),
+        ("critical_diffusion", {"d": math.inf, "omega": 0.0}, ValueError, "^d: expected finite numbers >= 0, got inf$"),
+        ("critical_diffusion", {"d": math.nan}, ValueError, "^d: expected finite numbers >= 0, got nan$"),
+        ("critical_diffusion", {"d": np.array([1.0, -1.0])}, ValueError, "^d: expected finite numbers >= 0, got .*-1"),
+        (
+            "critical_diffusion",
+            {"d": np.array([1.0, np.inf])},
+            ValueError,
+            "^d: expected finite numbers >= 0, got .*inf",
+        ),
         ("critical_diffusion", {"d": -1.0}, ValueError, "^d: expected finite numbers >= 0, got -1.0"),
         ("critical_diffusion", {"d": np.ones(3)}, ValueError, r"^omega, d: expected shapes that broadcast"),
+        (
+            "critical_diffusion",
+            {"d": np.ones(2, complex)},
+            TypeError,
+            "^d: expected dtype float32 or float64 or [a-z0-9]+, got complex128",
+        ),
+        (
+            "critical_diffusion",
+            {"step_size": 0},
+            ValueError,
+            "^step_size: expected a finite number > 0 in float64, got",
+        ),
         ("critical_diffusion", {"step_size": "1"}, TypeError, "^step_size: expected a real number, got str"),
         ("real_part_interval", {"D": -D2}, ValueError, "^D: expected entries >= 0, got -1.0"),
         ("real_part_interval", {"D": D2 * np.nan}, ValueError, "^D: expected finite entries, got nan"),
+        ("real_part_interval", {"D": [0.5]}, TypeError, "^D: expected numpy.ndarray, got list"),
+        (
+            "real_part_interval",
+            {"D": D2.astype("f"), "diffusion": 1e39},
+            ValueError,
+            "^diffusion: expected a finite number >= 0 in float32, got 1e.39$",
+        ),
         ("real_part_interval", {"diffusion": -0.1}, ValueError, "^diffusion: expected a finite number >= 0 in float64"),
-        ("step_jacobians", {"parameters": tuple(PLAIN)}, TypeError, "^parameters: expected Parameters or GatedParam"),
+        (
+            "step_jacobians",
+            {"parameters": tuple(PLAIN)},
+            TypeError,
+            "^parameters: expected Parameters or GatedParameters, got tuple$",
+        ),
         (
             "step_jacobians",
             {"parameters": PLAIN._replace(b=np.ones(3))},

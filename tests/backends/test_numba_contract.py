@@ -312,6 +312,65 @@ def test_unused_memory_is_bounded(monkeypatch):
     assert not _memory._shelf.blocks
 
 
+def test_the_size_that_came_back_longest_ago_is_given_up_first():
+    shelf = _memory._Shelf()
+    shelf.kept = 10
+    blocks = [np.empty(nbytes, np.uint8) for nbytes in (4, 3, 4, 5, 11)]
+
+    def shelved() -> list[list[int]]:
+        return [
+            [k for each in those for k, block in enumerate(blocks) if block is each] for those in shelf.blocks.values()
+        ]
+
+    shelf.put(blocks[0])
+    shelf.put(blocks[1])
+    assert shelved() == [[0], [1]]
+    shelf.put(blocks[2])  # 4 bytes came back last: the 3 are the oldest
+    assert shelved() == [[0, 2]]
+    shelf.put(blocks[3])  # 13 bytes: of one size the first that came back
+    assert shelved() == [[2], [3]]
+    assert shelf.take(4) is blocks[2]
+    assert shelf.take(4) is not blocks[2]
+    shelf.put(blocks[4])
+    assert shelved() == [], "one block alone is more than is kept"
+
+
+def test_an_array_that_is_not_aligned_or_not_contiguous_is_copied():
+    case = tail_case("antisymmetric", 2, 3, 4, 2, np.float64, 19)
+    steps = _host._Pass(case.parameters, case.x, keep_every=1, **case.arguments)
+    block = np.zeros(8 * 6 + 1, np.uint8)
+    shifted = block[1:].view(np.float64)
+    shifted[:] = np.arange(6)
+    whole = np.arange(24.0).reshape(4, 6)
+    for array in (shifted, whole[:, ::2], whole.T, whole[::-1]):
+        address = steps.address(array)
+        copy = steps.alive[-1]
+        assert address == copy.__array_interface__["data"][0]
+        assert address % 8 == 0
+        assert copy.flags.c_contiguous
+        np.testing.assert_array_equal(copy, array)
+    assert steps.address(whole) == whole.__array_interface__["data"][0]
+    assert steps.address(None) == 0
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 33), (33, 3)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_lies_behind_the_zeros_is_not_read(cell, n, m, monkeypatch):
+    case = tail_case(cell, 3, 5, n, m, np.float32, 21)
+    plain, zeros = bits(run(antisymrnn_numba, case)), np.zeros
+
+    def bounded(shape, dtype=float):
+        block = np.full(np.prod(shape, dtype=int) + 256, np.nan, dtype)
+        block[:-256] = 0
+        return block[:-256].reshape(shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "zeros", bounded)
+        found = bits(run(antisymrnn_numba, case))
+    assert np.zeros is zeros
+    assert found == plain
+
+
 def test_results_of_earlier_calls_stay():
     case = tail_case("gated", 60, 40, 33, 3, np.float64, 12)
     held, first = [], None

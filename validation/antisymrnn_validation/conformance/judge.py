@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import DTYPES, Check, Result
+from antisymrnn_validation.conformance.fuzzing import machine
 from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
 from antisymrnn_validation.output.names import within
 from antisymrnn_validation.truth import calls
@@ -191,6 +192,20 @@ def _diagnosed(result: Result, wrong: Wrong, source: str, seen: Seen) -> Result:
     name, argument = (found.rounding.rounding.name, found.rounding.argument) if found.rounding else ("", "")
     seen.names += [each for each in dict.fromkeys([*found.names, argument]) if each and each not in seen.names]
     return result._replace(diagnosis=found.text(), deviations=tuple(found.names), rounding=name)
+
+
+def fuzz(target: Target, **options: Any) -> machine.Report:
+    """Draw sequences of calls of a target; ``options`` and the result are those of ``fuzzing.machine.fuzz``.
+
+    Examples
+    --------
+    ::
+
+        def test_sequences_of_calls():
+            report = fuzz("my_package.my_backend", minutes=0.5)
+            assert report.failure is None, report.failure.message
+    """
+    return machine.fuzz(load(target)[1], **options)
 
 
 def parametrize_with_checks(targets: Sequence[Target], **options: Any) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -72,15 +73,14 @@ def fuzz_apart(
         tally, begun = Tally(), time.monotonic()
         try:
             while True:
-                now = time.monotonic()
+                now, patient = time.monotonic(), begun + PATIENCE if steps else math.inf
+                if now >= patient:
+                    return Report(seed, 0, tally, Failure(f"no end within {PATIENCE:g} s", tuple(steps)))
+                if now >= end + GRACE:
+                    return Report(seed, 0, tally, None)
                 try:
-                    line = lines.get(timeout=max(0.01, min(end + GRACE - now, begun + PATIENCE - now)))
+                    line = lines.get(timeout=min(end + GRACE, patient) - now)
                 except queue.Empty:
-                    late = time.monotonic() - begun
-                    if late >= PATIENCE:
-                        return Report(seed, 0, tally, Failure(f"no end within {late:.0f} s", tuple(steps)))
-                    if time.monotonic() >= end + GRACE:
-                        return Report(seed, 0, tally, None)
                     continue
                 if not line:
                     break

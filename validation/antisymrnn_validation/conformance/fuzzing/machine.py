@@ -87,13 +87,6 @@ def fuzz(
     Returns
     -------
     Report
-
-    Examples
-    --------
-    In a test::
-
-        report = fuzz(load_backend("my_package.my_backend"), minutes=0.5)
-        assert report.failure is None, report.failure.message
     """
     import hypothesis
     from hypothesis.stateful import run_state_machine_as_test

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from antisymrnn_ref import load_backend
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import DTYPES, Check, Result
-from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations, diagnose
 from antisymrnn_validation.output.names import within
 from antisymrnn_validation.truth import calls
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
@@ -123,18 +123,38 @@ def check_backend(
         As ``load_backend`` for a name.
     """
     name, module = load(target)
-    return Report(
-        name,
-        [judged(check, module, expected_failures or {}, source=source) for check in checks_of(target, **options)],
-    )
+    explanations = Explanations()
+    results = [
+        judged(check, module, expected_failures or {}, source=source, explanations=explanations)
+        for check in checks_of(target, **options)
+    ]
+    return Report(name, results)
 
 
-def judged(check: Check, module: ModuleType, expected_failures: Mapping[str, str], *, source: str = "") -> Result:
-    """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure."""
+def judged(
+    check: Check,
+    module: ModuleType,
+    expected_failures: Mapping[str, str],
+    *,
+    source: str = "",
+    explanations: Explanations | None = None,
+) -> Result:
+    """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure.
+
+    ``explanations`` are shared by the checks of a run: what explained one failure is tried first on the next.
+    """
     result = check.run(module)
     if result.status == "failed" and result.wrong is not None:
-        case, arrays, keep_every, plain = result.wrong
-        found = diagnose(arrays, case, result.errors, keep_every=keep_every, target=source if plain else "")
+        case, arrays, keep_every, plain, oracle = result.wrong
+        found = diagnose(
+            arrays,
+            case,
+            result.errors,
+            keep_every=keep_every,
+            target=source if plain else "",
+            oracle=oracle,
+            explanations=explanations,
+        )
         result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
     reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]
     if not reasons or result.status == "not applicable":

@@ -11,6 +11,7 @@ import pytest
 
 from antisymrnn_validation.truth import store
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.extended import wider
 
 DIGEST = store._DIGEST
 
@@ -27,7 +28,7 @@ def a_case(cell: str = "gated", seed: int = 1, **options: object) -> Case:
     return random_case(cell, 3, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=seed, **options)
 
 
-def same(one: store.Certified, other: store.Certified) -> bool:
+def same(one: store.Known, other: store.Known) -> bool:
     pairs = [(one.truth.arrays[name], entry) for name, entry in other.truth.arrays.items()]
     return (
         one.truth.arrays.keys() == other.truth.arrays.keys()
@@ -59,6 +60,26 @@ def test_a_second_call_reads_what_the_first_wrote_to_the_bit(
     assert len(made) == 1
     assert same(first, second)
     assert [path.suffix for path in folder.iterdir()] == [".truth"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_truth_of_a_wider_dtype_is_kept_too_and_a_small_one_is_not(
+    dtype: type, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = wider(np.dtype(dtype))
+    if wide is None:
+        pytest.skip("longdouble is no wider than float64 here")
+    case = a_case(dtype=dtype)
+    first = store.extended(case, wide)
+    assert not folder.exists()
+    monkeypatch.setattr(store, "LARGE", 15)
+    assert same(store.extended(case, wide), first)
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(store.wider_runs, "extended", None)
+    assert same(store.extended(case, wide), first)
+    assert any(entry.low.any() for entry in first.truth.arrays.values()) == (dtype == np.float64)
+    store.certified(case)
+    assert len(list(folder.iterdir())) == 2  # that of balls is another
 
 
 def test_numbers_that_json_has_no_notation_for_survive(folder: Path) -> None:

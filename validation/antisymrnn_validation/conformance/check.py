@@ -47,6 +47,7 @@ CASES = {
     "wide": "B = 19, n = 33: wide enough for kernels to take another way",
     "large": "T = 40, n = 33; not with --quick",
     "BLAS": "B = 16, n = 64: large enough for BLAS to take another way with another layout",
+    "real sizes": "those of the paper's tasks together: T to 1,100, B to 128, n to 256, m to 98; fewer with --quick",
     "conversion": "one case: the arrays are all that matters",
 }
 """On which cases a promise is checked; ``plan`` makes them."""

@@ -141,7 +141,8 @@ def judged(
 ) -> Result:
     """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure.
 
-    ``explanations`` are shared by the checks of a run: what explained one failure is tried first on the next.
+    ``explanations`` are shared by the checks of a run: what explained one failure is tried first on the next. Without
+    them the failure is the first of its run.
     """
     result = check.run(module)
     if result.status == "failed" and result.wrong is not None:
@@ -153,7 +154,7 @@ def judged(
             keep_every=keep_every,
             target=source if plain else "",
             oracle=oracle,
-            explanations=explanations,
+            explanations=explanations or Explanations(),
         )
         result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
     reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]

@@ -14,8 +14,8 @@ from antisymrnn_validation.truth import store
 from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Oracle, Wrong, run
 from antisymrnn_validation.truth.cases import Case, cached_by_content
 from antisymrnn_validation.truth.digits import KnownTruth
-from antisymrnn_validation.truth.extended import extended, wider
-from antisymrnn_validation.truth.oracles import PERTURBED_RUNS, Truth
+from antisymrnn_validation.truth.extended import wider
+from antisymrnn_validation.truth.oracles import Truth
 
 FACTOR = 8
 FLOOR = 4
@@ -129,7 +129,7 @@ def extended_truth_and_errors(case: Case) -> tuple[KnownTruth, dict[str, float],
     wide = wider(case.dtype)
     if wide is None:
         return truth_and_errors(case)
-    known, perturbed = extended(case, wide, PERTURBED_RUNS)
+    known, perturbed = store.extended(case, wide)
     return known, _errors(run(_specification(), case), known), perturbed
 
 

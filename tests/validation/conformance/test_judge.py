@@ -25,7 +25,7 @@ from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.targets.conventions import CONVENTIONS, declared
 from antisymrnn_validation.truth.calls import BrokenPromise, run
-from antisymrnn_validation.truth.cases import CELLS, drawn_cases, random_case
+from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, random_case
 from antisymrnn_validation.truth.tolerance import measure
 
 GENERIC = "generic T=11"
@@ -581,3 +581,58 @@ def test_conform_is_quick_only_if_asked(capsys, monkeypatch):
     monkeypatch.setattr(judge, "checks_of", lambda *_, quick, **__: asked.append(quick) or [])
     assert [command(capsys, "conform", "numpy", *quick)[0] for quick in ([], ["--quick"])] == [3, 3]
     assert asked == [False, True]
+
+
+def generic_case(cell: str = "antisymmetric", seed: int = 3) -> Case:
+    return random_case(cell, 5, 3, 4, 2, step_size=0.3, diffusion=0.2, seed=seed, name=f"seed {seed}")
+
+
+def unexplained(case: Case) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Results that no variant gives, and tolerances."""
+    arrays = run(antisymrnn_ref, case)
+    return {name: array * (1 + 1e-3) for name, array in arrays.items()}, dict.fromkeys(arrays, 1e-9)
+
+
+def test_what_explained_a_failure_is_tried_first_and_one_failure_of_a_kind_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+    identify = diagnosis.identify
+    monkeypatch.setattr(
+        diagnosis,
+        "identify",
+        lambda arrays, case, **rest: (compared.append(case.name), identify(arrays, case, **rest))[1],
+    )
+    first, second = (generic_case(seed=seed) for seed in (1, 2))
+    explanations, failed = diagnosis.Explanations(), frozenset({"W"})
+    for case in (first, second):
+        arrays, tolerance = unexplained(case)
+        found, told = explanations.of(arrays, case, failed, tolerance=tolerance)
+        assert (found, told) == ([], case is first)
+    assert compared == [first.name]
+    wrong = catalogue.by_name("W + Wᵀ")
+    for case, kind in ((first, frozenset({"h"})), (second, frozenset({"h", "W"})), (second, failed)):
+        found, told = explanations.of(
+            diagnosis.outputs(wrong, case), case, kind, tolerance=dict.fromkeys(tolerance, 1e-9)
+        )
+        assert ([match.names for match in found], told) == ([("W + Wᵀ",)], True)
+    assert len(compared) == 2  # the others were explained by what explained the first
+    gated = generic_case("gated")
+    found, told = explanations.of(*unexplained(gated)[:1], gated, failed, tolerance=unexplained(gated)[1])
+    assert (found, told, len(compared)) == ([], True, 3)
+
+
+def test_a_run_compares_no_more_than_its_work() -> None:
+    explanations, case = diagnosis.Explanations(), generic_case()
+    explanations.work_left = diagnosis._work(case)
+    assert diagnosis._work(case) < diagnosis.MOST_WORK / 8
+    arrays, tolerance = unexplained(case)
+    assert explanations.of(arrays, case, frozenset({"h"}), tolerance=tolerance) == ([], True)
+    assert explanations.of(arrays, case, frozenset({"W"}), tolerance=tolerance) == ([], False)
+
+
+def test_every_failure_of_a_run_is_explained_by_the_same_mistake() -> None:
+    report = check_backend(planted("ε missing in δ"), quick=True, only="accuracy")
+    wrong = [result for result in report.failures if result.wrong]
+    assert len(wrong) > 20
+    assert all("ε missing in δ" in result.deviations for result in wrong)

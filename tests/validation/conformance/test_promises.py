@@ -22,8 +22,10 @@ import antisymrnn_ref
 from antisymrnn_ref.contract import Gradients, checked_backward, checked_forward
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import Check, Promise, Result, make_check
+from antisymrnn_validation.conformance.judge import judged
 from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
+from antisymrnn_validation.conformance.promises.accuracy import real_sizes
 from antisymrnn_validation.conformance.promises.arguments import inputs_untouched
 from antisymrnn_validation.conformance.promises.bad_calls import bad_calls
 from antisymrnn_validation.conformance.promises.conduct import written_outputs
@@ -32,7 +34,15 @@ from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to
 from antisymrnn_validation.conformance.promises.process import concurrent_calls, memory, thread_counts
 from antisymrnn_validation.truth import store, tolerance
 from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run
-from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
+from antisymrnn_validation.truth.cases import (
+    CELLS,
+    Case,
+    drawn_cases,
+    generic_cases,
+    random_case,
+    real_sized_cases,
+    swept_cases,
+)
 from antisymrnn_validation.truth.oracles import enclose
 from antisymrnn_validation.truth.tolerance import measure, truth_and_errors
 from tiers import tiered
@@ -617,3 +627,41 @@ def test_what_is_wrong_with_keep_every_alone_is_seen(what: str) -> None:
     backend = wrapped(copied(), "forward", change)
     assert certify("mine", a_case(), what=what).run(backend).status == "passed"
     assert certify("mine", a_case(), what=what, keep_every=3).run(backend).status == "failed"
+
+
+def test_what_is_wrong_only_where_sizes_are_large_together_is_seen() -> None:
+    case = next(case for case in real_sized_cases(quick=True) if case.cell == "antisymmetric")
+
+    def forgets(gradients: object) -> object:
+        V = gradients.parameters.V.copy()
+        if V.size > 10_000:
+            V[-1, -1] = 0
+        return gradients._replace(parameters=gradients.parameters._replace(V=V))
+
+    wrong = wrapped(copied(), "backward", forgets)
+    assert certify("mine", a_case()).run(wrong).status == "passed"
+    result = make_check(real_sizes, case).run(wrong)
+    assert result.status == "failed"
+    assert result.detail.startswith("V: relative error")
+    assert (result.wrong.oracle, result.wrong.plain) == ("extended", True)
+    diagnosis = judged(make_check(real_sizes, case), wrong, {}, source="mine").diagnosis
+    assert diagnosis.startswith("V[127, 95]: got 0, expected ")  # too large to be compared with every variant
+    assert "oracle='extended'" in diagnosis
+
+
+def test_real_sizes_are_judged_at_keep_every_below_the_length_too() -> None:
+    case = next(case for case in real_sized_cases(quick=True) if case.cell == "gated" and len(case.x) > 100)
+    seen: list[int] = []
+    backend = copied()
+    forward = backend.gated.forward
+
+    def recorded(*arguments: object, keep_every: int, **options: object) -> object:
+        seen.append(keep_every)
+        trajectory = forward(*arguments, keep_every=keep_every, **options)
+        return trajectory._replace(h=trajectory.h * (1 + 1e-3 * (keep_every > len(case.x) // 2)))
+
+    backend.gated = SimpleNamespace(forward=recorded, backward=antisymrnn_ref.gated.backward)
+    assert make_check(real_sizes, case).run(backend).status == "failed"
+    assert seen[0] == 1
+    assert len(seen) == 4
+    assert all(1 < keep_every < len(case.x) for keep_every in seen[1:])

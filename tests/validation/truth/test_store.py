@@ -11,12 +11,13 @@ import pytest
 
 from antisymrnn_validation.truth import store
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
+from antisymrnn_validation.truth.extended import wider
 
 DIGEST = store._DIGEST
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for what is cached, and the one for truths in it."""
     monkeypatch.setenv(store.VARIABLE, str(tmp_path))
     store._Size.of.cache_clear()
@@ -27,7 +28,7 @@ def a_case(cell: str = "gated", seed: int = 1, **options: object) -> Case:
     return random_case(cell, 3, 2, 3, 2, step_size=0.3, diffusion=0.2, seed=seed, **options)
 
 
-def same(one: store.Certified, other: store.Certified) -> bool:
+def same(one: store.Known, other: store.Known) -> bool:
     pairs = [(one.truth.arrays[name], entry) for name, entry in other.truth.arrays.items()]
     return (
         one.truth.arrays.keys() == other.truth.arrays.keys()
@@ -51,17 +52,37 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_second_call_reads_what_the_first_wrote_to_the_bit(
-    cell: str, dtype: type, cache: Path, monkeypatch: pytest.MonkeyPatch
+    cell: str, dtype: type, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = counted(monkeypatch)
     case = a_case(cell, dtype=dtype)
     first, second = store.certified(case), store.certified(case._replace(name="another name"))
     assert len(made) == 1
     assert same(first, second)
-    assert [path.suffix for path in cache.iterdir()] == [".truth"]
+    assert [path.suffix for path in folder.iterdir()] == [".truth"]
 
 
-def test_numbers_that_json_has_no_notation_for_survive(cache: Path) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_truth_of_a_wider_dtype_is_kept_too_and_a_small_one_is_not(
+    dtype: type, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = wider(np.dtype(dtype))
+    if wide is None:
+        pytest.skip("longdouble is no wider than float64 here")
+    case = a_case(dtype=dtype)
+    first = store.extended(case, wide)
+    assert not folder.exists()
+    monkeypatch.setattr(store, "LARGE", 15)
+    assert same(store.extended(case, wide), first)
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(store.wider_runs, "extended", None)
+    assert same(store.extended(case, wide), first)
+    assert any(entry.low.any() for entry in first.truth.arrays.values()) == (dtype == np.float64)
+    store.certified(case)
+    assert len(list(folder.iterdir())) == 2  # that of balls is another
+
+
+def test_numbers_that_json_has_no_notation_for_survive(folder: Path) -> None:
     case = a_case()
     found = store._computed(case)
     perturbed = [dict.fromkeys(run, float("inf")) for run in found.perturbed]
@@ -69,23 +90,23 @@ def test_numbers_that_json_has_no_notation_for_survive(cache: Path) -> None:
         store._unpacked("key", store._packed("key", found._replace(perturbed=perturbed))),
         (found._replace(perturbed=perturbed)),
     )
-    assert not cache.exists()
+    assert not folder.exists()
 
 
-def test_another_case_is_another_file(cache: Path) -> None:
+def test_another_case_is_another_file(folder: Path) -> None:
     for seed in (1, 2):
         store.certified(a_case(seed=seed))
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 2
 
 
-def test_another_version_of_the_oracles_is_another_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_oracles_is_another_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.certified(a_case())
     version = store._version()
     store._version.cache_clear()
     monkeypatch.setattr(store.flint, "__version__", "another")
     assert store._version() != version
     store.certified(a_case())
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 2
     monkeypatch.undo()
     store._version.cache_clear()
     assert store._version() == version
@@ -120,10 +141,10 @@ def header_changed(packed: bytes, **changes: object) -> bytes:
     ],
 )
 def test_a_file_that_is_not_whole_or_not_from_here_is_computed_again(
-    damage: object, cache: Path, monkeypatch: pytest.MonkeyPatch
+    damage: object, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = store.certified(a_case())
-    (path,) = cache.iterdir()
+    (path,) = folder.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     made = counted(monkeypatch)
     assert same(store.certified(a_case()), first)
@@ -139,34 +160,34 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     assert len(made) == 2
 
 
-def test_a_folder_in_the_place_of_a_file_is_no_error(cache: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_no_error(folder: Path) -> None:
     first = store.certified(a_case())
-    (path,) = cache.iterdir()
+    (path,) = folder.iterdir()
     path.unlink()
     path.mkdir()
     assert same(store.certified(a_case()), first)
 
 
-def test_off_neither_reads_nor_writes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_off_neither_reads_nor_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = counted(monkeypatch)
     with store.off():
         store.certified(a_case())
-        assert not cache.exists()
+        assert not folder.exists()
         store.certified(a_case())
     assert len(made) == 2
     store.certified(a_case())
-    assert cache.exists()
+    assert folder.exists()
 
 
-def test_what_was_not_used_for_longest_goes_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_used_for_longest_goes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
     for seed in range(4):
         store.certified(a_case(seed=seed))
-        (path,) = set(cache.iterdir()) - set(written)
+        (path,) = set(folder.iterdir()) - set(written)
         os.utime(path, (seed, seed))
         written.append(path)
     size = written[0].stat().st_size
-    foreign, half = cache / "notes.txt", cache / ".antisymrnn-0123.tmp"
+    foreign, half = folder / "notes.txt", folder / ".antisymrnn-0123.tmp"
     for path in (foreign, half):
         path.write_bytes(b"x" * size)
         os.utime(path, (2, 2))

@@ -226,15 +226,20 @@ def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], 
 
 
 def run_check(
-    backend: str, check: Any, module: ModuleType, expected: Mapping[str, str] | None = None, source: str = ""
+    backend: str,
+    check: Any,
+    module: ModuleType,
+    expected: Mapping[str, str] | None = None,
+    source: str = "",
+    explanations: Any = None,
 ) -> Record:
-    """The record of one check of one backend; an exception is a failure."""
+    """The record of one check of one backend; an exception is a failure. The last arguments are those of ``judged``."""
     from antisymrnn_validation.conformance.judge import judged
 
     record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
     start = time.perf_counter()
     try:
-        result = judged(check, module, expected or {}, source=source)
+        result = judged(check, module, expected or {}, source=source, explanations=explanations)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
         record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
         record |= {"diagnosis": "", "deviations": []}
@@ -254,9 +259,10 @@ def broke_off(key: str, error: BaseException) -> Record:
 
 def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[Record]:
     """The records of checks of one backend, run under a progress bar; the failures are printed."""
-    records = each(
-        chosen, lambda check: f"{backend}: {check.name}: {check.case}", lambda check: run_check(backend, check, module)
-    )
+    from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations
+
+    run = functools.partial(run_check, backend, module=module, explanations=Explanations())
+    records = each(chosen, lambda check: f"{backend}: {check.name}: {check.case}", run)
     print_failures(records)
     return records
 

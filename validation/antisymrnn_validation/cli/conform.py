@@ -109,6 +109,7 @@ def conform(
     check_writable(json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import check, judge
+    from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations
     from antisymrnn_validation.truth import store
 
     name, module, source = target
@@ -139,7 +140,8 @@ def conform(
         raise UsageError(f"--expect: no check that runs has {unused[0]!r} in its name")
 
     start = time.perf_counter()
-    run = functools.partial(run_check, name, module=module, expected=expected, source=source)
+    shared: dict[str, Any] = {"expected": expected, "source": source, "explanations": Explanations()}
+    run = functools.partial(run_check, name, module=module, **shared)
     with store.off() if no_cache else contextlib.nullcontext():
         records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
     print_failures(records)

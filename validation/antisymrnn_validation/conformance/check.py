@@ -50,6 +50,7 @@ CASES = {
     "processes": "T = 40, n = 33, in processes of their own, with both cells; not with --quick",
     "BLAS": "B = 16, n = 64: large enough for BLAS to take another way with another layout",
     "structured": "the structures of truth/structures.py, alone and together",
+    "real sizes": "those of the paper's tasks together: T to 1,100, B to 128, n to 256, m to 98; fewer with --quick",
     "conversion": "one case: the arrays are all that matters",
 }
 """On which cases a promise is checked; ``plan`` makes them."""

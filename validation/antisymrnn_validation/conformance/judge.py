@@ -11,10 +11,9 @@ from antisymrnn_ref import load_backend
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import DTYPES, Check, Result
 from antisymrnn_validation.conformance.fuzzing import machine
-from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
+from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations, diagnose
 from antisymrnn_validation.output.names import within
 from antisymrnn_validation.truth import calls
-from antisymrnn_validation.truth.calls import Wrong
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 
 if TYPE_CHECKING:
@@ -22,29 +21,6 @@ if TYPE_CHECKING:
 
 Target = str | ModuleType
 """A backend by name or module path, or a module: a backend, or what ``targets.functions`` makes of anything else."""
-
-
-LARGEST = 2**24
-"""T B n (n + m) of the largest case whose results are compared with known mistakes."""
-
-
-class Seen:
-    """The failures of one target so far: one of each kind is compared with every known mistake.
-
-    A kind is a check, the arrays that fail, a cell and a dtype. Another failure is first compared with the mistakes
-    that explained one before, and with all only if none of them gives it and its kind is new, or was explained.
-
-    Attributes
-    ----------
-    names : list of str
-        Deviations, and arguments that were rounded, that explained a failure.
-    explained : dict of kind to bool
-        Whether a deviation explained the first failure of a kind.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.explained: dict[tuple[Any, ...], bool] = {}
 
 
 class Report(NamedTuple):
@@ -148,10 +124,12 @@ def check_backend(
         As ``load_backend`` for a name.
     """
     name, module = load(target)
-    seen, expected = Seen(), expected_failures or {}
-    return Report(
-        name, [judged(check, module, expected, source=source, seen=seen) for check in checks_of(target, **options)]
-    )
+    explanations = Explanations()
+    results = [
+        judged(check, module, expected_failures or {}, source=source, explanations=explanations)
+        for check in checks_of(target, **options)
+    ]
+    return Report(name, results)
 
 
 def judged(
@@ -160,38 +138,32 @@ def judged(
     expected_failures: Mapping[str, str],
     *,
     source: str = "",
-    seen: Seen | None = None,
+    explanations: Explanations | None = None,
 ) -> Result:
     """Run one check; with a diagnosis if results of a case are wrong, and with the verdict on an expected failure.
 
-    ``seen`` is what the checks of the same target before this one left, and this one adds to.
+    ``explanations`` are shared by the checks of a run: what explained one failure is tried first on the next. Without
+    them the failure is the first of its run.
     """
     result = check.run(module)
     if result.status == "failed" and result.wrong is not None:
-        result = _diagnosed(result, result.wrong, source, Seen() if seen is None else seen)
+        case, arrays, keep_every, plain, oracle = result.wrong
+        found = diagnose(
+            arrays,
+            case,
+            result.errors,
+            keep_every=keep_every,
+            target=source if plain else "",
+            oracle=oracle,
+            explanations=explanations or Explanations(),
+        )
+        result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
     reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]
     if not reasons or result.status == "not applicable":
         return result
     if result.status == "failed":
         return result._replace(status="expected failure", detail=f"{reasons[0]} ({result.detail})")
     return result._replace(status="failed", detail=f"passed, though expected to fail: {reasons[0]}")
-
-
-def _diagnosed(result: Result, wrong: Wrong, source: str, seen: Seen) -> Result:
-    """The result with what is known of its failure."""
-    case, (T, B, m), n = wrong.case, wrong.case.x.shape, len(wrong.case.parameters.b)
-    if T * B * n * (n + m) > LARGEST:
-        return result._replace(diagnosis="the case is too large to be compared with known mistakes")
-    arrays = tuple(name for name, entry in result.errors.items() if not entry.error <= entry.tolerance)
-    kind = (result.check, arrays, case.cell, case.dtype)
-    options: dict[str, Any] = {"keep_every": wrong.keep_every, "target": source if wrong.plain else ""}
-    found = diagnose(wrong.arrays, case, result.errors, among=seen.names, **options)
-    if not found.matches and seen.explained.get(kind, True):
-        found = diagnose(wrong.arrays, case, result.errors, **options)
-    seen.explained.setdefault(kind, bool(found.matches))
-    name, argument = (found.rounding.rounding.name, found.rounding.argument) if found.rounding else ("", "")
-    seen.names += [each for each in dict.fromkeys([*found.names, argument]) if each and each not in seen.names]
-    return result._replace(diagnosis=found.text(), deviations=tuple(found.names), rounding=name)
 
 
 def fuzz(target: Target, **options: Any) -> machine.Report:

@@ -11,7 +11,15 @@ import numpy as np
 from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, make_check
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.truth.calls import ALL
-from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, generic_cases, random_case, swept_cases
+from antisymrnn_validation.truth.cases import (
+    CELLS,
+    Case,
+    drawn_cases,
+    generic_cases,
+    random_case,
+    real_sized_cases,
+    swept_cases,
+)
 from antisymrnn_validation.truth.structures import GATED, STRUCTURES, structured
 
 CERTIFIED = ("last state", "every state", "accuracy")
@@ -44,7 +52,7 @@ def iter_checks(
     """
     same_bits = backend_name != "numpy" and "contract" in features
     sites = [where for where in CASES if where != "certified" and not (quick and where in ("large", "processes"))]
-    cases = {where: made_cases(where, dtypes) for where in sites}
+    cases = {where: made_cases(where, dtypes, quick=quick) for where in sites}
     return certified_checks(backend_name, quick=quick, features=features, dtypes=dtypes) + [
         make_check(promise, case, features=features, first_dtype=dtypes[0])
         for promise in PROMISES.values()
@@ -93,8 +101,10 @@ def drawn_checks(
     ]
 
 
-def made_cases(where: str, dtypes: Sequence[str] = DTYPES) -> list[Case]:
+def made_cases(where: str, dtypes: Sequence[str] = DTYPES, *, quick: bool = False) -> list[Case]:
     """The cases under a key of :data:`~antisymrnn_validation.conformance.check.CASES`, but for the certified ones."""
+    if where == "real sizes":
+        return [case for case in real_sized_cases(quick=quick) if case.dtype.name in dtypes]
     made = functools.partial(random_case, step_size=0.3, diffusion=0.2, name="promises", dtype=dtypes[0])
     corners = ((0, 3, 5, 2), (1, 3, 5, 2), (6, 1, 5, 2), (6, 3, 1, 2), (6, 3, 5, 1))
     options = ((True, True), (True, False), (False, True))

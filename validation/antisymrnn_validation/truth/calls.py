@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import math
 import signal
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,9 @@ LACKING = {
 
 ALL = frozenset(LACKING)
 
+Oracle = Literal["balls", "extended"]
+"""Where a truth is from: certified balls, or a run in a wider dtype."""
+
 
 class ArrayError(NamedTuple):
     """Error of one array against the certified truth, relative to its largest true entry.
@@ -53,13 +57,15 @@ class ArrayError(NamedTuple):
 class Wrong(NamedTuple):
     """Results that failed: ``arrays`` of a case by the names of the truth, with the states of ``keep_every``.
 
-    ``plain`` says that a run of the case gives them, and not a check's own arrangement of several runs.
+    ``plain`` says that a run of the case gives them, and not a check's own arrangement of several runs. ``oracle`` says
+    where the truth is from that they failed against.
     """
 
     case: Case
     arrays: dict[str, Array]
     keep_every: int
     plain: bool = False
+    oracle: Oracle = "balls"
 
 
 class Candidate(ModuleType):
@@ -122,6 +128,12 @@ def limited(seconds: float, too_long: Callable[[], BaseException]) -> Iterator[N
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def modules_of(source: str) -> list[str]:
+    """The modules that a Python expression such as ``package.module.function(…)`` needs imported."""
+    calls = (node.func for node in ast.walk(ast.parse(source, mode="eval")) if isinstance(node, ast.Call))
+    return sorted({ast.unparse(function.value) for function in calls if isinstance(function, ast.Attribute)})
 
 
 def converted(backend: ModuleType, case: Case) -> Case:

@@ -164,6 +164,33 @@ def generic_cases(*, quick: bool = False) -> list[Case]:
     ]
 
 
+def real_sized_cases(*, quick: bool = False) -> list[Case]:
+    """Cases of the sizes of real tasks together, multiples of 8 and 16 among them: too large for balls.
+
+    Parameters
+    ----------
+    quick : bool
+        The smaller ones.
+    """
+    plans: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] = [
+        ("antisymmetric", "float64", (16, 16, 128, 96), {"step_size": 0.1, "diffusion": 0.01, "last_state_only": True}),
+        ("gated", "float64", (4, 128, 48, 32), {"step_size": 0.25, "diffusion": 0.1}),
+        ("antisymmetric", "float32", (8, 32, 256, 98), {"step_size": 0.1, "diffusion": 0.1, "unconstrained": True}),
+        ("gated", "float32", (256, 16, 64, 28), {"step_size": 0.1, "diffusion": 0.01}),
+    ]
+    if not quick:
+        plans += [
+            ("antisymmetric", "float64", (65, 64, 64, 28), {"step_size": 0.1, "diffusion": 0.1}),  # over 2 MiB
+            ("gated", "float64", (1100, 2, 8, 28), {"step_size": 0.05, "diffusion": 0.01, "unconstrained": True}),
+            ("antisymmetric", "float32", (290, 128, 16, 8), {"step_size": 0.05, "diffusion": 0.01}),  # over 2 MiB
+            ("gated", "float32", (300, 8, 32, 112), {"step_size": 0.05, "diffusion": 0.1, "last_state_only": True}),
+        ]
+    return [
+        random_case(cell, *sizes, name="real sizes", dtype=dtype, seed=201 + number, **options)
+        for number, (cell, dtype, sizes, options) in enumerate(plans)
+    ]
+
+
 class Sweep(NamedTuple):
     """A case, and how it is to be run."""
 

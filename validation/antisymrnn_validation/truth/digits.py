@@ -37,6 +37,11 @@ class Digits(NamedTuple):
     magnitude: float
     condition: float = 1.0
 
+    def rounded(self) -> Array:
+        """The entries as float64, which those of a far exponent may leave."""
+        with np.errstate(all="ignore"):
+            return np.ldexp(self.high, self.exponent)
+
     def kept(self, steps: list[int]) -> Digits:
         """Of states, those of some steps."""
         return self._replace(high=self.high[steps], low=self.low[steps])

@@ -1,4 +1,4 @@
-"""Certified truths, kept on the disk: they are most of the time of a check, and depend on nothing but their case.
+"""Truths, kept on the disk: they are most of the time of a check, and depend on nothing but their case.
 
 A file holds the truth of one case and the errors of its perturbed runs: a digest of the rest, a line of JSON, and the
 digits as they are in memory. What is not exactly what this version of the oracles wrote for the case is computed again,
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import platformdirs
 
 from antisymrnn_validation.output import files
 from antisymrnn_validation.truth import digits, oracles
+from antisymrnn_validation.truth import extended as wider_runs
 from antisymrnn_validation.truth.cases import Case
 from antisymrnn_validation.truth.digits import Digits, KnownTruth
 from antisymrnn_validation.truth.oracles import (
@@ -39,12 +40,15 @@ VARIABLE = "ANTISYMRNN_CACHE"
 MOST_BYTES = 64 * 2**20
 """Size of the folder, about; what was not used for the longest time goes first."""
 
+LARGE = 30_000
+"""Numbers in the states and inputs of a case from which on a truth of a wider dtype is kept too."""
+
 _SUFFIX = ".truth"
 _DIGEST = 32
 _on: ContextVar[bool] = ContextVar("on", default=True)
 
 
-class Certified(NamedTuple):
+class Known(NamedTuple):
     """The truth of a case, and the error of every array of the perturbed runs."""
 
     truth: KnownTruth
@@ -67,7 +71,7 @@ def folder() -> Path:
     return (Path(given) if given else platformdirs.user_cache_path("antisymrnn")) / "truths"
 
 
-def certified(case: Case) -> Certified:
+def certified(case: Case) -> Known:
     """The certified truth of a case and the errors of its perturbed runs, from the disk if they are there.
 
     Raises
@@ -75,52 +79,74 @@ def certified(case: Case) -> Certified:
     OracleError
         If there is no certified truth.
     """
+    return _kept(case, "balls", _computed)
+
+
+def extended(case: Case, wide: type[np.floating[Any]]) -> Known:
+    """The same from a run in a wider dtype; kept on the disk only if that takes long.
+
+    Raises
+    ------
+    OracleError
+        If a number overflows the wider dtype.
+    """
+
+    def computed(case: Case) -> Known:
+        return Known(*wider_runs.extended(case, wide, PERTURBED_RUNS))
+
+    if case.x.size + case.h0.size * len(case.x) < LARGE:
+        return computed(case)
+    return _kept(case, np.dtype(wide).name, computed)
+
+
+def _kept(case: Case, oracle: str, compute: Callable[[Case], Known]) -> Known:
     if not _on.get():
-        return _computed(case)
-    key = f"{case.key}-{_version()}"
+        return compute(case)
+    key = f"{case.key}-{oracle}-{_version()}"
     path = folder() / f"{key}{_SUFFIX}"
     found = _read(path, key)
     if found is None:
-        found = _computed(case)
+        found = compute(case)
         _write(path, key, found)
     return found
 
 
-def _computed(case: Case) -> Certified:
+def _computed(case: Case) -> Known:
     truth = enclose(case)
     forwards, backwards = tangent_identity(case, truth)
     if not forwards.overlaps(backwards):
         raise OracleError(f"{case.name}: the enclosed gradients contradict the product rule")
     known = digits.certified(truth)
     runs = [perturbed_run(case, seed) for seed in range(PERTURBED_RUNS)]
-    return Certified(known, [{name: entry.error(run[name]) for name, entry in known.arrays.items()} for run in runs])
+    return Known(known, [{name: entry.error(run[name]) for name, entry in known.arrays.items()} for run in runs])
 
 
 @functools.cache
 def _version() -> str:
     """A hash of whatever a truth depends on beside its case."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (oracles, digits)]
+    sources = [Path(str(module.__file__)).read_bytes() for module in (oracles, digits, wider_runs)]
     found = hashlib.blake2b(digest_size=8)
     for part in (*sources, Path(__file__).read_bytes(), flint.__version__.encode()):
         found.update(hashlib.blake2b(part).digest())
     return found.hexdigest()
 
 
-def _packed(key: str, found: Certified) -> bytes:
+def _packed(key: str, found: Known) -> bytes:
     arrays = found.truth.arrays
-    header = {
+    header: dict[str, Any] = {
         "key": key,
         "precision": found.truth.precision,
-        "arrays": {name: [*entry.high.shape] for name, entry in arrays.items()},
+        "arrays": {name: [int(entry.low.any()) + 1, *entry.high.shape] for name, entry in arrays.items()},
         "numbers": {name: entry[2:] for name, entry in arrays.items()},
         "perturbed": found.perturbed,
     }
-    parts = [half.astype("<f8").tobytes() for entry in arrays.values() for half in (entry.high, entry.low)]
+    halves = [half for name, e in arrays.items() for half in (e.high, e.low)[: header["arrays"][name][0]]]
+    parts = [half.astype("<f8").tobytes() for half in halves]
     content = b"\n".join([json.dumps(header).encode(), b"".join(parts)])
     return _digest(content) + content
 
 
-def _unpacked(key: str, packed: bytes) -> Certified | None:
+def _unpacked(key: str, packed: bytes) -> Known | None:
     content = packed[_DIGEST:]
     if packed[:_DIGEST] != _digest(content):
         return None
@@ -133,17 +159,17 @@ def _unpacked(key: str, packed: bytes) -> Certified | None:
     arrays = {}
     for name, shape in header["arrays"].items():
         size = int(np.prod(shape, dtype=np.int64))
-        high, low = halves[at : at + 2 * size].reshape(2, *shape)
-        arrays[name] = Digits(high, low, *header["numbers"][name])
-        at += 2 * size
-    return Certified(KnownTruth(arrays, header["precision"]), header["perturbed"])
+        high, *low = halves[at : at + size].reshape(shape)
+        arrays[name] = Digits(high, *(low or [np.zeros_like(high)]), *header["numbers"][name])
+        at += size
+    return Known(KnownTruth(arrays, header["precision"]), header["perturbed"])
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST).digest()
 
 
-def _read(path: Path, key: str) -> Certified | None:
+def _read(path: Path, key: str) -> Known | None:
     try:
         found = _unpacked(key, path.read_bytes())
         os.utime(path)  # used last
@@ -152,7 +178,7 @@ def _read(path: Path, key: str) -> Certified | None:
     return found
 
 
-def _write(path: Path, key: str, found: Certified) -> None:
+def _write(path: Path, key: str, found: Known) -> None:
     packed = _packed(key, found)
     with contextlib.suppress(OSError):  # it is computed again
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,24 +6,20 @@ import functools
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 
 from antisymrnn_ref import load_backend
 from antisymrnn_ref.contract import Array, kept_steps
 from antisymrnn_validation.truth import store
-from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, run
+from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Oracle, Wrong, run
 from antisymrnn_validation.truth.cases import Case, cached_by_content
 from antisymrnn_validation.truth.digits import KnownTruth
-from antisymrnn_validation.truth.extended import extended, wider
-from antisymrnn_validation.truth.oracles import PERTURBED_RUNS, Truth
+from antisymrnn_validation.truth.extended import wider
+from antisymrnn_validation.truth.oracles import Truth
 
 FACTOR = 8
 FLOOR = 4
-
-Oracle = Literal["balls", "extended"]
-"""Where a truth is from."""
 
 
 def measure(
@@ -65,8 +61,7 @@ def measure(
     BrokenPromise
         If an error exceeds its tolerance.
     """
-    known = truth_and_errors if oracle == "balls" else extended_truth_and_errors
-    truth, specification, perturbed = known(case)
+    truth, specification, perturbed = (truth_and_errors if oracle == "balls" else extended_truth_and_errors)(case)
     # the specification runs in the target's process, on the NumPy that the target may have changed
     bounded = {name: min(error, FACTOR * max(run[name] for run in perturbed)) for name, error in specification.items()}
     runs = [bounded] * beside_specification + perturbed * beside_perturbed_runs
@@ -81,8 +76,13 @@ def measure(
     try:
         require_within(errors)
     except BrokenPromise as broken:
-        raise BrokenPromise(str(broken), errors, Wrong(case, dict(arrays), keep_every)) from None
+        raise BrokenPromise(str(broken), errors, Wrong(case, dict(arrays), keep_every, oracle=oracle)) from None
     return errors
+
+
+def known_truth(case: Case, oracle: Oracle = "balls") -> KnownTruth:
+    """The truth that :func:`measure` compares with."""
+    return (truth_and_errors if oracle == "balls" else extended_truth_and_errors)(case)[0]
 
 
 def tolerances(
@@ -130,7 +130,7 @@ def extended_truth_and_errors(case: Case) -> tuple[KnownTruth, dict[str, float],
     wide = wider(case.dtype)
     if wide is None:
         return truth_and_errors(case)
-    known, perturbed = extended(case, wide, PERTURBED_RUNS)
+    known, perturbed = store.extended(case, wide)
     return known, _errors(run(_specification(), case), known), perturbed
 
 

@@ -16,10 +16,10 @@ import wrong_backends
 from antisymrnn_validation.conformance.fuzzing import machine
 from antisymrnn_validation.conformance.fuzzing.apart import GRACE, fuzz_apart
 from antisymrnn_validation.conformance.fuzzing.machine import fuzz
-from antisymrnn_validation.conformance.fuzzing.session import EDITS, Failure, Session, modules_of
+from antisymrnn_validation.conformance.fuzzing.session import EDITS, Failure, Session
 from antisymrnn_validation.conformance.judge import fuzz as fuzz_from_pytest
 from antisymrnn_validation.conformance.targets.functions import callable_candidate
-from antisymrnn_validation.truth.calls import BrokenPromise
+from antisymrnn_validation.truth.calls import BrokenPromise, modules_of
 from antisymrnn_validation.truth.cases import random_case
 from antisymrnn_validation.truth.layouts import Layout, arguments_of
 from wrong_backends import WRONG

@@ -17,7 +17,8 @@ from typing import Any
 
 from antisymrnn_validation.conformance.check import DTYPES
 from antisymrnn_validation.conformance.fuzzing.machine import Report, fuzz
-from antisymrnn_validation.conformance.fuzzing.session import Failure, Tally, modules_of
+from antisymrnn_validation.conformance.fuzzing.session import Failure, Tally
+from antisymrnn_validation.truth.calls import modules_of
 
 GRACE = 2.0
 """Seconds after the end at which the process is killed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from antisymrnn_ref.contract import Array
-from antisymrnn_validation.truth.calls import BrokenPromise, features_of, promises_bits
+from antisymrnn_validation.truth.calls import BrokenPromise, converted, features_of, modules_of, promises_bits
 from antisymrnn_validation.truth.cases import Case
 from antisymrnn_validation.truth.layouts import Layout, arguments_of, described, laid_out
 from antisymrnn_validation.truth.oracles import named_arrays
@@ -248,8 +247,6 @@ class Session:
         """The arrays as laid out, or converted for a backend whose arrays are not NumPy's."""
         if isinstance(self.target.asarray(problem.case.h0, problem.case.dtype), np.ndarray):
             return problem.given
-        from antisymrnn_validation.truth.calls import converted
-
         return converted(self.target, problem.case)
 
     def _forward(self, problem: _Problem, keep_every: int) -> Any:
@@ -330,12 +327,6 @@ class Session:
             return
         if differ := [name for name in expected if got[name] != expected[name]]:
             raise BrokenPromise(f"{', '.join(differ)}: other bits {said}")
-
-
-def modules_of(source: str) -> list[str]:
-    """The modules that a Python expression such as ``package.module.function(…)`` needs imported."""
-    calls = (node.func for node in ast.walk(ast.parse(source, mode="eval")) if isinstance(node, ast.Call))
-    return sorted({ast.unparse(function.value) for function in calls if isinstance(function, ast.Attribute)})
 
 
 def _digest(array: Array) -> str:

@@ -6,9 +6,8 @@ catalogue that reproduce given arrays to rounding.
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,19 +15,24 @@ import numpy as np
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE, Deviation, by_name
-from antisymrnn_validation.conformance.mistakes.precision import BITS, Finding, finding, rounded_arguments
 from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines, results, returned
-from antisymrnn_validation.truth.calls import ArrayError
+from antisymrnn_validation.truth.calls import ArrayError, Oracle, modules_of
 from antisymrnn_validation.truth.cases import Case, cached_by_content, random_case
-from antisymrnn_validation.truth.oracles import enclose
 from antisymrnn_validation.truth.structures import structured
-from antisymrnn_validation.truth.tolerance import FACTOR
+from antisymrnn_validation.truth.tolerance import FACTOR, known_truth
 
 SHOWN = 3
 """Names of deviations that are shown at most; more give the same numbers."""
 
 MEASURABLE = 2
 """A deviation counts where it is further from the truth than this many times both tolerances together."""
+
+
+ROUGH = 0.05
+"""A deviation is not computed in a higher precision where its arrays in the case's are further away than this."""
+
+MOST_WORK = 400_000
+"""Work of the comparisons of a run at most, as :func:`_work` counts it: a few seconds, a dozen of the generic case."""
 
 
 class Match(NamedTuple):
@@ -89,10 +93,6 @@ class Diagnosis(NamedTuple):
         A script, or empty for a case that was not drawn.
     compared : bool
         Whether there was anything finite to compare with the variants.
-    again : bool
-        Whether it was compared with some alone.
-    rounding : Finding or None
-        What the errors look like, where no deviation gives the arrays.
     """
 
     matches: list[Match]
@@ -100,8 +100,6 @@ class Diagnosis(NamedTuple):
     first_step: int | None
     reproduce: str
     compared: bool = True
-    again: bool = False
-    rounding: Finding | None = None
 
     @property
     def names(self) -> list[str]:
@@ -122,11 +120,7 @@ class Diagnosis(NamedTuple):
                 f"and {len(self.names) - SHOWN} more that give the same numbers here: {', '.join(self.names[SHOWN:])}"
             )
         if not self.matches and self.compared:
-            those = "those of the first failure of this kind" if self.again else "these numbers"
-            lines.append(f"no known variant gives {those}")
-        if self.rounding:
-            known, evidence, _ = self.rounding
-            lines += [f"they look like the results of a {known.name}: {evidence}", f"  {known.statement} {known.fix}"]
+            lines.append("no known variant gives these numbers")
         if self.first_step is not None:
             lines.append(f"the first wrong state is h[{self.first_step}]")
         for place in self.places:
@@ -151,7 +145,8 @@ def diagnose(
     *,
     keep_every: int = 1,
     target: str = "",
-    among: Collection[str] | None = None,
+    oracle: Oracle = "balls",
+    explanations: Explanations | None = None,
 ) -> Diagnosis:
     """Find out what is wrong with results of a case.
 
@@ -166,14 +161,16 @@ def diagnose(
         Which states ``h`` holds.
     target : str
         A Python expression that gives the candidate, for the script; no script without it.
-    among : collection of str, optional
-        Compare with these deviations alone, "a + b" for two together, and with no rounded argument but these.
+    oracle : "balls" or "extended"
+        Where the truth is from.
+    explanations : Explanations, optional
+        Those of the run that the failure is of; without them everything is compared.
 
     Returns
     -------
     Diagnosis
     """
-    truth = _truth(case)
+    truth = {name: entry.rounded() for name, entry in known_truth(case, oracle).arrays.items()}
     kept = contract.kept_steps(len(case.x), keep_every)
     places, first_step = [], None
     for name, entry in errors.items():
@@ -195,10 +192,58 @@ def diagnose(
             first_step = kept[int(np.argmax(wrong))]
     fit = {name: np.asarray(array) for name, array in arrays.items() if name in errors and np.isfinite(array).all()}
     tolerances = {name: errors[name].tolerance for name in fit}
-    matches = identify(fit, case, tolerance=tolerances, keep_every=keep_every, among=among) if fit else []
-    rounding = None if matches else _rounding(fit, case, errors, keep_every, among)
-    script = _script(case, keep_every, target)
-    return Diagnosis(matches, places, first_step, script, bool(fit), among is not None, rounding)
+    script = _script(case, keep_every, target, oracle)
+    if not fit:
+        return Diagnosis([], places, first_step, script, compared=False)
+    if explanations is None:
+        matches, compared = identify(fit, case, tolerance=tolerances, keep_every=keep_every), True
+    else:
+        failed = frozenset(place.array for place in places)
+        matches, compared = explanations.of(fit, case, failed, tolerance=tolerances, keep_every=keep_every)
+    return Diagnosis(matches, places, first_step, script, compared)
+
+
+class Explanations:
+    """What explained the failures of a run so far; it is tried first on the next one.
+
+    A failure that nothing known explains is compared with the whole catalogue if it is the first of its kind: the cell,
+    the dtype, the ablation, which arrays there are, and which of them failed. The work of a run is limited, so that a
+    large case is compared only while there is some left.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, ...], None] = {}  # in the order in which they were found
+        self.compared: set[tuple[Any, ...]] = set()
+        self.work_left = MOST_WORK
+
+    def of(
+        self,
+        arrays: Arrays,
+        case: Case,
+        failed: frozenset[str],
+        *,
+        tolerance: Mapping[str, float],
+        keep_every: int = 1,
+    ) -> tuple[list[Match], bool]:
+        """The matches of a failure, and whether it was compared with anything that might have matched."""
+        known = [candidate for candidate in _candidates(case) if candidate.names in self.known] if self.known else []
+        if found := _matching(known, arrays, case, tolerance, keep_every):
+            return found, True
+        kind = (case.cell, case.dtype, case.unconstrained, frozenset(arrays), failed)
+        if kind in self.compared or _work(case) > self.work_left:
+            return [], False
+        self.compared.add(kind)
+        self.work_left -= _work(case)
+        found = identify(arrays, case, tolerance=tolerance, keep_every=keep_every)
+        self.known |= dict.fromkeys(match.names for match in found)
+        return found, True
+
+
+def _work(case: Case) -> int:
+    """About how much one comparison with the catalogue is, in multiplications of a run; a step costs its calls too."""
+    T, B, m = map(int, case.x.shape)
+    n = len(case.parameters.b)
+    return T * (2000 + B * n * (n + m)) * (2 if case.cell == "gated" else 1)
 
 
 def outputs(deviation: Deviation | None, case: Case) -> Arrays:
@@ -226,14 +271,7 @@ def outputs(deviation: Deviation | None, case: Case) -> Arrays:
     return returned(lines, _results(lines, case, case.dtype), case.x.shape[1])
 
 
-def identify(
-    arrays: Arrays,
-    case: Case,
-    *,
-    tolerance: float | Mapping[str, float],
-    keep_every: int = 1,
-    among: Collection[str] | None = None,
-) -> list[Match]:
+def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float], keep_every: int = 1) -> list[Match]:
     """Find the deviations that reproduce every one of the given arrays.
 
     A deviation matches if each array agrees with what it gives, to the tolerance or to what rounding costs in the
@@ -250,8 +288,6 @@ def identify(
         Relative to an array's largest entry: what :func:`~antisymrnn_validation.truth.tolerance.measure` allows.
     keep_every : int
         Which states ``h`` holds.
-    among : collection of str, optional
-        Compare with these deviations alone, "a + b" for two together; names of any other kind are ignored.
 
     Returns
     -------
@@ -264,49 +300,18 @@ def identify(
     ValueError
         For an array of another name than the truth has.
     """
-    truth = _paper(case, keep_every)
+    truth = _truth(case, keep_every)
     if unknown := [name for name in arrays if name not in truth.arrays]:
         raise ValueError(f"arrays: expected some of {', '.join(truth.arrays)}, got {', '.join(unknown)}")
     allowed = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(arrays, tolerance)
-    # nothing could match, and to try every pair takes seconds
+    # nothing could match, and to try every pair takes long
     if all(
         _distance(array, truth.arrays[name], truth.magnitude[name]) <= allowed[name] for name, array in arrays.items()
     ):
         return []
-    for predictions in (_predictions, _pairs) if among is None else (_asked(among),):
-        found = [
-            match
-            for names, prediction in predictions(case, keep_every).items()
-            if (match := _match(names, prediction, arrays, truth, allowed))
-        ]
-        if found:
-            return sorted(found, key=lambda match: match.error)
-    return []
-
-
-def _rounding(
-    arrays: Arrays, case: Case, errors: Mapping[str, ArrayError], keep_every: int, among: Collection[str] | None
-) -> Finding | None:
-    """What the errors of finite arrays look like."""
-    truth, tolerances = _paper(case, keep_every), {name: errors[name].tolerance for name in arrays}
-    for bits, what, lines in rounded_arguments(case.dtype):
-        if among is not None and what not in among:
-            continue
-        prediction = _prediction(Lines(), case, keep_every, _both(lines, case), truth.arrays)
-        if _match((), prediction, arrays, truth, tolerances):
-            return Finding(BITS[bits], f"{what} rounded to {bits} significant bits gives exactly these numbers", what)
-    kept = contract.kept_steps(len(case.x), keep_every)
-    expected = {name: array[kept] if name == "h" else array for name, array in _truth(case).items()}
-    same = {name: array for name, array in arrays.items() if array.shape == expected[name].shape}
-    return finding(same, expected, errors)
-
-
-@cached_by_content(maxsize=64)
-def _truth(case: Case) -> dict[str, Array]:
-    return {
-        name: np.array([float(ball.mid()) for ball in enclosure.balls.ravel()]).reshape(enclosure.balls.shape)
-        for name, enclosure in enclose(case).arrays.items()
-    }
+    return _matching(_singles(case), arrays, case, allowed, keep_every) or _matching(
+        _pairs(case), arrays, case, allowed, keep_every
+    )
 
 
 def _same(left: Case, right: Case) -> bool:
@@ -314,7 +319,7 @@ def _same(left: Case, right: Case) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(*arrays, strict=True))
 
 
-def _script(case: Case, keep_every: int, target: str) -> str:
+def _script(case: Case, keep_every: int, target: str, oracle: Oracle) -> str:
     if not (case.recipe and target):
         return ""
     # the kit's own text
@@ -324,18 +329,17 @@ def _script(case: Case, keep_every: int, target: str) -> str:
         changes = "case = case._replace(h0=0 * case.h0)"
         if not _same(drawn._replace(h0=0 * drawn.h0), case):
             return ""
-    calls = (node.func for node in ast.walk(ast.parse(target, mode="eval")) if isinstance(node, ast.Call))
-    modules = {ast.unparse(function.value) for function in calls if isinstance(function, ast.Attribute)}
+    truth = "" if oracle == "balls" else f", oracle={oracle!r}"
     lines = [
-        *(f"import {module}" for module in sorted(modules)),
+        *(f"import {module}" for module in modules_of(target)),
         "from antisymrnn_validation.truth.calls import run",
         "from antisymrnn_validation.truth.cases import random_case",
-        *(["from antisymrnn_validation.truth.structures import structured"] if "structured(" in case.recipe else []),
+        "from antisymrnn_validation.truth.structures import structured" if "structured(" in case.recipe else "",
         "from antisymrnn_validation.truth.tolerance import measure",
         f"case = {case.recipe}",
         changes,
         f"arrays = run({target}, case, keep_every={keep_every})",
-        f"measure(arrays, case, keep_every={keep_every}, beside_specification=True)  # raises BrokenPromise",
+        f"measure(arrays, case, keep_every={keep_every}, beside_specification=True{truth})  # raises BrokenPromise",
     ]
     return "\n".join(filter(None, lines))
 
@@ -362,92 +366,114 @@ def _results(lines: Lines, case: Case, dtype: Any) -> Arrays:
     return results(lines, parameters, x, h0, g, **constants, unconstrained=case.unconstrained)
 
 
-def _both(lines: Lines, case: Case) -> tuple[Arrays, Arrays]:
-    """Results in a higher precision, and in the case's; where NumPy has none above float64 they agree."""
-    higher = np.float64 if case.dtype == np.float32 else np.longdouble
+def _higher(dtype: np.dtype[Any]) -> Any:
+    """A higher precision; where NumPy has none above float64 it is the same."""
+    return np.float64 if dtype == np.float32 else np.longdouble
+
+
+def _quietly(lines: Lines, case: Case, dtype: Any) -> Arrays:
     with np.errstate(all="ignore"):  # a mistake may overflow
-        return _results(lines, case, higher), _results(lines, case, case.dtype)
+        return _results(lines, case, dtype)
 
 
-def _prediction(
-    convention: Lines, case: Case, keep_every: int, both: tuple[Arrays, Arrays], truth: Arrays | None = None
-) -> _Prediction:
+def _kept(convention: Lines, arrays: Arrays, case: Case, keep_every: int) -> Arrays:
+    """What is returned of results."""
     kept = contract.kept_steps(len(case.x), keep_every)
-    arrays, rounded = (returned(convention, arrays | {"h": arrays["h"][kept]}, case.x.shape[1]) for arrays in both)
+    with np.errstate(all="ignore"):
+        return returned(convention, arrays | {"h": arrays["h"][kept]}, case.x.shape[1])
+
+
+def _prediction(arrays: Arrays, rounded: Arrays, truth: Arrays) -> _Prediction:
     return _Prediction(
         arrays,
         {name: _distance(rounded[name], array, _magnitude(array)) for name, array in arrays.items()},
         {name: _magnitude(array) for name, array in arrays.items()},
-        {name: _distance(array, (truth or arrays)[name], 1.0) for name, array in arrays.items()},
+        {name: _distance(array, truth[name], 1.0) for name, array in arrays.items()},
     )
 
 
-@cached_by_content(maxsize=64)
-def _paper(case: Case, keep_every: int) -> _Prediction:
+@cached_by_content(maxsize=16)
+def _truth(case: Case, keep_every: int) -> _Prediction:
     """Of the paper's cell; cached by content."""
-    return _prediction(Lines(), case, keep_every, _both(Lines(), case))
+    arrays, rounded = (
+        _kept(Lines(), _quietly(Lines(), case, dtype), case, keep_every) for dtype in (_higher(case.dtype), case.dtype)
+    )
+    return _prediction(arrays, rounded, arrays)
 
 
-@cached_by_content(maxsize=64)
-def _predictions(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
-    """Of every deviation of a case's cell, by its name; cached by content."""
-    found: dict[tuple[str, ...], _Prediction] = {}
-    for deviation in _here(case):
-        found[deviation.name,] = _of_one(deviation, case, keep_every)
-    return found
+class _Candidate(NamedTuple):
+    """One deviation, or a convention and a mistake: what returns, what computes, and the case as it is read.
+
+    ``runs`` has, by name, what mistakes give of that case in its own dtype, as far as it was computed.
+    """
+
+    names: tuple[str, ...]
+    convention: Lines
+    mistake: Lines
+    case: Case
+    runs: dict[str, Arrays]
+
+    def rounded(self) -> Arrays:
+        """What the mistake gives in the dtype of the case."""
+        name = self.names[-1]
+        if name not in self.runs:
+            self.runs[name] = _quietly(self.mistake, self.case, self.case.dtype)
+        return self.runs[name]
 
 
-@cached_by_content(maxsize=8)
-def _pairs(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
-    """Of every convention together with every mistake of a case's cell; cached by content."""
-    conventions = [deviation for deviation in _here(case) if deviation.kind == "convention"]
-    found: dict[tuple[str, ...], _Prediction] = {}
-    for mistake in (deviation for deviation in _here(case) if deviation.kind != "convention"):
-        plain = _both(mistake.lines, case)
-        for convention in conventions:
-            found[convention.name, mistake.name] = _of_two(convention, mistake, case, keep_every, plain)
-    return found
-
-
-def _asked(among: Collection[str]) -> Callable[[Case, int], dict[tuple[str, ...], _Prediction]]:
-    """Of the deviations asked for that a case's cell has."""
-
-    def predictions(case: Case, keep_every: int) -> dict[tuple[str, ...], _Prediction]:
-        here, found = {deviation.name: deviation for deviation in _here(case)}, {}
-        for names in (tuple(name.split(" + ")) if name not in here else (name,) for name in among):
-            if here.keys() >= set(names):
-                first, last = here[names[0]], here[names[-1]]
-                found[names] = (
-                    _of_one(first, case, keep_every) if first is last else _of_two(first, last, case, keep_every)
-                )
-        return found
-
-    return predictions
+@cached_by_content(maxsize=16)
+def _runs(case: Case) -> dict[str, Arrays]:  # noqa: ARG001
+    return {}
 
 
 def _here(case: Case) -> list[Deviation]:
     return [deviation for deviation in CATALOGUE if case.cell in deviation.cells]
 
 
-def _of_one(deviation: Deviation, case: Case, keep_every: int) -> _Prediction:
-    truth = _paper(case, keep_every)
-    return _prediction(deviation.lines, case, keep_every, _both(deviation.lines, case), truth.arrays)
+def _singles(case: Case) -> Iterator[_Candidate]:
+    """Every deviation of a case's cell."""
+    runs = _runs(case)
+    for deviation in _here(case):
+        yield _Candidate((deviation.name,), deviation.lines, deviation.lines, case, runs)
 
 
-def _of_two(
-    convention: Deviation,
-    mistake: Deviation,
-    case: Case,
-    keep_every: int,
-    plain: tuple[Arrays, Arrays] | None = None,
-) -> _Prediction:
-    """Of a convention and a mistake; ``plain`` is what the mistake gives alone, if that is known."""
-    truth, given = _paper(case, keep_every), case
-    if "reads" in convention.replaces:
-        parameters = type(case.parameters)(**convention.lines.reads(case.parameters._asdict()))
-        given, plain = case._replace(parameters=parameters), None
-    both = plain or _both(mistake.lines, given)
-    return _prediction(convention.lines, case, keep_every, both, truth.arrays)
+def _pairs(case: Case) -> Iterator[_Candidate]:
+    """Every convention together with every mistake of a case's cell."""
+    mistakes = [deviation for deviation in _here(case) if deviation.kind != "convention"]
+    for convention in (deviation for deviation in _here(case) if deviation.kind == "convention"):
+        read = case
+        if "reads" in convention.replaces:
+            read = case._replace(
+                parameters=type(case.parameters)(**convention.lines.reads(case.parameters._asdict())), recipe=""
+            )
+        runs = _runs(read)
+        for mistake in mistakes:
+            yield _Candidate((convention.name, mistake.name), convention.lines, mistake.lines, read, runs)
+
+
+def _candidates(case: Case) -> Iterator[_Candidate]:
+    yield from _singles(case)
+    yield from _pairs(case)
+
+
+def _matching(
+    candidates: Iterable[_Candidate], arrays: Arrays, case: Case, allowed: Mapping[str, float], keep_every: int
+) -> list[Match]:
+    """The candidates that match, best agreement first."""
+    found = []
+    for candidate in candidates:
+        rounded = _kept(candidate.convention, candidate.rounded(), case, keep_every)
+        if not all(
+            _distance(array, rounded[name], _magnitude(rounded[name])) <= ROUGH + 2 * allowed[name]
+            for name, array in arrays.items()
+        ):
+            continue
+        higher = _quietly(candidate.mistake, candidate.case, _higher(case.dtype))
+        truth = _truth(case, keep_every)
+        prediction = _prediction(_kept(candidate.convention, higher, case, keep_every), rounded, truth.arrays)
+        if match := _match(candidate.names, prediction, arrays, truth, allowed):
+            found.append(match)
+    return sorted(found, key=lambda match: match.error)
 
 
 def _match(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 from antisymrnn_validation.conformance.check import promise
-from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, kept_states, run
-from antisymrnn_validation.truth.cases import Case
+from antisymrnn_validation.truth.calls import ArrayError, BrokenPromise, Wrong, features_of, kept_states, run
+from antisymrnn_validation.truth.cases import Case, generator_of
 from antisymrnn_validation.truth.tolerance import measure
 
 
@@ -70,3 +71,33 @@ def accuracy(
     """Every state and the gradient of every input agree with their certified truth."""
     arrays = run(backend, case, keep_every=keep_every, input_gradient=input_gradient)
     return measure(arrays, case, keep_every=keep_every, beside_specification=beside_specification)
+
+
+@promise(
+    "real sizes",
+    level=4,
+    on={"real sizes"},
+    plain=True,
+    source="(F1) to (B9); gated (GF1) to (GB8)",
+    usual_cause=(
+        "another way for large arrays: a tile, a block of samples or a store past the cache that is wrong where sizes "
+        "are large together, or a sum over steps and batch in too short a dtype."
+    ),
+    fix="Halve one size at a time until it is right, and look at what the code does differently there.",
+)
+def real_sizes(backend: ModuleType, case: Case) -> dict[str, ArrayError]:
+    """At the sizes of real tasks results agree with a run in a wider dtype, for keep_every below T too."""
+    errors: dict[str, ArrayError] = {}
+    for keep_every in _kept_apart(case) if "keep_every" in features_of(backend) else [1]:
+        arrays = run(backend, case, keep_every=keep_every)
+        found = measure(arrays, case, keep_every=keep_every, beside_specification=True, oracle="extended")
+        errors = errors or found
+    return errors
+
+
+def _kept_apart(case: Case) -> list[int]:
+    """1, and one of each kind below T: small, about √T, and over a half, where the last segment is short."""
+    T, generator = len(case.x), generator_of(case)
+    root = math.isqrt(T)
+    ranges = [(2, root), (root, 2 * root), (T // 2 + 1, T)]
+    return [1, *(int(generator.integers(low, max(high, low + 1))) for low, high in ranges)]

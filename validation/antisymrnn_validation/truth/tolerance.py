@@ -37,7 +37,7 @@ def measure(
     Parameters
     ----------
     arrays : dict of str to array
-        Under the names of the truth: ``h``, the parameters, ``x`` (may be left out), ``h0``, ``step_size``,
+        Under the names of the truth: ``h``, the parameters, ``h0``, and, where it has them, ``x``, ``step_size``,
         ``diffusion``; or ``h`` alone.
     case : Case
     keep_every : int
@@ -67,7 +67,7 @@ def measure(
     allowed = tolerances(case, truth, runs)
     errors = {}
     for name, enclosure in truth.arrays.items():
-        if name not in arrays and (name == "x" or arrays.keys() == {"h"}):
+        if name not in arrays and (name in ("x", "step_size", "diffusion") or arrays.keys() == {"h"}):
             continue
         if name == "h":
             enclosure = enclosure._replace(balls=enclosure.balls[kept_steps(len(case.x), keep_every)])

@@ -802,7 +802,7 @@ def test_conform_on_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAILED --callable numpy_cells:transposed: last state on antisymmetric generic" in out
 
 
-NOTHING = {"torch": "", "jax": "", "callable": "", "gated": "", "cmd": "", "timeout": None}
+NOTHING = {"torch": "", "jax": "", "callable": "", "gated": "", "cmd": "", "timeout": None, "taken": {}}
 ONE = ["--dtype", "float64", "-k"]
 
 

@@ -26,11 +26,17 @@ from antisymrnn_validation.conformance.targets.calling import (
     kept,
     require_right_states,
 )
-from antisymrnn_validation.output.names import did_you_mean
+from antisymrnn_validation.output.names import did_you_mean, folded
 from antisymrnn_validation.truth.calls import BrokenPromise
 from antisymrnn_validation.truth.cases import CELLS, Case
 
 CONSTANTS = ("step_size", "diffusion")
+USUAL_NAMES = {
+    "step_size": ("eps", "epsilon", "dt", "stepsize", "h"),
+    "diffusion": ("gamma", "diff", "diffusion", "diffusioncoefficient"),
+}
+"""What ε and γ are often called, folded: for a hint alone."""
+
 ALIGNMENT = 64
 """Bytes that PyTorch aligns its memory to."""
 
@@ -70,7 +76,11 @@ class Peer:
         self.made = functools.lru_cache(maxsize=64)(self._made)
         # a module is made once beforehand: names that it lacks are said at once
         self.places = {
-            cell: _places(self.made(cell, 2, 3), _names(cell, taken)) for cell in functions if self.is_module(cell)
+            cell: _places(
+                self.made(cell, 2, 3), _names(cell, taken), given=isinstance(functions[cell], torch.nn.Module)
+            )
+            for cell in functions
+            if self.is_module(cell)
         }
 
     def is_module(self, cell: str) -> bool:
@@ -97,9 +107,10 @@ class Peer:
             return _module(copy.deepcopy(function))
         how = "it is made by Class(m, n) unless the path says otherwise, as my_rnn:Class(n, m) does"
         try:
-            return _module(function.made(m=m, n=n) if isinstance(function, Maker) else function(m, n))
+            made = function.made(m=m, n=n) if isinstance(function, Maker) else function(m, n)
         except TypeError as error:
             raise TypeError(f"{_called(function)}: {error}; {how}") from error
+        return _module(made)
 
     def module(self, case: Case) -> Any:
         """The module of a case's cell, sizes and dtype; None if a function computes the cell."""
@@ -165,7 +176,7 @@ class Peer:
         letters = f"(B, {letter}, n)" if batch_first else f"({letter}, B, n)"
         what = "every state but h_0" if without_h0 else "every state, h_0 among them"
         hints = {
-            (T, B, n): "--without-h0 accepts h_1 … h_T",
+            (T, B, n): "--without-h0 accepts h_1 … h_T, of a batch-first module with --batch-first too",
             (B, T + 1, n): "--batch-first accepts x as (B, T, m) and h as (B, T+1, n)",
             (B, T, n): "--batch-first --without-h0 accepts h_1 … h_T as (B, T, n)",
             (B, n): "one step alone; write the loop over x, and return every state",
@@ -403,8 +414,8 @@ def _numbers(module: torch.nn.Module) -> dict[str, float]:
     return dict(found())
 
 
-def _places(module: Any, names: Mapping[str, str]) -> dict[str, Place]:
-    """Where a module holds each of the inputs.
+def _places(module: Any, names: Mapping[str, str], *, given: bool) -> dict[str, Place]:
+    """Where a module holds each of the inputs; one that is ``given`` and not made has sizes of its own.
 
     Raises
     ------
@@ -426,26 +437,50 @@ def _places(module: Any, names: Mapping[str, str]) -> dict[str, Place]:
         else:
             absent[name] = said
     if absent:
-        raise ValueError(_explained(absent, found, tensors, numbers))
+        free = {name for name, _ in module.named_parameters()} - {place.path for place in found.values()}
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        meant = _meant(absent, {name: shapes[name] for name in free}, numbers, sizes=None if given else (2, 3))
+        raise ValueError(_explained(absent, meant, shapes, numbers))
     return found
 
 
+def _meant(
+    absent: Mapping[str, str],
+    free: Mapping[str, tuple[int, ...]],
+    numbers: Mapping[str, float],
+    *,
+    sizes: tuple[int, int] | None,
+) -> dict[str, str]:
+    """What is meant by some names, where the shape of one parameter alone, or a usual name of a number, tells."""
+    kinds: dict[str, list[str]] = {"W": [], "V": [], "b": []}
+    for name, shape in free.items():
+        square = len(shape) == 2 and shape[0] == shape[1]
+        m, n = sizes or (shape[-1], shape[0]) if shape else (0, 0)
+        if square and shape[0] == n:
+            kinds["W"].append(name)
+        elif shape == (n, m):
+            kinds["V"].append(name)
+        elif shape == (m, n):
+            kinds["V"].append(f"{name}.T")
+        elif shape == (n,):
+            kinds["b"].append(name)
+    for constant, words in USUAL_NAMES.items():
+        kinds[constant] = [name for name in numbers if folded(name.rpartition(".")[2]) in words]
+    return {name: kinds[name][0] for name in absent if len(kinds.get(name, ())) == 1}
+
+
 def _explained(
-    absent: Mapping[str, str], found: Mapping[str, Place], tensors: Mapping[str, Any], numbers: Mapping[str, float]
+    absent: Mapping[str, str],
+    meant: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    numbers: Mapping[str, float],
 ) -> str:
-    """What a module lacks, what it has, and the map that is meant if shapes tell."""
-    has = [f"{name} {tuple(value.shape)}" for name, value in sorted(tensors.items())]
-    has += [f"{name} = {value}" for name, value in sorted(numbers.items())]
-    free = {name: value for name, value in tensors.items() if name not in {place.path for place in found.values()}}
-    kinds = {
-        "W": [name for name, value in free.items() if value.ndim == 2 and value.shape[0] == value.shape[1]],
-        "V": [name for name, value in free.items() if value.ndim == 2 and value.shape[0] != value.shape[1]],
-        "b": [name for name, value in free.items() if value.ndim == 1],
-    }
-    meant = {name: kinds[name][0] for name in absent if len(kinds.get(name, ())) == 1}
+    """What a module lacks, what it has, and the map that is meant."""
+    has = [f"{name} {shape}" for name, shape in sorted(shapes.items())]
+    has += [f"{name} = {value}" for name, value in sorted(numbers.items()) if isinstance(value, float)]
     asked = [name if name == said else f"{said} (for {name})" for name, said in absent.items()]
     line = ",".join(f"{name}={meant.get(name, '…')}" for name in absent)
-    hint = "".join(did_you_mean(said, [*tensors, *numbers]) for name, said in absent.items() if name != said)
+    hint = "".join(did_you_mean(said, [*shapes, *numbers]) for name, said in absent.items() if name != said)
     return (
         f"module: expected parameters or buffers {', '.join(asked)}, it has {', '.join(has) or 'none'}{hint}; "
         f"name them with --map {line}, or in an attribute contract_names"

@@ -85,6 +85,10 @@ class Peer:
             states = kept(np.array(h), case, 1)
             return states, {name: np.array(gradient) for name, gradient in gradients.items()}
 
+    def once(self, case: Case) -> None:
+        """One forward pass."""
+        self.states(case)
+
     def forward(self, case: Case, keep_every: int) -> Array:
         """Kept states."""
         return kept(self.states(case), case, keep_every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -136,9 +137,8 @@ class Peer:
             parameters = {name: inputs[name] for name in case.parameters._fields}
             h = call(function, parameters, x, h0, *(inputs[name] for name in CONSTANTS), **given)
         else:
-            if training is not None:
-                module.train(training)
-            h = self._module_states(case, module, inputs, x, given)
+            with _mode(module, training):
+                h = self._module_states(case, module, inputs, x, given)
         h, last = h if isinstance(h, tuple) and len(h) == 2 else (h, None)  # as nn.RNN returns (output, h_n)
         if not isinstance(h, torch.Tensor):
             raise BrokenPromise(f"h: expected torch.Tensor, got {type(h).__name__}")
@@ -183,6 +183,10 @@ class Peer:
         }
         hint = f"; {hints[got]}" if got in hints and not (batch_first or without_h0) else ""
         raise BrokenPromise(f"h: expected {what}, {letters} = {expected}, got {got}{hint}")
+
+    def once(self, case: Case) -> None:
+        """One forward pass, in the mode that PyTorch is in."""
+        self.states(case, self.inputs(case))
 
     def forward(self, case: Case, keep_every: int) -> Array:
         """Kept states, without gradients."""
@@ -336,6 +340,19 @@ def tensor(array: Array) -> torch.Tensor:
     view = held.as_strided(once.shape, strides, offset)
     view.copy_(once)
     return held.as_strided(array.shape, strides, offset)
+
+
+@contextlib.contextmanager
+def _mode(module: torch.nn.Module, training: bool | None) -> Iterator[None]:
+    """A module in train() or eval(), and then in the mode that it was in."""
+    before = [(each, each.training) for each in module.modules()]
+    if training is not None:
+        module.train(training)
+    try:
+        yield
+    finally:
+        for each, had in before:
+            each.training = had
 
 
 def _refill(held: torch.Tensor, numbers: torch.Tensor) -> None:

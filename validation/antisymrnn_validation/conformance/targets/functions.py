@@ -11,14 +11,13 @@ for the ablation. A function computes one cell: a second one is given for the ga
 
 - ``callable_candidate``: NumPy arrays and Python numbers; the caller's own arrays, which may be read-only and strided.
   Its states are judged, not gradients.
-- ``torch_candidate``: tensors, ``step_size`` and ``diffusion`` among them, of any layout. Gradients come from autograd,
-  of every input at once, and of the parameters alone, as in training; between a forward pass and its backward pass
-  there is another forward pass, and before both the same tensors have held other numbers.
-  A ``torch.nn.Module`` is called as ``module(x, h0)``, its parameters and buffers named W, V, b, V_z, b_z, step_size,
-  diffusion replaced for the call by tensors of the case's sizes; an attribute ``contract_names`` maps these names to
-  others. A class of modules is made by ``Class(m, n)``.
+- ``torch_candidate``: tensors, ``step_size`` and ``diffusion`` among them, of any layout; a function, or a
+  ``torch.nn.Module`` that is called as ``module(x, h0)``, its parameters and buffers replaced for the call by tensors
+  of the case's sizes (``pytorch.py``).
 - ``jax_candidate``: JAX's arrays, ``step_size`` and ``diffusion`` among them, with 64 bits enabled around each call and
-  no other setting touched. Gradients come from ``jax.vjp``, compiled if the function is what ``jax.jit`` returned.
+  no other setting touched (``jax.py``).
+
+The candidates of PyTorch and JAX have a ``peer``, which calls them and differentiates them as the promises ask.
 """
 
 from __future__ import annotations

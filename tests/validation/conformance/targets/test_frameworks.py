@@ -418,6 +418,8 @@ def failures(results: list[Result]) -> list[str]:
 
 # planted, in PyTorch
 
+TRAINED = "step_size: trained with the module, as W is; register_buffer if it is a constant"
+
 
 def test_what_the_faults_are_planted_in_is_accepted(plant: Callable[[str, str], None]) -> None:
     plant("by_hand", "")
@@ -426,7 +428,7 @@ def test_what_the_faults_are_planted_in_is_accepted(plant: Callable[[str, str], 
     plant("modules", "")
     candidate = functions.torch_candidate("modules:Cell")
     assert failures(judged(candidate, OF_FRAMEWORKS)) == []
-    assert candidate.remarks == []
+    assert candidate.remarks == [TRAINED]
 
 
 @pytest.mark.parametrize(
@@ -520,7 +522,7 @@ def test_a_readout_in_the_module_is_a_remark(plant: Callable[[str, str], None]) 
     candidate = functions.torch_candidate("modules:Cell")
     assert failures(judged(candidate, {"trainable parameters"})) == []
     rest = "trained with the module, but the states do not depend on it"
-    assert candidate.remarks == [f"readout.weight: {rest}", f"readout.bias: {rest}"]
+    assert candidate.remarks == [TRAINED, f"readout.weight: {rest}", f"readout.bias: {rest}"]
 
 
 # honest and unusual
@@ -630,6 +632,8 @@ def test_a_module_of_another_form_says_which_option_it_needs(path: str, options:
         (["nowhere:LikeRNN"], "there is no module 'nowhere' where Python looks, "),
         (["strangers:LikeRNN", "--map", "U=a"], "--map: expected NAME=NAME for some of W, V, b, V_z, b_z, step_size"),
         (["strangers:LikeRNN", "--map", "W=a,W=b"], "--map: expected one name for W, got another one"),
+        (["strangers:Stored", "--map", "V=U.T,V_z=U"], "names: V_z: no module here has them"),
+        (["by_hand:states", "--map", "W=recurrent"], "names: W: no module here has them; functions get their parameters"),
         (["strangers:LikeRNN", "--map", "W="], "--map: expected one name for W, got none"),
     ],
 )

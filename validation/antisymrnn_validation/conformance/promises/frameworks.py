@@ -161,6 +161,8 @@ def trainable_parameters(backend: ModuleType, case: Case) -> None:
     peer = backend.peer
     if peer.module(case) is None:
         raise NotSupported("it is a function, and holds no parameters")
+    for name in peer.trained_constants(case):
+        _remark(backend, f"{name}: trained with the module, as W is; register_buffer if it is a constant")
     inputs, generator = peer.inputs(case), generator_of(case)
     with torch.no_grad():
         before = peer.states(case, inputs).cpu().numpy()

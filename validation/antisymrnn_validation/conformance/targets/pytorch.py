@@ -75,6 +75,12 @@ class Peer:
         self.functions, self.taken = functions, taken
         self.unchanged = guard_of_results()
         self.made = functools.lru_cache(maxsize=64)(self._made)
+        known = set().union(*(_names(cell, taken) for cell in functions if self.is_module(cell)))
+        if unused := sorted(taken.names.keys() - known):
+            raise ValueError(
+                f"names: {', '.join(unused)}: no module here has them; functions get their parameters by the names of "
+                "the contract, and V_z and b_z are those of a gated cell"
+            )
         # a module is made once beforehand: names that it lacks are said at once
         self.places = {
             cell: _places(
@@ -309,6 +315,15 @@ class Peer:
                 lambda before: torch.set_autocast_enabled("cpu", before),
             ),
         ]
+
+    def trained_constants(self, case: Case) -> list[str]:
+        """The names by which ε and γ are parameters of a module, trained as W is."""
+        module = self.module(case)
+        trained = (
+            set() if module is None else {name for name, value in module.named_parameters() if value.requires_grad}
+        )
+        places = self.places.get(case.cell, {})
+        return [places[name].path for name in CONSTANTS if name in places and places[name].path in trained]
 
     def extra(self, case: Case) -> dict[str, torch.Tensor]:
         """The parameters of a module that are trained beside those that the case replaces."""

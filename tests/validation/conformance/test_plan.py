@@ -11,19 +11,21 @@ import pytest
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import CASES, LEVELS, make_check
 from antisymrnn_validation.conformance.promises import PROMISES
-from antisymrnn_validation.truth.calls import ALL, LACKING
+from antisymrnn_validation.truth.calls import ALL, LACKING, OF_FRAMEWORKS
 from antisymrnn_validation.truth.cases import CELLS, random_case
 
 README = Path(__file__).parents[3] / "validation/README.md"
 
 
 def test_every_promise_is_checked_on_the_cases_that_it_declares() -> None:
-    for same_bits, name in ((False, "numpy"), (True, "a fast backend")):
-        checked = {(check.name, check.case) for check in plan.iter_checks(name)}
+    frameworks = {"torch": OF_FRAMEWORKS - {"jax"}, "jax": OF_FRAMEWORKS - {"torch"}}
+    backends = [(False, "numpy", ALL), (True, "a fast backend", ALL)]
+    for same_bits, name, features in [*backends, *((False, *peer) for peer in frameworks.items())]:
+        checked = {(check.name, check.case) for check in plan.iter_checks(name, features=features)}
         for promise in PROMISES.values():
             for where in promise.on - {"certified"}:
                 for case in plan.made_cases(where):
-                    wanted = promise.same_bits in (None, same_bits)
+                    wanted = promise.same_bits in (None, same_bits) and promise.needs & OF_FRAMEWORKS <= features
                     assert ((promise.name, case.name) in checked) == wanted, (promise.name, where)
 
 
@@ -36,7 +38,7 @@ def test_every_kind_of_case_and_every_level_is_used() -> None:
 def test_a_lacking_feature_leaves_out_the_checks_that_need_it_and_no_others(feature: str) -> None:
     for cell, unconstrained, promise in itertools.product(CELLS, (False, True), PROMISES.values()):
         options = {"step_size": 0.3, "diffusion": 0.2, "seed": 1, "unconstrained": unconstrained}
-        check = make_check(promise, random_case(cell, 3, 2, 4, 1, **options), features=ALL - {feature})
+        check = make_check(promise, random_case(cell, 3, 2, 4, 1, **options), features=frozenset(LACKING) - {feature})
         needed = feature in {*promise.needs, *["gated"] * (cell == "gated"), *["ablation"] * unconstrained}
         result = check.run(ModuleType("empty"))
         assert ((result.status, result.detail) == ("not applicable", LACKING[feature])) == needed, promise.name

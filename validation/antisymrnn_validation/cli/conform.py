@@ -40,6 +40,8 @@ from antisymrnn_validation.reports.junit import write_junit
 
 LONGEST_FUZZ = 7 * 24 * 60
 """Minutes."""
+MAPPED = ("W", "V", "b", "V_z", "b_z", "step_size", "diffusion")
+"""What --map maps."""
 
 
 @command
@@ -48,7 +50,25 @@ def conform(
         str | None, typer.Argument(metavar="BACKEND", help="A name that `antisymrnn info` lists, or a module path.")
     ] = None,
     torch: Annotated[
-        str, typer.Option(metavar="PKG:OBJ", help="A function or an nn.Module of PyTorch instead of BACKEND.")
+        str,
+        typer.Option(
+            metavar="PKG:OBJ",
+            help="A function or an nn.Module of PyTorch instead of BACKEND; also FILE.py:OBJ, or PKG:CLASS(n, m).",
+        ),
+    ] = "",
+    batch_first: Annotated[
+        bool, typer.Option("--batch-first", help="With --torch: x is (B, T, m), and the states are (B, T+1, n).")
+    ] = False,
+    without_h0: Annotated[
+        bool, typer.Option("--without-h0", help="With --torch: it returns h_1 to h_T, as nn.RNN does.")
+    ] = False,
+    map_: Annotated[
+        str,
+        typer.Option(
+            "--map",
+            metavar="W=NAME,V=NAME,...",
+            help="With --torch: what a module calls W, V, b, V_z, b_z, step_size, diffusion; NAME.T is a transpose.",
+        ),
     ] = "",
     jax: Annotated[str, typer.Option(metavar="PKG:OBJ", help="A function of JAX instead of BACKEND.")] = "",
     callable_: Annotated[
@@ -107,7 +127,10 @@ def conform(
     with two folders for each pass of each case. Both protocols, and the levels, are described in validation/README.md.
     """
     check_writable(json)
-    target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
+    target = _target(
+        backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout,
+        taken=_taken(batch_first=batch_first, without_h0=without_h0, names=map_),
+    )  # fmt: skip
     from antisymrnn_validation.conformance import check, judge
     from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations
     from antisymrnn_validation.truth import store
@@ -152,6 +175,8 @@ def conform(
     line = f"{title(f'conform {name}', quick)}: {tables.conform_line(records, len(every))}"
     line += tables.diagnosis_of(records)
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
+    for remark in getattr(module, "remarks", ()):
+        print(remark)
     for known in tables.known_mistakes(records):
         print(f"antisymrnn explain {shlex.quote(known)}: the wrong line beside the right one, and the fix")
     print(line)
@@ -216,9 +241,24 @@ class Target(NamedTuple):
     source: str
 
 
+def _taken(*, batch_first: bool, without_h0: bool, names: str) -> dict[str, Any]:
+    """The options of ``torch_candidate`` that are given."""
+    by_name: dict[str, str] = {}
+    for pair in filter(None, names.split(",")):
+        name, _, theirs = (part.strip() for part in pair.partition("="))
+        if name not in MAPPED:
+            raise UsageError(f"--map: expected NAME=NAME for some of {', '.join(MAPPED)}, got {pair!r}")
+        if not theirs or name in by_name:
+            raise UsageError(f"--map: expected one name for {name}, got {'another one' if theirs else 'none'}")
+        by_name[name] = theirs
+    given: dict[str, Any] = {"batch_first": batch_first, "without_h0": without_h0, "names": by_name}
+    return {name: value for name, value in given.items() if value}
+
+
 def _target(
-    backend: str | None, *, torch: str, jax: str, callable: str, gated: str, cmd: str, timeout: float | None
-) -> Target:
+    backend: str | None, *, torch: str, jax: str, callable: str, gated: str, cmd: str, timeout: float | None,
+    taken: dict[str, Any],
+) -> Target:  # fmt: skip
     """The one target of conform."""
     asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable, "--cmd": cmd}
     given = {option: value for option, value in asked.items() if value}
@@ -231,6 +271,9 @@ def _target(
         raise UsageError("--gated: expected with --torch, --jax or --callable alone")
     if timeout is not None and option != "--cmd":
         raise UsageError("--timeout: expected with --cmd alone")
+    if taken and option != "--torch":
+        spelled = {"batch_first": "--batch-first", "without_h0": "--without-h0", "names": "--map"}
+        raise UsageError(f"{spelled[next(iter(taken))]}: expected with --torch alone")
     if option == "BACKEND":
         return Target(value, load_backend_named(value), f"antisymrnn_ref.load_backend({value!r})")
     from antisymrnn_validation.conformance.targets import functions, programs
@@ -250,8 +293,9 @@ def _target(
         "--jax": functions.jax_candidate,
         "--callable": functions.callable_candidate,
     }[option]
-    source = f"{functions.__name__}.{load.__name__}({value!r}, {gated or None!r})"
-    return Target(f"{option} {value}", load_foreign(load, value, gated or None), source)
+    options = "".join(f", {name}={value!r}" for name, value in taken.items())
+    source = f"{functions.__name__}.{load.__name__}({value!r}, {gated or None!r}{options})"
+    return Target(f"{option} {value}", load_foreign(functools.partial(load, **taken), value, gated or None), source)
 
 
 def _expected_failures(path: Path | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from antisymrnn_validation.conformance.check import CASES, DTYPES, Check, make_check
 from antisymrnn_validation.conformance.promises import PROMISES
-from antisymrnn_validation.truth.calls import ALL
+from antisymrnn_validation.truth.calls import ALL, OF_FRAMEWORKS
 from antisymrnn_validation.truth.cases import (
     CELLS,
     Case,
@@ -42,7 +42,8 @@ def iter_checks(
     quick : bool
         Leave out the longest cases, and what needs other processes or much memory.
     features : frozenset of str
-        What the candidate has; a check of what it lacks does not apply. One without gradients is judged on its states.
+        What the candidate has; a check of what it lacks does not apply, or, if it is about another framework, is left
+        out. One without gradients is judged on its states.
     dtypes : sequence of str
         The dtypes to judge. The lower levels are about the first of them.
 
@@ -56,7 +57,7 @@ def iter_checks(
     return certified_checks(backend_name, quick=quick, features=features, dtypes=dtypes) + [
         make_check(promise, case, features=features, first_dtype=dtypes[0])
         for promise in PROMISES.values()
-        if promise.same_bits in (None, same_bits)
+        if promise.same_bits in (None, same_bits) and promise.needs & OF_FRAMEWORKS <= features
         for where in sites
         if where in promise.on
         for case in cases[where]

@@ -6,7 +6,7 @@ import ast
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -26,11 +26,18 @@ LACKING = {
     "arrays": "it does not get the caller's own arrays",
     "layouts": "its arrays come in C order alone",
     "contract": "asked of a backend alone",
+    "autograd": "asked of PyTorch and JAX alone",
+    "torch": "asked of PyTorch alone",
+    "jax": "asked of JAX alone",
 }
-"""What a candidate may lack, and the reason that checks of it then do not apply. A backend has every feature."""
+"""What a candidate may lack, and the reason that checks of it then do not apply."""
 
 
-ALL = frozenset(LACKING)
+OF_FRAMEWORKS = frozenset({"autograd", "torch", "jax"})
+"""Features of what is called by its framework: such a candidate has a ``peer``, which calls and differentiates it."""
+
+ALL = frozenset(LACKING) - OF_FRAMEWORKS
+"""What a backend has."""
 
 Oracle = Literal["balls", "extended"]
 """Where a truth is from: certified balls, or a run in a wider dtype."""
@@ -71,10 +78,13 @@ class Wrong(NamedTuple):
 class Candidate(ModuleType):
     """Something to judge that is not a backend: it looks like one, and ``features`` says what can be asked of it.
 
-    A check of it may take ``seconds``; after three checks without an end it is not called again.
+    A check of it may take ``seconds``; after three checks without an end it is not called again. ``numbers`` names the
+    constants that are plain numbers of it, without gradients; ``remarks`` are said of it beside the checks.
     """
 
     features: frozenset[str] = ALL
+    numbers: frozenset[str] = frozenset()
+    remarks: Sequence[str] = ()
     seconds: float = math.inf
     endless: int = 0
 
@@ -101,8 +111,11 @@ def run(backend: ModuleType, case: Case, *, keep_every: int = 1, input_gradient:
     trajectory, gradients = called(backend, case, keep_every=keep_every, input_gradient=input_gradient)
     wanted = "an array" if input_gradient else "None with input_gradient=False"
     require((gradients.x is not None) == input_gradient, f"x: expected {wanted}, got {type(gradients.x).__name__}")
+    numbers = backend.numbers if isinstance(backend, Candidate) else frozenset()
+    for name in {"step_size", "diffusion"} - numbers:
+        require(getattr(gradients, name) is not None, f"{name}: expected an array, got NoneType")
     arrays = named_arrays(trajectory.h, gradients)
-    return {name: backend.to_numpy(array) for name, array in arrays.items() if array is not None}
+    return {name: backend.to_numpy(array) for name, array in arrays.items()}
 
 
 def features_of(backend: ModuleType) -> frozenset[str]:

@@ -76,9 +76,10 @@ class Truth(NamedTuple):
 
 
 def named_arrays(h: Array, gradients: Gradients) -> dict[str, Array]:
-    """States and gradients under the names that :class:`Truth` has."""
+    """States and gradients under the names that :class:`Truth` has, but for those that are None."""
     _, *others = gradients._fields
-    return {"h": h, **gradients.parameters._asdict(), **{name: getattr(gradients, name) for name in others}}
+    found = {"h": h, **gradients.parameters._asdict(), **{name: getattr(gradients, name) for name in others}}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def enclose(

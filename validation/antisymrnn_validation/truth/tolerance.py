@@ -36,7 +36,7 @@ def measure(
     Parameters
     ----------
     arrays : dict of str to array
-        Under the names of the truth: ``h``, the parameters, ``x`` (may be left out), ``h0``, ``step_size``,
+        Under the names of the truth: ``h``, the parameters, ``h0``, and, where it has them, ``x``, ``step_size``,
         ``diffusion``; or ``h`` alone.
     case : Case
     keep_every : int
@@ -68,7 +68,7 @@ def measure(
     allowed = tolerances(case, truth, runs)
     errors = {}
     for name, entry in truth.arrays.items():
-        if name not in arrays and (name == "x" or arrays.keys() == {"h"}):
+        if name not in arrays and (name in ("x", "step_size", "diffusion") or arrays.keys() == {"h"}):
             continue
         if name == "h":
             entry = entry.kept(kept_steps(len(case.x), keep_every))

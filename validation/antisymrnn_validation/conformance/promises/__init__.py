@@ -5,11 +5,12 @@ from antisymrnn_validation.conformance.promises import (
     accuracy,
     arguments,
     conduct,
+    frameworks,
     interface,
     metamorphic,
     numbers,
     process,
 )
 
-PROMISES = declared_in(accuracy, interface, arguments, conduct, process, metamorphic, numbers)
+PROMISES = declared_in(accuracy, interface, arguments, conduct, process, metamorphic, numbers, frameworks)
 """Every promise by name."""

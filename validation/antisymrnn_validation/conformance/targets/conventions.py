@@ -10,7 +10,7 @@ import numpy as np
 
 from antisymrnn_ref.contract import Array, Gradients
 from antisymrnn_validation.output.names import did_you_mean, folded
-from antisymrnn_validation.truth.calls import Candidate, features_of
+from antisymrnn_validation.truth.calls import OF_FRAMEWORKS, Candidate, features_of
 from antisymrnn_validation.truth.cases import CELLS
 
 Leaves = dict[str, Array]
@@ -80,8 +80,9 @@ def declared(candidate: ModuleType, name: str) -> Candidate:
     given, returned = CONVENTIONS[known[asked]]
     mean = known[asked] == "gradients of the mean loss"
     found = Candidate(f"{candidate.__name__}, {known[asked]}")
-    found.features = features_of(candidate) - {"contract", "arrays", "layouts"}
-    found.seconds = candidate.seconds if isinstance(candidate, Candidate) else found.seconds
+    found.features = features_of(candidate) - {"contract", "arrays", "layouts"} - OF_FRAMEWORKS
+    if isinstance(candidate, Candidate):
+        found.seconds, found.numbers, found.remarks = candidate.seconds, candidate.numbers, candidate.remarks
     found.__dict__.update(asarray=candidate.asarray, to_numpy=candidate.to_numpy)
     for cell in CELLS:
         found.__dict__[cell] = _cell(candidate, cell, given, returned, mean)
@@ -101,9 +102,9 @@ def _cell(
         arrays = {name: host(leaf) for name, leaf in leaves._asdict().items()}
         return type(leaves)(**{name: device(array, array.dtype) for name, array in change(arrays).items()})
 
-    def times(array: Array, B: int) -> Array:
-        held = host(array)
-        return device(held * held.dtype.type(B), held.dtype)
+    def times(array: Array | None, B: int) -> Array | None:
+        held = None if array is None else host(array)
+        return None if held is None else device(held * held.dtype.type(B), held.dtype)
 
     def forward(parameters: Any, x: Array, h0: Array, **options: Any) -> Any:
         return module.forward(changed(parameters, given), x, h0, **options)
@@ -113,7 +114,7 @@ def _cell(
         if mean:
             leaves = type(found.parameters)(*(times(leaf, x.shape[1]) for leaf in found.parameters))
             others = (times(array, x.shape[1]) for array in (found.h0, found.step_size, found.diffusion))
-            return Gradients(leaves, None if found.x is None else times(found.x, x.shape[1]), *others)
+            return Gradients(leaves, times(found.x, x.shape[1]), *others)
         whole = returned is _expanded and options.get("unconstrained", False)  # there dW is G itself
         leaves = found.parameters if whole else changed(found.parameters, returned)
         return Gradients(leaves, found.x, found.h0, found.step_size, found.diffusion)

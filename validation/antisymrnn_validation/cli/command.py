@@ -215,33 +215,44 @@ def import_package(package: str, extra: str) -> None:
         raise UsageError(f"{package} cannot be imported{said}: {install_command(extra)}") from error
 
 
-def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record]) -> list[Record]:
-    """Run one item after the other under a progress bar."""
-    records = []
+def each(
+    items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record], *, most: int | None = None
+) -> list[Record]:
+    """Run one item after the other under a progress bar, if asked until so many contradict."""
+    records: list[Record] = []
     with terminal.progress(len(items)) as begin:
         for item in items:
             begin(name(item))
             records.append(run(item))
+            if most is not None and sum(map(tables.contradicts, records)) >= most:
+                break
     return records
 
 
 def run_check(
-    backend: str, check: Any, module: ModuleType, expected: Mapping[str, str] | None = None, source: str = ""
+    backend: str,
+    check: Any,
+    module: ModuleType,
+    expected: Mapping[str, str] | None = None,
+    source: str = "",
+    seen: Any = None,
 ) -> Record:
-    """The record of one check of one backend; an exception is a failure."""
+    """The record of one check of one backend; an exception is a failure. The rest is for ``judge.judged``."""
     from antisymrnn_validation.conformance.judge import judged
 
     record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
+    record["problem"] = {"cell": check.cell, "dtype": check.dtype, "unconstrained": check.unconstrained}
     start = time.perf_counter()
     try:
-        result = judged(check, module, expected or {}, source=source)
+        result = judged(check, module, expected or {}, source=source, seen=seen)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
         record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
-        record |= {"diagnosis": "", "deviations": []}
+        record |= {"diagnosis": "", "deviations": [], "rounding": "", "script": ""}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
         record |= {"status": result.status, "detail": result.detail, "errors": errors}
         record |= {"diagnosis": result.diagnosis, "deviations": list(result.deviations)}
+        record |= {"rounding": result.rounding, "script": result.script}
     return record | {"seconds": time.perf_counter() - start}
 
 
@@ -254,9 +265,10 @@ def broke_off(key: str, error: BaseException) -> Record:
 
 def run_checks(backend: str, module: ModuleType, chosen: Sequence[Any]) -> list[Record]:
     """The records of checks of one backend, run under a progress bar; the failures are printed."""
-    records = each(
-        chosen, lambda check: f"{backend}: {check.name}: {check.case}", lambda check: run_check(backend, check, module)
-    )
+    from antisymrnn_validation.conformance.judge import Seen
+
+    run = functools.partial(run_check, backend, module=module, seen=Seen())
+    records = each(chosen, lambda check: f"{backend}: {check.name}: {check.case}", run)
     print_failures(records)
     return records
 

@@ -87,6 +87,9 @@ def conform(
         int | None,
         typer.Option(min=1, metavar="N", help="In place of the checks, accuracy on N cases drawn at random."),
     ] = None,
+    maxfail: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N checks failed. Default: run all.")
+    ] = None,
 ) -> int:
     """Check one backend, function or program against the contract.
 
@@ -96,6 +99,7 @@ def conform(
     check_writable(json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import check, judge
+    from antisymrnn_validation.reports.meaning import meaning
 
     name, module, source = target
     expected = _expected_failures(expect)
@@ -119,23 +123,33 @@ def conform(
         raise UsageError(f"--expect: no check that runs has {unused[0]!r} in its name")
 
     start = time.perf_counter()
-    run = functools.partial(run_check, name, module=module, expected=expected, source=source)
-    records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
+    run = functools.partial(run_check, name, module=module, expected=expected, source=source, seen=judge.Seen())
+    records = each(chosen, lambda check: f"{check.name}: {check.case}", run, most=maxfail)
     print_failures(records)
     terminal.show(tables.groups_table(records))
     terminal.show(tables.levels_table(records, check.LEVELS))
     counts = tables.status_counts(records)
     ran = counts["passed"] + counts["failed"] + counts["expected failure"]
-    line = f"{title(f'conform {name}', quick)}: {tables.conform_line(records, len(every))}"
-    line += tables.diagnosis_of(records)
+    not_run = len(chosen) - len(records)
+    tally = tables.conform_line(records, len(every))
+    if not_run:
+        tally += f"; {not_run} not run after {counts['failed']} failed (--maxfail)"
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
     for known in tables.known_mistakes(records):
         print(f"antisymrnn explain {shlex.quote(known)}: the wrong line beside the right one, and the fix")
+    for known in tables.roundings(records):
+        print(f"antisymrnn explain {shlex.quote(known)}: its usual cause, and the fix")
+    line = f"{title(f'conform {name}', quick)}: {tally}{tables.diagnosis_of(records)}"
+    if code == AS_EXPECTED:
+        print(tally)
+        said = meaning(records, len(every), quick=quick, drawn=drawn is not None)
+        line = f"{title(f'conform {name}', quick)}: {said}"
     print(line)
     if junit is not None:
         write_junit(junit, line, records)
-    results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
-    write_results(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
+    results = {"backend": name, "level": level, "dtypes": dtypes, "counts": counts, "not_run": not_run}
+    content = {"command": "conform", "quick": quick, "only": only, **results, "checks": records}
+    write_results(json, line, code, start, content)
     return code
 
 

@@ -190,7 +190,8 @@ def _diagnosed(result: Result, wrong: Wrong, source: str, seen: Seen) -> Result:
     seen.explained.setdefault(kind, bool(found.matches))
     name, argument = (found.rounding.rounding.name, found.rounding.argument) if found.rounding else ("", "")
     seen.names += [each for each in dict.fromkeys([*found.names, argument]) if each and each not in seen.names]
-    return result._replace(diagnosis=found.text(), deviations=tuple(found.names), rounding=name)
+    result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
+    return result._replace(rounding=name, script=found.reproduce)
 
 
 def parametrize_with_checks(targets: Sequence[Target], **options: Any) -> Callable[..., Any]:

@@ -87,6 +87,17 @@ def conform(
         int | None,
         typer.Option(min=1, metavar="N", help="In place of the checks, accuracy on N cases drawn at random."),
     ] = None,
+    initialization: Annotated[
+        bool,
+        typer.Option(
+            "--initialization",
+            help="Judge initial weights instead: of a class of modules (--torch), or of a function init(n, m, seed).",
+        ),
+    ] = False,
+    sigma_w: Annotated[
+        float | None,
+        typer.Option("--sigma-w", min=0, metavar="S", help="σ_w of the initial W. Default: estimated."),
+    ] = None,
     maxfail: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after N checks failed. Default: run all.")
     ] = None,
@@ -97,6 +108,16 @@ def conform(
     with two folders for each pass of each case. Both protocols, and the levels, are described in validation/README.md.
     """
     check_writable(json)
+    if sigma_w is not None and not initialization:
+        raise UsageError("--sigma-w: expected with --initialization alone")
+    if initialization:
+        others: dict[str, Any] = {"--level": level, "--dtype": dtype, "--quick": quick, "--only": only}
+        others |= {"--convention": convention, "--timeout": timeout}
+        others |= {"--expect": expect, "--junit": junit, "--drawn": drawn, "--maxfail": maxfail}
+        if given := [option for option, value in others.items() if value not in (None, "", False)]:
+            raise UsageError(f"{given[0]}: not with --initialization")
+        asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable_, "--cmd": cmd}
+        return _initialization(_one_target(asked), gated, sigma_w, json)
     target = _target(backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout)
     from antisymrnn_validation.conformance import check, judge
     from antisymrnn_validation.reports.meaning import meaning
@@ -153,6 +174,35 @@ def conform(
     return code
 
 
+def _initialization(target: tuple[str, str], gated: str, sigma_w: float | None, json: Path | None) -> int:
+    """Judge the initial weights of a target, and of its gated cell."""
+    option, value = target
+    if option in ("BACKEND", "--cmd"):
+        raise NothingRan(
+            f"{value} takes its parameters from the caller: it has no initialization; judge a class of modules with "
+            "--torch PKG:CLASS, or a function init(n, m, seed) with --callable PKG:INIT"
+        )
+    if option != "--callable":
+        import_package(option.removeprefix("--"), "peers")
+    from antisymrnn_validation.conformance import initialization
+
+    start, records = time.perf_counter(), []
+    for path in filter(None, (value, gated)):
+        draw = load_foreign(initialization.load_draw, option.removeprefix("--"), path, sigma_w)
+        judge = functools.partial(initialization.judge_initialization, sigma_w=sigma_w)
+        records += [{"target": path, **row._asdict()} for row in load_foreign(judge, draw)]
+    terminal.show(tables.initialization_table(records))
+    differs = any(record["verdict"] == "differs" for record in records)
+    line = f"conform {option} {value} --initialization: "
+    line += tables.initialization_line(records, sigma_w, initialization.FALSE_ALARM)
+    print(line)
+    code = CONTRADICTED if differs else AS_EXPECTED
+    content = {"sigma_w": sigma_w, "false_alarm": initialization.FALSE_ALARM, "sizes": initialization.SIZES}
+    results = {"command": "conform", "backend": f"{option} {value}", **content, "initialization": records}
+    write_results(json, line, code, start, results)
+    return code
+
+
 class Target(NamedTuple):
     """What conform judges, what it is called, and the Python expression that gives it."""
 
@@ -166,12 +216,7 @@ def _target(
 ) -> Target:
     """The one target of conform."""
     asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable, "--cmd": cmd}
-    given = {option: value for option, value in asked.items() if value}
-    if not given:
-        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
-    if len(given) > 1:
-        raise UsageError(f"expected one target, got {' and '.join(given)}")
-    ((option, value),) = given.items()
+    option, value = _one_target(asked)
     if gated and option in ("BACKEND", "--cmd"):
         raise UsageError("--gated: expected with --torch, --jax or --callable alone")
     if timeout is not None and option != "--cmd":
@@ -197,6 +242,17 @@ def _target(
     }[option]
     source = f"{functions.__name__}.{load.__name__}({value!r}, {gated or None!r})"
     return Target(f"{option} {value}", load_foreign(load, value, gated or None), source)
+
+
+def _one_target(asked: dict[str, str | None]) -> tuple[str, str]:
+    """The one option that is given, and its value."""
+    given = {option: value for option, value in asked.items() if value}
+    if not given:
+        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
+    if len(given) > 1:
+        raise UsageError(f"expected one target, got {' and '.join(given)}")
+    ((option, value),) = given.items()
+    return option, value
 
 
 def _expected_failures(path: Path | None) -> dict[str, str]:

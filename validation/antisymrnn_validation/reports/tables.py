@@ -300,6 +300,29 @@ def conformance_line(record: Record) -> str:
     return conform_line(record["checks"], record["total"]) + diagnosis_of(record["checks"])
 
 
+def initialization_table(records: Sequence[Record]) -> Table:
+    """One row for each array of initial weights: the verdict, what the paper says, what was measured, its name."""
+    columns = ("verdict", "array", "the paper", "measured", "looks like")
+    rows = [tuple(r[key] for key in ("verdict", "array", "expected", "measured", "looks_like")) for r in records]
+    return Table("Initial weights", columns, rows, [record["verdict"] == "differs" for record in records])
+
+
+def initialization_line(records: Sequence[Record], sigma_w: float | None, false_alarm: float) -> str:
+    """What the initial weights came to."""
+    wrong = {record["array"]: record["looks_like"] for record in records if record["verdict"] == "differs"}
+    if wrong:
+        named = [f"{array} ({name})" if name else array for array, name in wrong.items()]
+        arrays = [array for array in named if not array.startswith("seed")]
+        told = [f"{', '.join(arrays)} differ{'s' * (len(arrays) == 1)} from the paper's"] if arrays else []
+        return "; ".join([*told, *(["the same weights for every seed (no randomness)"] * ("seed" in wrong))])
+    names = [name for name in ("W", "V", "b", "V_z", "b_z") if any(record["array"] == name for record in records)]
+    scale = "σ_w not declared" if sigma_w is None else f"σ_w = {sigma_w:g}"
+    reported = sum(record["verdict"] == "reported" for record in records)
+    more = f"; {reported} reported" if reported else ""
+    weights = f"{', '.join(names[:-1])} and {names[-1]} are the paper's, {scale}{more}"
+    return f"{weights}; a false alarm has probability {false_alarm:g} at most"
+
+
 def of(number: int, total: int) -> str:
     """``3``, or ``2 of 3``."""
     return str(number) if number == total else f"{number} of {total}"

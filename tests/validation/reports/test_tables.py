@@ -337,6 +337,8 @@ def test_a_rounding_is_told_once_and_counted():
     assert tables.diagnosis_of([*records, unexplained("d")]) == (
         "; 3 of 4 failures look like the results of a float32 intermediate"
     )
+    # of a minority it is no more than a coincidence of size
+    assert tables.diagnosis_of([*records, *(unexplained(case) for case in "defg")]) == ""
 
 
 def test_a_long_detail_is_laid_out_and_keeps_what_stands_beside_the_errors():

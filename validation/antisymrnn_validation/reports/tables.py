@@ -345,9 +345,9 @@ def known_mistakes(records: Sequence[Record]) -> dict[str, int]:
 
 
 def roundings(records: Sequence[Record]) -> dict[str, int]:
-    """The rounding that most failures look like, and how many."""
+    """The rounding that most failures look like, and how many; none that less than half of them do."""
     counts = Counter(name for record in records if contradicts(record) and (name := record.get("rounding", "")))
-    return dict(counts.most_common(1))
+    return {name: count for name, count in counts.most_common(1) if 2 * count >= sum(map(contradicts, records))}
 
 
 def diagnosis_of(records: Sequence[Record]) -> str:

@@ -493,7 +493,7 @@ def test_a_module_in_the_current_directory_is_found(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     code, out, _ = run("conform", "here_backend", "--quick", "--only", "signatures")
-    assert (code, out.splitlines()[-1].endswith("4 passed, 0 failed, 0 not applicable")) == (0, True)
+    assert (code, out.splitlines()[-2].endswith("4 passed, 0 failed, 0 not applicable")) == (0, True)
 
 
 def test_a_backend_that_fails_while_it_is_imported(run, tmp_path, monkeypatch):
@@ -582,10 +582,18 @@ def test_conform_on_the_specification(run, tmp_path):
     counts = {status: statuses.count(status) for status in ("passed", "failed", "not applicable")}
     assert counts["failed"] == 0
     assert counts["passed"] > 100
-    assert out.splitlines()[-1] == (
-        f"conform numpy --quick: {len(statuses)} checks: {counts['passed']} passed, 0 failed, "
-        f"{counts['not applicable']} not applicable"
+    tally, line = out.splitlines()[-2:]
+    assert tally == (
+        f"{len(statuses)} checks: {counts['passed']} passed, 0 failed, {counts['not applicable']} not applicable"
     )
+    assert re.fullmatch(
+        r"conform numpy --quick: computes equations \(12\) and \(13\), the ablation too; every gradient right in "
+        r"float32 and float64; \d+ other promises kept; not judged: the longest cases, initialization",
+        line,
+    )
+    assert document["summary"]["line"] == line
+    assert document["counts"] == {status: count for status, count in counts.items() if count}
+    assert document["not_run"] == 0
 
 
 def test_conform_without_a_cache_leaves_no_truth_on_the_disk(run, tmp_path, monkeypatch):
@@ -627,6 +635,28 @@ def test_conform_reports_every_failure_and_goes_on(run, monkeypatch):
     assert re.search(r"^threads +0 +0 +1 +one thread only$", out, re.MULTILINE)
     assert re.search(r"^errors +0 +1 +0$", out, re.MULTILINE)
     assert out.splitlines()[-1] == "conform numpy: 5 checks: 2 passed, 2 failed, 1 not applicable"
+
+
+def test_maxfail_stops_and_says_what_was_not_run(run, monkeypatch, tmp_path):
+    statuses = ["passed", "failed", "expected", "failed", "passed", "failed"]
+    results(
+        monkeypatch, *((f"check {k}", status.replace("expected", "failed"), "") for k, status in enumerate(statuses))
+    )
+    (tmp_path / "expect.json").write_text(json.dumps({"check 2": "known"}))
+    options = ("--expect", tmp_path / "expect.json", "--json", tmp_path / "report.json", "--junit", tmp_path / "j.xml")
+    for most, ran, failed in ((1, 2, 1), (2, 4, 2), (3, 6, 3), (9, 6, 3)):
+        code, out, _ = run("conform", "numpy", "--maxfail", most, *options)
+        document = strictly(tmp_path / "report.json")
+        assert (code, len(document["checks"]), document["not_run"]) == (1, ran, 6 - ran)
+        told = f"; {6 - ran} not run after {failed} failed (--maxfail)" if ran < 6 else ""
+        expected = ", 1 failed as expected" if ran > 2 else ""
+        of = f"{ran} of 6" if ran < 6 else "6"
+        line = out.splitlines()[-1]
+        assert line.startswith(f"conform numpy: {of} checks: ")
+        assert line.endswith(f"{failed} failed, 0 not applicable{expected}{told}")
+        assert document["summary"]["line"] == line
+        assert ElementTree.parse(tmp_path / "j.xml").getroot().get("tests") == str(ran)
+    assert run("conform", "numpy", "--maxfail", "0")[0] == 2
 
 
 def test_a_check_that_breaks_off_alone_exits_1(run, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from antisymrnn_validation import cli
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE
+from antisymrnn_validation.conformance.mistakes.precision import ROUNDINGS
 from antisymrnn_validation.conformance.mistakes.source import (
     EDITS,
     Edit,
@@ -107,7 +108,7 @@ def test_without_a_name_everything_is_listed(run: Run, monkeypatch: pytest.Monke
     checks, mistakes = lines[lines.index("Checks") + 2 :], lines[lines.index("Known mistakes") + 2 :]
     for names, section in ((list(PROMISES), checks), (NAMES, mistakes)):
         assert [line[: len(name)] for name, line in zip(names, section, strict=False)] == names
-    assert lines[-1] == f"explain: {len(PROMISES)} checks, {len(CATALOGUE)} known mistakes"
+    assert lines[-1] == f"explain: {len(PROMISES)} checks, {len(NAMES) + len(ROUNDINGS)} known mistakes"
     assert re.search(rf"^accuracy +2 +gradients +{re.escape(PROMISES['accuracy'].statement[:20])}", out, re.M)
 
 
@@ -115,7 +116,8 @@ def test_the_list_as_json(run: Run, tmp_path: Any) -> None:
     assert run("--json", tmp_path / "all.json")[0] == 0
     document = json.loads((tmp_path / "all.json").read_text())
     assert [check["name"] for check in document["checks"]] == list(PROMISES)
-    assert [mistake["name"] for mistake in document["mistakes"]] == NAMES
+    roundings = [rounding.name for rounding in ROUNDINGS]
+    assert [mistake["name"] for mistake in document["mistakes"]] == [*NAMES, *roundings]
     assert run("2 gamma", "--json", tmp_path / "one.json")[0] == 0
     document = json.loads((tmp_path / "one.json").read_text())
     assert document["checks"] == []
@@ -158,3 +160,14 @@ def test_words_need_no_quotes_and_a_claim_is_pointed_to(run: Run) -> None:
     code, _, err = run("frozen-eigenvalues-suffice")
     assert code == 2
     assert "a claim: `antisymrnn verify --only frozen-eigenvalues-suffice -v` shows its evidence" in err
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=lambda rounding: rounding.name)
+def test_a_rounding_is_explained_without_a_line_of_code(rounding, run: Run) -> None:
+    code, out, _ = run(*rounding.name.split())
+    assert code == 0
+    assert out.splitlines()[0] == f"{rounding.name} (known mistake)"
+    for text in (rounding.statement, rounding.usual_cause, rounding.fix):
+        assert text in " ".join(out.split())
+    assert "equations" not in out
+    assert "\n  right " not in out

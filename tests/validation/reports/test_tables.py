@@ -287,3 +287,75 @@ def test_an_unexpected_claim_is_printed_in_full():
         "  Evidence: Numbers.",
         "  Condition: A condition.",
     ]
+
+
+def unexplained(case, arrays=("W",), *, check="accuracy", cell="gated", dtype="float64", script="", **more):
+    errors = {name: entry(1e-3 * (1 + len(case))) for name in arrays}
+    detail = "; ".join(
+        f"{name}: relative error {e['error']:.1e}, tolerance {e['tolerance']:.1e}" for name, e in errors.items()
+    )
+    record = {"case": case, "check": check, "script": script, "detail": detail, "diagnosis": f"worst\n{script}".strip()}
+    record |= {"problem": {"cell": cell, "dtype": dtype, "unconstrained": False}, "rounding": "", "deviations": []}
+    return certification(status="failed", errors=errors) | record | more
+
+
+def test_failures_that_nothing_explains_are_grouped_with_one_script():
+    records = [
+        unexplained("one"),
+        unexplained("three", script="run it again"),
+        unexplained("four", script="another script"),
+        unexplained("other arrays", ("W", "b")),
+        unexplained("other dtype", dtype="float32"),
+        unexplained("other cell", cell="antisymmetric"),
+        unexplained("other check", check="every state"),
+        unexplained("broken", errors={}, detail="raised ValueError"),
+        unexplained("broken too", errors={}, detail="raised ValueError"),
+    ]
+    first, *others, broken = tables.failures(records)
+    assert first.splitlines() == [
+        "FAILED numpy: accuracy on three",
+        "  W: relative error 6.000e-03, tolerance 1.000e-14",
+        "  worst",
+        "  run it again",
+        "  and the same arrays fail on 2 more cases",
+    ]
+    assert [paragraph.splitlines()[0].partition(" on ")[2] for paragraph in others] == [
+        "other arrays", "other dtype", "other cell", "other check",
+    ]  # fmt: skip
+    assert broken.splitlines() == [
+        "FAILED numpy: accuracy on broken", "  raised ValueError", "  worst", "  and the same on 1 more case",
+    ]  # fmt: skip
+
+
+def test_a_rounding_is_told_once_and_counted():
+    named = {"rounding": "float32 intermediate"}
+    records = [unexplained("a", dtype="float32", **named), unexplained("b", **named)]
+    records.append(unexplained("c", check="every state", **named))
+    first, second = tables.failures(records)
+    assert first.splitlines()[-1] == "  and the same on 1 more case"
+    assert second.splitlines()[-1] == "  a float32 intermediate again"
+    assert tables.diagnosis_of([*records, unexplained("d")]) == (
+        "; 3 of 4 failures look like the results of a float32 intermediate"
+    )
+    # of a minority it is no more than a coincidence of size
+    assert tables.diagnosis_of([*records, *(unexplained(case) for case in "defg")]) == ""
+
+
+def test_a_long_detail_is_laid_out_and_keeps_what_stands_beside_the_errors():
+    """Where a layout fails, its strides stand in the detail."""
+    layout = "x: batch first, shape (11, 4, 7), strides (24, 2464, 8)"
+    record = unexplained("one", ("h", "W"))
+    record["detail"] = f"{layout}: {record['detail']}"
+    assert tables.failure(record).splitlines()[:4] == [
+        "FAILED numpy: accuracy on one",
+        f"  {layout}",
+        "  h: relative error 4.000e-03, tolerance 1.000e-14",
+        "  W: relative error 4.000e-03, tolerance 1.000e-14",
+    ]
+    parts = [f"{name}: expected the same bits with strides {(8 * k, 8)}" for k, name in enumerate("WVbxg")]
+    lines = tables.failure(unexplained("two", errors={}, detail="; ".join(parts))).splitlines()
+    assert lines[1:6] == [f"  {part}" for part in parts]
+    short = tables.failure(unexplained("two", errors={}, detail="b: no; W: yes")).splitlines()
+    assert short[1] == "  b: no; W: yes"
+    lines = tables.failure(unexplained("two", errors={}, detail="first\n second")).splitlines()
+    assert lines[1:3] == ["  first", "  second"]

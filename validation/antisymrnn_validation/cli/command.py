@@ -215,13 +215,17 @@ def import_package(package: str, extra: str) -> None:
         raise UsageError(f"{package} cannot be imported{said}: {install_command(extra)}") from error
 
 
-def each(items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record]) -> list[Record]:
-    """Run one item after the other under a progress bar."""
-    records = []
+def each(
+    items: Sequence[Any], name: Callable[[Any], str], run: Callable[[Any], Record], *, most: int | None = None
+) -> list[Record]:
+    """Run one item after the other under a progress bar, if asked until so many contradict."""
+    records: list[Record] = []
     with terminal.progress(len(items)) as begin:
         for item in items:
             begin(name(item))
             records.append(run(item))
+            if most is not None and sum(map(tables.contradicts, records)) >= most:
+                break
     return records
 
 
@@ -237,16 +241,18 @@ def run_check(
     from antisymrnn_validation.conformance.judge import judged
 
     record: Record = {"backend": backend, "check": check.name, "case": check.case, "level": check.level}
+    record["problem"] = {"cell": check.cell, "dtype": check.dtype, "unconstrained": check.unconstrained}
     start = time.perf_counter()
     try:
         result = judged(check, module, expected or {}, source=source, explanations=explanations)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the next check runs all the same; this one failed
         record |= {"status": terminal.BROKE_OFF, "errors": {}, **broke_off("detail", error)}
-        record |= {"diagnosis": "", "deviations": []}
+        record |= {"diagnosis": "", "deviations": [], "rounding": "", "script": ""}
     else:
         errors = {name: entry._asdict() for name, entry in result.errors.items()}
         record |= {"status": result.status, "detail": result.detail, "errors": errors}
         record |= {"diagnosis": result.diagnosis, "deviations": list(result.deviations)}
+        record |= {"rounding": result.rounding, "script": result.script}
     return record | {"seconds": time.perf_counter() - start}
 
 

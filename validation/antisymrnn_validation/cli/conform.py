@@ -120,6 +120,20 @@ def conform(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute every certified truth; read and write none on the disk.")
     ] = False,
+    initialization: Annotated[
+        bool,
+        typer.Option(
+            "--initialization",
+            help="Judge initial weights instead: of a class of modules (--torch), or of a function init(n, m, seed).",
+        ),
+    ] = False,
+    sigma_w: Annotated[
+        float | None,
+        typer.Option("--sigma-w", min=0, metavar="S", help="σ_w of the initial W. Default: estimated."),
+    ] = None,
+    maxfail: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N checks failed. Default: run all.")
+    ] = None,
 ) -> int:
     """Check one backend, function or program against the contract.
 
@@ -127,12 +141,24 @@ def conform(
     with two folders for each pass of each case. Both protocols, and the levels, are described in validation/README.md.
     """
     check_writable(json)
+    if sigma_w is not None and not initialization:
+        raise UsageError("--sigma-w: expected with --initialization alone")
+    if initialization:
+        others: dict[str, Any] = {"--level": level, "--dtype": dtype, "--quick": quick, "--only": only}
+        others |= {"--convention": convention, "--timeout": timeout, "--fuzz": fuzz}
+        others |= {"--expect": expect, "--junit": junit, "--drawn": drawn, "--maxfail": maxfail}
+        others |= {"--batch-first": batch_first, "--without-h0": without_h0}
+        if given := [option for option, value in others.items() if value not in (None, "", False)]:
+            raise UsageError(f"{given[0]}: not with --initialization")
+        asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable_, "--cmd": cmd}
+        return _initialization(_one_target(asked), gated, sigma_w, json)
     target = _target(
         backend, torch=torch, jax=jax, callable=callable_, gated=gated, cmd=cmd, timeout=timeout,
         taken=_taken(batch_first=batch_first, without_h0=without_h0, names=map_),
     )  # fmt: skip
     from antisymrnn_validation.conformance import check, judge
     from antisymrnn_validation.conformance.mistakes.diagnosis import Explanations
+    from antisymrnn_validation.reports.meaning import meaning
     from antisymrnn_validation.truth import store
 
     name, module, source = target
@@ -166,24 +192,63 @@ def conform(
     shared: dict[str, Any] = {"expected": expected, "source": source, "explanations": Explanations()}
     run = functools.partial(run_check, name, module=module, **shared)
     with store.off() if no_cache else contextlib.nullcontext():
-        records = each(chosen, lambda check: f"{check.name}: {check.case}", run)
+        records = each(chosen, lambda check: f"{check.name}: {check.case}", run, most=maxfail)
     print_failures(records)
     terminal.show(tables.groups_table(records))
     terminal.show(tables.levels_table(records, check.LEVELS))
     counts = tables.status_counts(records)
     ran = counts["passed"] + counts["failed"] + counts["expected failure"]
-    line = f"{title(f'conform {name}', quick)}: {tables.conform_line(records, len(every))}"
-    line += tables.diagnosis_of(records)
+    not_run = len(chosen) - len(records)
+    tally = tables.conform_line(records, len(every))
+    if not_run:
+        tally += f"; {not_run} not run after {counts['failed']} failed (--maxfail)"
     code = CONTRADICTED if counts["failed"] else AS_EXPECTED if ran else NOTHING_RAN
     for remark in getattr(module, "remarks", ()):
         print(remark)
     for known in tables.known_mistakes(records):
         print(f"antisymrnn explain {shlex.quote(known)}: the wrong line beside the right one, and the fix")
+    for known in tables.roundings(records):
+        print(f"antisymrnn explain {shlex.quote(known)}: its usual cause, and the fix")
+    line = f"{title(f'conform {name}', quick)}: {tally}{tables.diagnosis_of(records)}"
+    if code == AS_EXPECTED:
+        print(tally)
+        said = meaning(records, len(every), quick=quick, drawn=drawn is not None)
+        line = f"{title(f'conform {name}', quick)}: {said}"
     print(line)
     if junit is not None:
         write_junit(junit, line, records)
-    results = {"backend": name, "level": level, "dtypes": dtypes, "checks": records}
-    write_results(json, line, code, start, {"command": "conform", "quick": quick, "only": only, **results})
+    results = {"backend": name, "level": level, "dtypes": dtypes, "counts": counts, "not_run": not_run}
+    content = {"command": "conform", "quick": quick, "only": only, **results, "checks": records}
+    write_results(json, line, code, start, content)
+    return code
+
+
+def _initialization(target: tuple[str, str], gated: str, sigma_w: float | None, json: Path | None) -> int:
+    """Judge the initial weights of a target, and of its gated cell."""
+    option, value = target
+    if option in ("BACKEND", "--cmd"):
+        raise NothingRan(
+            f"{value} takes its parameters from the caller: it has no initialization; judge a class of modules with "
+            "--torch PKG:CLASS, or a function init(n, m, seed) with --callable PKG:INIT"
+        )
+    if option != "--callable":
+        import_package(option.removeprefix("--"), "peers")
+    from antisymrnn_validation.conformance import initialization
+
+    start, records = time.perf_counter(), []
+    for path in filter(None, (value, gated)):
+        draw = load_foreign(initialization.load_draw, option.removeprefix("--"), path, sigma_w)
+        judge = functools.partial(initialization.judge_initialization, sigma_w=sigma_w)
+        records += [{"target": path, **row._asdict()} for row in load_foreign(judge, draw)]
+    terminal.show(tables.initialization_table(records))
+    differs = any(record["verdict"] == "differs" for record in records)
+    line = f"conform {option} {value} --initialization: "
+    line += tables.initialization_line(records, sigma_w, initialization.FALSE_ALARM)
+    print(line)
+    code = CONTRADICTED if differs else AS_EXPECTED
+    content = {"sigma_w": sigma_w, "false_alarm": initialization.FALSE_ALARM, "sizes": initialization.SIZES}
+    results = {"command": "conform", "backend": f"{option} {value}", **content, "initialization": records}
+    write_results(json, line, code, start, results)
     return code
 
 
@@ -261,12 +326,7 @@ def _target(
 ) -> Target:  # fmt: skip
     """The one target of conform."""
     asked = {"BACKEND": backend, "--torch": torch, "--jax": jax, "--callable": callable, "--cmd": cmd}
-    given = {option: value for option, value in asked.items() if value}
-    if not given:
-        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
-    if len(given) > 1:
-        raise UsageError(f"expected one target, got {' and '.join(given)}")
-    ((option, value),) = given.items()
+    option, value = _one_target(asked)
     if gated and option in ("BACKEND", "--cmd"):
         raise UsageError("--gated: expected with --torch, --jax or --callable alone")
     if timeout is not None and option != "--cmd":
@@ -296,6 +356,17 @@ def _target(
     options = "".join(f", {name}={value!r}" for name, value in taken.items())
     source = f"{functions.__name__}.{load.__name__}({value!r}, {gated or None!r}{options})"
     return Target(f"{option} {value}", load_foreign(functools.partial(load, **taken), value, gated or None), source)
+
+
+def _one_target(asked: dict[str, str | None]) -> tuple[str, str]:
+    """The one option that is given, and its value."""
+    given = {option: value for option, value in asked.items() if value}
+    if not given:
+        raise UsageError("Missing argument 'BACKEND', or one of --torch, --jax, --callable and --cmd")
+    if len(given) > 1:
+        raise UsageError(f"expected one target, got {' and '.join(given)}")
+    ((option, value),) = given.items()
+    return option, value
 
 
 def _expected_failures(path: Path | None) -> dict[str, str]:

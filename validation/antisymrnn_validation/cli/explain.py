@@ -40,12 +40,13 @@ def explain(
     what is wrong, the equations, and the wrong line beside the right one.
     """
     from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE
+    from antisymrnn_validation.conformance.mistakes.precision import ROUNDINGS
     from antisymrnn_validation.conformance.promises import PROMISES
 
     check_writable(json)
     asked = " ".join(name or [])
     start = time.perf_counter()
-    checks, mistakes = dict(PROMISES), {mistake.name: mistake for mistake in CATALOGUE}
+    checks, mistakes = dict(PROMISES), {mistake.name: mistake for mistake in (*CATALOGUE, *ROUNDINGS)}
     if not name:
         records = [_check(promise) for promise in checks.values()], [_mistake(mistake) for mistake in mistakes.values()]
         line = f"explain: {len(checks)} checks, {len(mistakes)} known mistakes"
@@ -89,7 +90,7 @@ def _mistake(mistake: Any) -> Record:
 
     lines = [
         {"file": f"{cell}.py", "right": textwrap.dedent(right), "wrong": textwrap.dedent(wrong)}
-        for cell, right, wrong in source.side_by_side(source.EDITS[mistake.name])
+        for cell, right, wrong in source.side_by_side(source.EDITS.get(mistake.name, ()))
     ]
     keys = ("name", "kind", "cells", "statement", "usual_cause", "fix")
     equations = {tag: source.equation(tag) for tag in mistake.tags}
@@ -114,10 +115,10 @@ def _show_check(record: Record) -> None:
 
 def _show_mistake(record: Record) -> None:
     print(f"{record['name']} ({'convention' if record['kind'] == 'convention' else 'known mistake'})")
-    pairs = [
-        ("what is wrong", record["statement"]),
-        ("equations", "\n".join(f"{f'({tag})':5}  {text}" for tag, text in record["equations"].items())),
-    ]
+    pairs = [("what is wrong", record["statement"])]
+    if record["equations"]:
+        lines = (f"{f'({tag})':5}  {text}" for tag, text in record["equations"].items())
+        pairs.append(("equations", "\n".join(lines)))
     file = ""
     for line in record["lines"]:
         if line["file"] != file:

@@ -197,6 +197,8 @@ class Result(NamedTuple):
         Names of the known mistakes that give the same results.
     rounding : str
         The name of a rounding that the errors look like, where no known mistake gives the results.
+    script : str
+        Python that shows the failure again, where the case can be drawn again; the diagnosis has it too.
     """
 
     check: str
@@ -208,6 +210,7 @@ class Result(NamedTuple):
     diagnosis: str = ""
     deviations: tuple[str, ...] = ()
     rounding: str = ""
+    script: str = ""
 
 
 class Check(NamedTuple):
@@ -217,6 +220,9 @@ class Check(NamedTuple):
     case: str
     run: Callable[[ModuleType], Result]
     level: int = 0
+    cell: str = ""
+    dtype: str = ""
+    unconstrained: bool = False
 
 
 def level_of(promise: Promise, case: Case, *, keep_every: int = 1, first_dtype: str = DTYPES[0]) -> int:
@@ -285,4 +291,4 @@ def make_check(
             return Result(promise.name, case.name, "failed", f"raised {placed(error)}")
 
     level = level_of(promise, case, keep_every=arguments.get("keep_every", 1), first_dtype=first_dtype)
-    return Check(promise.name, case.name, checked, level)
+    return Check(promise.name, case.name, checked, level, case.cell, case.dtype.name, case.unconstrained)

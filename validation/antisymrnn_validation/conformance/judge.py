@@ -157,7 +157,9 @@ def judged(
             oracle=oracle,
             explanations=explanations or Explanations(),
         )
+        rounding = found.rounding.rounding.name if found.rounding else ""
         result = result._replace(diagnosis=found.text(), deviations=tuple(found.names))
+        result = result._replace(rounding=rounding, script=found.reproduce)
     reasons = [reason for text, reason in expected_failures.items() if text in f"{check.name}: {check.case}"]
     if not reasons or result.status == "not applicable":
         return result

@@ -22,7 +22,8 @@ def write_junit(path: Path, line: str, records: Sequence[Record]) -> None:
         case = ElementTree.SubElement(suite, "testcase", classname=_printable(record["backend"]), name=_printable(name))
         case.set("time", f"{record['seconds']:.6f}")
         if tables.contradicts(record):
-            ElementTree.SubElement(case, "failure", message=_printable(record["detail"])).text = _printable(
+            message = " ".join(record["detail"].split())
+            ElementTree.SubElement(case, "failure", message=_printable(message)).text = _printable(
                 tables.failure(record)
             )
         elif record["status"] != "passed":

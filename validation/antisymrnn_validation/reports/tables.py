@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from antisymrnn_validation.output import files
-from antisymrnn_validation.output.terminal import BROKE_OFF, Record, Table
+from antisymrnn_validation.output.terminal import BROKE_OFF, PIPE_WIDTH, Record, Table
 
 SHORT = {"holds under a stated condition": "conditional"}
 """Verdicts that have a shorter word where a claim has one line."""
@@ -300,6 +300,29 @@ def conformance_line(record: Record) -> str:
     return conform_line(record["checks"], record["total"]) + diagnosis_of(record["checks"])
 
 
+def initialization_table(records: Sequence[Record]) -> Table:
+    """One row for each array of initial weights: the verdict, what the paper says, what was measured, its name."""
+    columns = ("verdict", "array", "the paper", "measured", "looks like")
+    rows = [tuple(r[key] for key in ("verdict", "array", "expected", "measured", "looks_like")) for r in records]
+    return Table("Initial weights", columns, rows, [record["verdict"] == "differs" for record in records])
+
+
+def initialization_line(records: Sequence[Record], sigma_w: float | None, false_alarm: float) -> str:
+    """What the initial weights came to."""
+    wrong = {record["array"]: record["looks_like"] for record in records if record["verdict"] == "differs"}
+    if wrong:
+        named = [f"{array} ({name})" if name else array for array, name in wrong.items()]
+        arrays = [array for array in named if not array.startswith("seed")]
+        told = [f"{', '.join(arrays)} differ{'s' * (len(arrays) == 1)} from the paper's"] if arrays else []
+        return "; ".join([*told, *(["the same weights for every seed (no randomness)"] * ("seed" in wrong))])
+    names = [name for name in ("W", "V", "b", "V_z", "b_z") if any(record["array"] == name for record in records)]
+    scale = "σ_w not declared" if sigma_w is None else f"σ_w = {sigma_w:g}"
+    reported = sum(record["verdict"] == "reported" for record in records)
+    more = f"; {reported} reported" if reported else ""
+    weights = f"{', '.join(names[:-1])} and {names[-1]} are the paper's, {scale}{more}"
+    return f"{weights}; a false alarm has probability {false_alarm:g} at most"
+
+
 def of(number: int, total: int) -> str:
     """``3``, or ``2 of 3``."""
     return str(number) if number == total else f"{number} of {total}"
@@ -321,48 +344,82 @@ def known_mistakes(records: Sequence[Record]) -> dict[str, int]:
     return dict(counts.most_common(2))
 
 
+def roundings(records: Sequence[Record]) -> dict[str, int]:
+    """The rounding that most failures look like, and how many; none that less than half of them do."""
+    counts = Counter(name for record in records if contradicts(record) and (name := record.get("rounding", "")))
+    return {name: count for name, count in counts.most_common(1) if 2 * count >= sum(map(contradicts, records))}
+
+
 def diagnosis_of(records: Sequence[Record]) -> str:
     """What the failures have in common."""
     failed = sum(map(contradicts, records))
-    equal = [
-        f"{count} of {failed} failures equal the variant {name!r}" for name, count in known_mistakes(records).items()
-    ]
-    return "".join(f"; {text}" for text in equal)
+    found = {f"equal the variant {name!r}": count for name, count in known_mistakes(records).items()}
+    found |= {f"look like the results of a {name}": count for name, count in roundings(records).items()}
+    return "".join(f"; {count} of {failed} failures {what}" for what, count in found.items())
 
 
 def failure(record: Record, *, again: bool = False) -> str:
-    """A failed check or certification: what ran, every array outside its tolerance or the detail, and the diagnosis.
+    """A failed check or certification: what ran, what failed, every array outside its tolerance, and the diagnosis.
 
     ``again`` if the diagnosis was given before.
     """
-    outside = [
-        f"{array}: relative error {entry['error']:.3e}, tolerance {entry['tolerance']:.3e}"
-        for array, entry in record["errors"].items()
-        if not entry["error"] <= entry["tolerance"]
+    outside = {name: record["errors"][name] for name in _outside(record)}
+    numbers = [
+        f"{name}: relative error {entry['error']:.3e}, tolerance {entry['tolerance']:.3e}"
+        for name, entry in outside.items()
     ]
     title = f"{record['status'].upper()} {record['backend']}: {record['check']} on {record['case']}"
     diagnosis = record.get("diagnosis", "").splitlines()
     if again:
-        diagnosis = [f"the variant {record['deviations'][0]!r} again"]
-    return "\n  ".join([title, *(outside or [record["detail"]]), *diagnosis])
+        diagnosis = [f"{_explanation(record)} again"]
+    return "\n  ".join([title, *_parts(record, outside), *numbers, *diagnosis])
+
+
+def _outside(record: Record) -> tuple[str, ...]:
+    """The arrays outside their tolerance."""
+    return tuple(name for name, entry in record["errors"].items() if not entry["error"] <= entry["tolerance"])
+
+
+def _parts(record: Record, outside: Mapping[str, Record]) -> list[str]:
+    """The detail, a long one cut where it says one thing after another; without the arrays, which are listed apart."""
+    detail = record["detail"]
+    for name, entry in outside.items():
+        detail = detail.replace(f"{name}: relative error {entry['error']:.1e}, tolerance {entry['tolerance']:.1e}", "")
+    lines = [line.strip() for line in detail.splitlines()]
+    if outside:
+        lines = [line.strip(" ;:,") for line in lines]
+    parts = (line.split("; ") if len(line) > PIPE_WIDTH else [line] for line in lines)
+    return [part for part in itertools.chain.from_iterable(parts) if part]
+
+
+def _explanation(record: Record) -> str:
+    """What is known of a failure by name; empty if nothing is."""
+    if record["deviations"]:
+        return f"the variant {record['deviations'][0]!r}"
+    return f"a {rounding}" if (rounding := record.get("rounding", "")) else ""
 
 
 def failures(records: Sequence[Record]) -> list[str]:
     """A paragraph for each failure, given once, and on how many more cases it is the same.
 
-    Errors that no known mistake explains differ from case to case: they are given once for each check.
+    Errors that nothing known explains differ from case to case: they are given once for each check, cell, dtype and
+    set of arrays that fail, with the first script there is.
     """
-    same: dict[tuple[str, str], list[Record]] = {}
+    same: dict[tuple[Any, ...], list[Record]] = {}
     for record in filter(contradicts, records):
-        (known,) = record["deviations"][:1] or ["" if record["errors"] else record["detail"]]
-        same.setdefault((record["check"], known), []).append(record)
+        kind: tuple[Any, ...] = (_explanation(record) or record["detail"],)
+        if record["errors"] and not _explanation(record):
+            problem = record.get("problem", {})
+            kind = (_outside(record), problem.get("cell"), problem.get("dtype"))
+        same.setdefault((record["check"], *kind), []).append(record)
     diagnosed: set[str] = set()
     paragraphs = []
-    for first, *others in same.values():
-        names = set(first["deviations"][:1])
-        cases = f"{len(others)} more case{'s' * (len(others) > 1)}"
-        same_errors = names or not first["errors"]
-        more = [f"  and {'the same' if same_errors else 'it fails'} on {cases}"] if others else []
-        paragraphs.append("\n".join([failure(first, again=bool(names & diagnosed)), *more]))
-        diagnosed |= names
+    for group in same.values():
+        first = next((record for record in group if record.get("script")), group[0])
+        known = _explanation(first)
+        cases = f"{len(group) - 1} more case{'s' * (len(group) > 2)}"
+        what = "the same" if known or not first["errors"] else "the same arrays fail"
+        more = [f"  and {what} on {cases}"] if len(group) > 1 else []
+        paragraphs.append("\n".join([failure(first, again=bool(known) and known in diagnosed), *more]))
+        diagnosed.add(known)
     return paragraphs

@@ -7,7 +7,7 @@ catalogue that reproduce given arrays to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from antisymrnn_ref import contract
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.conformance.mistakes.catalogue import CATALOGUE, Deviation, by_name
+from antisymrnn_validation.conformance.mistakes.precision import BITS, Finding, finding, rounded_arguments
 from antisymrnn_validation.conformance.mistakes.recurrence import Arrays, Lines, results, returned
 from antisymrnn_validation.truth.calls import ArrayError, Oracle, modules_of
 from antisymrnn_validation.truth.cases import Case, cached_by_content, random_case
@@ -93,6 +94,8 @@ class Diagnosis(NamedTuple):
         A script, or empty for a case that was not drawn.
     compared : bool
         Whether there was anything finite to compare with the variants.
+    rounding : Finding or None
+        What the errors look like, where no deviation gives the arrays.
     """
 
     matches: list[Match]
@@ -100,6 +103,7 @@ class Diagnosis(NamedTuple):
     first_step: int | None
     reproduce: str
     compared: bool = True
+    rounding: Finding | None = None
 
     @property
     def names(self) -> list[str]:
@@ -121,6 +125,9 @@ class Diagnosis(NamedTuple):
             )
         if not self.matches and self.compared:
             lines.append("no known variant gives these numbers")
+        if self.rounding:
+            known, evidence, _ = self.rounding
+            lines += [f"they look like the results of a {known.name}: {evidence}", f"  {known.statement} {known.fix}"]
         if self.first_step is not None:
             lines.append(f"the first wrong state is h[{self.first_step}]")
         for place in self.places:
@@ -196,24 +203,33 @@ def diagnose(
     if not fit:
         return Diagnosis([], places, first_step, script, compared=False)
     if explanations is None:
-        matches, compared = identify(fit, case, tolerance=tolerances, keep_every=keep_every), True
-    else:
-        failed = frozenset(place.array for place in places)
-        matches, compared = explanations.of(fit, case, failed, tolerance=tolerances, keep_every=keep_every)
-    return Diagnosis(matches, places, first_step, script, compared)
+        explanations = Explanations()
+    failed = frozenset(place.array for place in places)
+    matches, compared = explanations.of(fit, case, failed, tolerance=tolerances, keep_every=keep_every)
+    rounding = None
+    if not matches:
+        expected = {name: array[kept] if name == "h" else array for name, array in truth.items()}
+        among = None if compared else explanations.rounded
+        rounding = _rounded_argument(fit, case, tolerances, keep_every, among) or finding(
+            {name: array for name, array in fit.items() if array.shape == expected[name].shape}, expected, errors
+        )
+        if rounding and rounding.argument:
+            explanations.rounded.add(rounding.argument)
+    return Diagnosis(matches, places, first_step, script, compared, rounding)
 
 
 class Explanations:
     """What explained the failures of a run so far; it is tried first on the next one.
 
-    A failure that nothing known explains is compared with the whole catalogue if it is the first of its kind: the cell,
-    the dtype, the ablation, which arrays there are, and which of them failed. The work of a run is limited, so that a
-    large case is compared only while there is some left.
+    A failure that nothing known explains is compared with the whole catalogue, unless one of its kind was compared in
+    vain: of the same cell, dtype and ablation, with the same arrays, of which the same failed. The work of a run is
+    limited, so that a large case is compared only while there is some left.
     """
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, ...], None] = {}  # in the order in which they were found
-        self.compared: set[tuple[Any, ...]] = set()
+        self.rounded: set[str] = set()  # arguments
+        self.unexplained: set[tuple[Any, ...]] = set()
         self.work_left = MOST_WORK
 
     def of(
@@ -230,11 +246,12 @@ class Explanations:
         if found := _matching(known, arrays, case, tolerance, keep_every):
             return found, True
         kind = (case.cell, case.dtype, case.unconstrained, frozenset(arrays), failed)
-        if kind in self.compared or _work(case) > self.work_left:
+        if kind in self.unexplained or _work(case) > self.work_left:
             return [], False
-        self.compared.add(kind)
         self.work_left -= _work(case)
         found = identify(arrays, case, tolerance=tolerance, keep_every=keep_every)
+        if not found:
+            self.unexplained.add(kind)
         self.known |= dict.fromkeys(match.names for match in found)
         return found, True
 
@@ -312,6 +329,23 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
     return _matching(_singles(case), arrays, case, allowed, keep_every) or _matching(
         _pairs(case), arrays, case, allowed, keep_every
     )
+
+
+def _rounded_argument(
+    arrays: Arrays, case: Case, tolerance: Mapping[str, float], keep_every: int, among: Collection[str] | None
+) -> Finding | None:
+    """The argument that gives these arrays if it is rounded, among some or all."""
+    truth = _truth(case, keep_every)
+    for bits, what, lines in rounded_arguments(case.dtype):
+        if among is not None and what not in among:
+            continue
+        higher, rounded = (
+            _kept(Lines(), _quietly(lines, case, dtype), case, keep_every)
+            for dtype in (_higher(case.dtype), case.dtype)
+        )
+        if _match((), _prediction(higher, rounded, truth.arrays), arrays, truth, tolerance):
+            return Finding(BITS[bits], f"{what} rounded to {bits} significant bits gives exactly these numbers", what)
+    return None
 
 
 def _same(left: Case, right: Case) -> bool:

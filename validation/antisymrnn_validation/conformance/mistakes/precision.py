@@ -146,7 +146,11 @@ def finding(
             if len(entries) >= FEWEST and np.array_equal(entries, to_bits(entries, bits)):
                 return Finding(rounding, f"every entry of {name} has at most {bits} significant bits")
     largest = max(wrong, key=lambda name: got[name].size)
-    if not close or _cosine(got[largest] - expected[largest], expected[largest]) > ALIGNED:
+    if (
+        not close
+        or got[largest].size < FEWEST
+        or _cosine(got[largest] - expected[largest], expected[largest]) > ALIGNED
+    ):
         return None
     if close[0] is FLOAT32 and dtype == np.float32:
         return None
@@ -154,9 +158,7 @@ def finding(
 
 
 def _cosine(error: Array, value: Array) -> float:
-    """Of the angle between errors and values; 0 for few."""
-    if error.size < FEWEST:
-        return 0.0
+    """Of the angle between errors and values."""
     error, value = error.astype(np.float64).ravel(), value.astype(np.float64).ravel()
     norms = float(np.linalg.norm(error) * np.linalg.norm(value))
     return abs(float(error @ value)) / norms if norms else 0.0

@@ -81,6 +81,13 @@ def extended(
     return KnownTruth(truth, np.finfo(wide).nmant + 1), perturbed
 
 
+def perturbed_runs(case: Case, wide: type[np.floating[Any]], count: int) -> list[dict[str, Array]]:
+    """Runs as :func:`~antisymrnn_validation.truth.oracles.perturbed_run` makes them, all at once."""
+    with np.errstate(all="ignore"):
+        swept = {name: values.astype(case.dtype) for name, (values, _) in _sweep(case, wide, count).items()}
+    return [{name: values[number] for name, values in swept.items()} for number in range(1, count + 1)]
+
+
 def _longest_sum(case: Case) -> int:
     """How many terms are added one after the other at most."""
     samples, m, n = len(case.x) * len(case.h0), int(case.x.shape[2]), len(case.parameters.b)

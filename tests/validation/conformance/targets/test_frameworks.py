@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from antisymrnn_validation import cli
-from antisymrnn_validation.conformance.check import Result
+from antisymrnn_validation.conformance.check import Result, make_check
 from antisymrnn_validation.conformance.plan import certify, iter_checks
+from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.targets import functions
 from antisymrnn_validation.truth.calls import BrokenPromise, Candidate
 from antisymrnn_validation.truth.cases import Case, random_case
@@ -228,7 +229,10 @@ def loop(W, V, b, x, h0, step_size, diffusion):
 def scripted(p, *arguments):
     return loop(*(p[name] for name in names), *arguments)
 
-compiled_cell = torch.compile(cell)
+traced_cell, compiled_cell = torch.compile(cell, backend="aot_eager"), torch.compile(cell)
+
+def traced(p, *arguments):
+    return traced_cell(*(p[name] for name in names), *arguments)
 
 def compiled(p, *arguments):
     return compiled_cell(*(p[name] for name in names), *arguments)
@@ -537,7 +541,7 @@ def test_a_readout_in_the_module_is_a_remark(plant: Callable[[str, str], None]) 
     "name",
     [
         "checkpointed", "reentrant", "step_by_step", "mapped", "without_M", "wider_inside",
-        pytest.param("scripted", marks=pytest.mark.slow), pytest.param("compiled", marks=pytest.mark.slow),
+        pytest.param("scripted", marks=pytest.mark.slow), pytest.param("traced", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
@@ -557,6 +561,22 @@ def test_an_unusual_port_is_accepted(name: str) -> None:
         assert result.status == "passed", result.detail
     inside = [remark for remark in candidate.remarks if "so does torch.utils.checkpoint" in remark]
     assert bool(inside) == (name == "step_by_step")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("modules")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_port_is_accepted() -> None:
+    """The compiler of C++ takes its time: one size, and the promises that compile it anew a few times."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    candidate = functions.torch_candidate("unusual:compiled")
+    given = random_case("antisymmetric", 3, 2, 4, 2, step_size=0.3, diffusion=0.2, seed=7, dtype=np.float32)
+    results = [certify("torch", given, features=candidate.features).run(candidate)]
+    results += [
+        make_check(PROMISES[name], given, features=candidate.features).run(candidate)
+        for name in ("modes", "framework state")
+    ]
+    assert [result.detail for result in results] == [""] * 3
 
 
 # as people write them
@@ -637,10 +657,7 @@ def test_a_module_of_another_form_says_which_option_it_needs(path: str, options:
         (["strangers:LikeRNN", "--map", "U=a"], "--map: expected NAME=NAME for some of W, V, b, V_z, b_z, step_size"),
         (["strangers:LikeRNN", "--map", "W=a,W=b"], "--map: expected one name for W, got another one"),
         (["strangers:Stored", "--map", "V=U.T,V_z=U"], "names: V_z: no module here has them"),
-        (
-            ["by_hand:states", "--map", "W=recurrent"],
-            "names: W: no module here has them; functions get their parameters",
-        ),
+        (["by_hand:states", "--map", "W=U"], "names: W: no module here has them; functions get their parameters"),
         (["strangers:LikeRNN", "--map", "W="], "--map: expected one name for W, got none"),
     ],
 )

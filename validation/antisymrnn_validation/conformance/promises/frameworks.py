@@ -328,8 +328,13 @@ def graphs(backend: ModuleType, case: Case) -> None:
         _measured(where, {"h": graph[0].detach().cpu().numpy()} | found, expected, given)
 
     graph, after_turned = begun(case), _whole(backend, turned)
-    for count, (given, expected) in enumerate([(case, whole), (turned, after_turned), (case, whole)], 1):
-        ended(f"backward pass {count} through one graph", given, graph, expected, again=count < 3)
+    try:
+        for count, (given, expected) in enumerate([(case, whole), (turned, after_turned), (case, whole)], 1):
+            ended(f"backward pass {count} through one graph", given, graph, expected, again=count < 3)
+    except BrokenPromise as broken:
+        if "donated_buffer" not in str(broken):
+            raise
+        _remark(backend, "a second backward pass through one graph is refused: torch.compile donated its buffers")
     other = case._replace(x=-case.x, h0=case.h0 / 2, name=f"{case.name}, another")
     after_other = _whole(backend, other)
     for order in (1, -1):

@@ -141,7 +141,8 @@ class Driver:
         cupy.array = lambda array, dtype=None, order="C", copy=True: np.array(array, dtype, order=order, copy=copy)
         cupy.asnumpy = np.copy
         cupy.copyto = np.copyto
-        cupy.ascontiguousarray = np.ascontiguousarray
+        # an array of the device is aligned to its entries; one of the host need not be
+        cupy.ascontiguousarray = lambda array: np.require(array, requirements=["C", "A"])
         cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
         cupy.RawModule = lambda **_: SimpleNamespace(get_function=self._function)
         cupy.cuda = SimpleNamespace(

@@ -24,7 +24,7 @@ from antisymrnn_validation.conformance.mistakes.diagnosis import diagnose
 from antisymrnn_validation.conformance.plan import certify, iter_checks
 from antisymrnn_validation.conformance.promises import PROMISES
 from antisymrnn_validation.conformance.targets.conventions import CONVENTIONS, declared
-from antisymrnn_validation.truth.calls import BrokenPromise, run
+from antisymrnn_validation.truth.calls import OF_FRAMEWORKS, BrokenPromise, run
 from antisymrnn_validation.truth.cases import CELLS, Case, drawn_cases, random_case
 from antisymrnn_validation.truth.tolerance import measure
 
@@ -396,6 +396,7 @@ def test_drawn_cases_are_the_same_for_every_count_and_raise_no_alarm():
 
 def test_every_check_is_explained():
     names = {check.name for name in ("numpy", "numba") for check in iter_checks(name)}
+    names |= {name for name, promise in PROMISES.items() if promise.needs & OF_FRAMEWORKS}  # see test_frameworks.py
     assert names == set(PROMISES)  # and every declared one is made
 
 

@@ -33,7 +33,7 @@ MISSED_BY_A_SHORT_FUZZ = {
 
 @functools.cache
 def checks(quick: bool) -> list[Check]:
-    return iter_checks("mine", quick=quick)
+    return iter_checks("numpy", quick=quick)
 
 
 def first_failure(backend: ModuleType, *, quick: bool) -> Result | None:

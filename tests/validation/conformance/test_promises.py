@@ -232,7 +232,7 @@ def test_a_small_error_in_any_one_array_is_seen(name: str, dtype: type) -> None:
 
 def test_an_array_that_is_not_there_is_a_failure() -> None:
     arrays = run(antisymrnn_ref, a_case())
-    for name in arrays.keys() - {"x"}:
+    for name in arrays.keys() - {"x", "step_size", "diffusion"}:  # which a target may not give
         with pytest.raises(KeyError, match=name):
             measure({other: array for other, array in arrays.items() if other != name}, a_case())
     backend = wrapped(copied(), "backward", lambda gradients: gradients._replace(step_size=None))

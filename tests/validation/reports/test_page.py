@@ -11,6 +11,7 @@ import pytest
 
 from antisymrnn_validation import cli
 from antisymrnn_validation.cli import verify
+from antisymrnn_validation.conformance.judge import checks_of
 from antisymrnn_validation.experiments import published
 from antisymrnn_validation.output import drawing, environment, terminal
 from antisymrnn_validation.pictures import portraits, spectra
@@ -408,7 +409,8 @@ def test_verify_writes_the_page_and_refuses_a_folder_before_any_work(tmp_path, m
         assert error.value.code == code
     out, err = capsys.readouterr()
     assert "cannot be made a folder" in err
-    assert "; quick conformance of numpy: selection ok, 4 of 329 checks: 4 passed, 0 failed, 0 not applicable" in out
+    every = len(checks_of("numpy", quick=True))
+    assert f"; quick conformance of numpy: selection ok, 4 of {every} checks: 4 passed, 0 failed, 0 not app" in out
     assert out.splitlines()[-1] == f"Page: {tmp_path / 'again' / 'index.html'}"
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
     text = (tmp_path / "page" / "index.html").read_bytes()

@@ -371,7 +371,8 @@ def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[s
     Returns
     -------
     dict of str to float
-        Infinity for an array that is not finite, or not zero where the truth is zero; 0 if both are zero.
+        NaN for an array with a NaN; infinity for one that is infinite, or not zero where the truth is zero; 0 if both
+        are zero.
 
     Raises
     ------
@@ -383,9 +384,7 @@ def relative_errors(arrays: dict[str, Array], truth: dict[str, Array]) -> dict[s
     for name, true in truth.items():
         largest = float(np.max(np.abs(true)))
         distance = float(np.max(np.abs(arrays[name].astype(np.float64) - true)))
-        errors[name] = (
-            (distance / largest if largest else distance and math.inf) if math.isfinite(distance) else math.inf
-        )
+        errors[name] = distance / largest if largest else distance and math.inf
     return errors
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import exp, tanh  # a target may change those of the module later
 
 from antisymrnn_ref.contract import Array
 from antisymrnn_validation.truth import digits
@@ -159,11 +160,11 @@ def _sweep(case: Case, wide: type[np.floating[Any]], perturbed_runs: int) -> dic
     for t in range(T):
         Mh, Mh_size = _times(h[t], M), _times(_absolute(h[t]), M_size)
         a, *a_z = [stored(Mh + drive[t], Mh_size + size[t]) for drive, size in zip(driven, driven_size, strict=True)]
-        np.tanh(a, out=s[t])
+        tanh(a, out=s[t])
         stored(s[t], np.abs(s[t]))
         z[t] = 1
         if a_z:
-            np.divide(1, 1 + np.exp(-a_z[0]), out=z[t])
+            np.divide(1, 1 + exp(-a_z[0]), out=z[t])
             stored(z[t], z[t])
         increment = step_size * z[t] * s[t]
         np.add(h[t], increment, out=h[t + 1])

@@ -163,7 +163,7 @@ def test_errors_between_the_bands_and_known_mistakes_are_not_named(monkeypatch):
         with pytest.raises(BrokenPromise) as broken:
             measure(arrays, case)
         assert (finding(arrays, truth, broken.value.errors) is not None) is named
-    monkeypatch.setattr(diagnosis, "_rounding", lambda *_: pytest.fail("it was looked for"))
+    monkeypatch.setattr(diagnosis, "_rounded_argument", lambda *_: pytest.fail("it was looked for"))
     for name in ("γ missing", "dW = G"):
         assert found_of(diagnosis.outputs(by_name(name), case), case).names == [name]
 

@@ -806,7 +806,8 @@ def test_conform_on_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["conform", "--callable", "numpy_cells:states", "--gated", "numpy_cells:gated", "--quick"]
     code, out, _ = run([*arguments, "--level", "1", "-k", "generic", "--dtype", "float32"], capsys)
     assert code == 0
-    assert out.splitlines()[-1].startswith("conform --callable numpy_cells:states --quick: 2 of ")
+    assert out.splitlines()[-2].startswith("2 of ")
+    assert out.splitlines()[-1].startswith("conform --callable numpy_cells:states --quick: in 2 of ")
     assert re.search(r"^0: the last state +1 +0 +0$", out, re.MULTILINE)
     assert re.search(r"^1: h0, and every state +1 +0 +0$", out, re.MULTILINE)
     code, out, _ = run(["conform", "--callable", "numpy_cells:transposed", "--level", "0"], capsys)

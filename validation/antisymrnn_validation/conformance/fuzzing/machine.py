@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from antisymrnn_validation.conformance.check import DTYPES
 from antisymrnn_validation.conformance.fuzzing.session import EDITS, Failure, Session, Tally
 from antisymrnn_validation.output.terminal import placed
+from antisymrnn_validation.truth import store
 from antisymrnn_validation.truth.calls import BrokenPromise, NotSupported, features_of, limited, promises_bits
 from antisymrnn_validation.truth.cases import CELLS, Case, random_case
 from antisymrnn_validation.truth.layouts import OPTIONS, Layout, arguments_of
@@ -107,7 +108,7 @@ def fuzz(
     )
     done = 0
     try:
-        with limited(60 * minutes, log.over):
+        with store.off(), limited(60 * minutes, log.over):
             while rounds is None or done < rounds:
                 run_state_machine_as_test(hypothesis.seed(seed + done)(machine), settings=settings)
                 done += 1

@@ -210,10 +210,11 @@ def diagnose(
     if not matches:
         expected = {name: array[kept] if name == "h" else array for name, array in truth.items()}
         among = None if compared else explanations.rounded
-        rounding = _rounded_argument(fit, case, tolerances, keep_every, among) or finding(
-            {name: array for name, array in fit.items() if array.shape == expected[name].shape}, expected, errors
-        )
-        if rounding and rounding.argument:
+        rounding = _rounded_argument(fit, case, tolerances, keep_every, among)
+        if rounding is None and (compared or explanations.rounded):  # else a known mistake may give the same errors
+            same = {name: array for name, array in fit.items() if array.shape == expected[name].shape}
+            rounding = finding(same, expected, errors)
+        if rounding:
             explanations.rounded.add(rounding.argument)
     return Diagnosis(matches, places, first_step, script, compared, rounding)
 
@@ -228,7 +229,7 @@ class Explanations:
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, ...], None] = {}  # in the order in which they were found
-        self.rounded: set[str] = set()  # arguments
+        self.rounded: set[str] = set()  # arguments; "" where the errors alone told it
         self.unexplained: set[tuple[Any, ...]] = set()
         self.work_left = MOST_WORK
 

@@ -230,6 +230,10 @@ def scripted(p, *arguments):
     return loop(*(p[name] for name in names), *arguments)
 
 traced_cell, compiled_cell = torch.compile(cell, backend="aot_eager"), torch.compile(cell)
+whole_cell = torch.compile(cell, backend="eager", fullgraph=True)
+
+def whole(p, *arguments):
+    return whole_cell(*(p[name] for name in names), *arguments)
 
 def traced(p, *arguments):
     return traced_cell(*(p[name] for name in names), *arguments)
@@ -577,6 +581,17 @@ def test_a_compiled_port_is_accepted() -> None:
         for name in ("modes", "framework state")
     ]
     assert [result.detail for result in results] == [""] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("modules")
+@pytest.mark.filterwarnings("ignore")
+def test_a_port_that_is_compiled_whole_is_accepted_at_more_sizes_than_pytorch_compiles() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    candidate = functions.torch_candidate("unusual:whole")
+    sizes = [random_case("antisymmetric", T, 2, 4, 2, step_size=0.3, diffusion=0.2, seed=7) for T in range(1, 14)]
+    checks = [certify("torch", given, what="every state", features=candidate.features) for given in sizes]
+    assert [check.run(candidate).detail for check in checks] == [""] * len(sizes)
 
 
 # as people write them

@@ -135,6 +135,15 @@ class Peer:
 
     def states(self, case: Case, inputs: dict[str, torch.Tensor], *, training: bool | None = None) -> torch.Tensor:
         """Every state, (T+1, B, n), of these inputs; ``training`` puts a module into one of its modes before."""
+        try:
+            return self._states(case, inputs, training)
+        except Exception as error:
+            if type(error).__name__ != "FailOnRecompileLimitHit":
+                raise
+            torch.compiler.reset()  # with fullgraph=True a function is compiled for so many sizes alone
+            return self._states(case, inputs, training)
+
+    def _states(self, case: Case, inputs: dict[str, torch.Tensor], training: bool | None) -> torch.Tensor:
         function, module = self.functions[case.cell], self.module(case)
         x, h0 = inputs["x"], inputs["h0"]
         x = x.transpose(0, 1) if self.taken.batch_first else x

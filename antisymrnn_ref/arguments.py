@@ -50,7 +50,7 @@ class Arrays:
         A symbol has one size throughout, and every size but T is at least 1.
         """
         self.check_dtype(name, array)
-        shape, named = tuple(array.shape), symbols
+        shape, named = array.shape, symbols
         if symbols[:1] == ("...",):
             named = symbols[1:]
             shape = shape[len(shape) - len(named) :]

@@ -304,7 +304,7 @@ def test_zero_is_not_positive_and_not_negative() -> None:
         message = said(ValueError, lambda zero=zero: arguments.positive("gamma", zero, DTYPES[0]))
         assert message == f"gamma: expected a finite number > 0 in float32, got {zero}"
     with np.errstate(all="raise"):
-        assert arguments.non_negative("gamma", 1e-60, DTYPES[0]) == 0
+        assert arguments.non_negative("gamma", np.float64(1e-60), DTYPES[0]) == 0
         said(ValueError, lambda: arguments.positive("gamma", 1e60, DTYPES[0]))
 
 

@@ -50,10 +50,10 @@ class Arrays:
         A symbol has one size throughout, and every size but T is at least 1.
         """
         self.check_dtype(name, array)
-        shape, named = tuple(array.shape), symbols
+        shape, named = array.shape, symbols
         if symbols[:1] == ("...",):
             named = symbols[1:]
-            shape = shape[max(0, len(shape) - len(named)) :]
+            shape = shape[len(shape) - len(named) :]
         sizes = dict(self.sizes)
         fits = len(shape) == len(named) and all(
             sizes.setdefault(symbol, size) == size and size >= _least(symbol)
@@ -189,7 +189,7 @@ def check_operands(**arguments: tuple[Any, tuple[np.dtype[Any], ...]]) -> list[A
         kind, expected = (numbers.Real, "a real number") if dtypes is REAL else (numbers.Complex, "a number")
         if type(value) is np.ndarray:
             check_arrays(dtypes, **{name: (value, "...")})
-        elif isinstance(value, bool | np.bool_) or not isinstance(value, kind):
+        elif isinstance(value, bool) or not isinstance(value, kind):
             raise TypeError(f"{name}: expected {expected} or numpy.ndarray, got {type_name(type(value))}")
     arrays = {name: value for name, (value, _) in arguments.items() if type(value) is np.ndarray}
     precision = check_arrays(NUMBER, **{name: (array, "...") for name, array in arrays.items()})
@@ -209,7 +209,7 @@ def check_type(name: str, value: Any, type_: type, hint: str = "") -> None:
 
 def check_integer(name: str, value: Any, least: int) -> None:
     """Check that a value is an integer and at least ``least``."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {type_name(type(value))}")
     if value < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {shown(value)}")
@@ -275,7 +275,7 @@ def _least(symbol: str) -> int:
 
 
 def _rounded(name: str, value: Any, dtype: np.dtype[Any], range_: str, inside: Any) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {type_name(type(value))}")
     try:
         with np.errstate(over="ignore", under="ignore"):

@@ -21,6 +21,8 @@ def said(error: type[Exception], call: Callable[[], Any]) -> str:
     with pytest.raises(error) as raised:
         call()
     assert raised.type is error
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None or raised.value.__suppress_context__, "the cause is in the message"
     return str(raised.value)
 
 
@@ -86,9 +88,15 @@ def test_a_symbol_has_one_size_throughout_and_a_refused_array_sets_none() -> Non
     for shape in ((3,), (2, 4), (3, 2), (2, 0)):
         message = said(ValueError, lambda shape=shape: arrays.check("h", np.zeros(shape), "...", "B", "m"))
         assert message == f"h: expected (..., B, m) = (..., 2, 3), got {shape}"
+    for shape in ((2,), (2, 3, 1), ()):
+        message = said(ValueError, lambda shape=shape: arrays.check("h", np.zeros(shape), "B", "m"))
+        assert message == f"h: expected (B, m) = (2, 3), got {shape}"
+    message = said(ValueError, lambda: arrays.check("h", np.zeros(()), "...", "B", "m"))
+    assert message == "h: expected (..., B, m) = (..., 2, 3), got ()"
+    arrays.check("one", np.zeros((1, 1)), "p", "q")
     message = said(ValueError, lambda: arrays.check("V", np.zeros((1, 0)), "n", "k", note=" for k = 2"))
     assert message == "V: expected (n, k) with n >= 1 and k >= 1 for k = 2, got (1, 0)"
-    assert set(arrays.sizes) == {"T", "B", "m"}
+    assert set(arrays.sizes) == {"T", "B", "m", "p", "q"}
 
 
 def test_the_arrays_of_a_call_have_the_dtype_of_the_first() -> None:
@@ -295,6 +303,9 @@ def test_zero_is_not_positive_and_not_negative() -> None:
         assert arguments.non_negative("gamma", zero, DTYPES[0]) == 0
         message = said(ValueError, lambda zero=zero: arguments.positive("gamma", zero, DTYPES[0]))
         assert message == f"gamma: expected a finite number > 0 in float32, got {zero}"
+    with np.errstate(all="raise"):
+        assert arguments.non_negative("gamma", np.float64(1e-60), DTYPES[0]) == 0
+        said(ValueError, lambda: arguments.positive("gamma", 1e60, DTYPES[0]))
 
 
 @pytest.mark.parametrize(
@@ -329,6 +340,8 @@ def test_asarray_copies_in_c_order_and_to_numpy_copies() -> None:
     assert back.tolist() == array.tolist()
     assert not np.shares_memory(array, given)
     assert not np.shares_memory(back, array)
+    message = said(TypeError, lambda: arguments.to_numpy([1.0]))
+    assert message == "array: expected numpy.ndarray, got list"
     for name in ("float32", "float64"):
         assert arguments.asarray([True, 2, 0.1], name).dtype == name
     assert arguments.asarray(1e39, np.float32).tolist() == math.inf
@@ -338,6 +351,7 @@ def test_asarray_copies_in_c_order_and_to_numpy_copies() -> None:
     ("array", "dtype", "message"),
     [
         ([1.0], None, "dtype: expected float32 or float64, got None"),
+        ([1.0], "g", f"dtype: expected float32 or float64, got {np.dtype('g')}"),
         ([1.0], np.int64, "dtype: expected float32 or float64, got int64"),
         ([1.0], "abc", "dtype: expected float32 or float64, got abc"),
         (
@@ -351,6 +365,16 @@ def test_asarray_copies_in_c_order_and_to_numpy_copies() -> None:
 )
 def test_what_asarray_refuses(array: Any, dtype: Any, message: str) -> None:
     assert said(TypeError, lambda: arguments.asarray(array, dtype)) == message
+
+
+class Word:
+    """What is known by its text alone, as PyTorch's dtypes and devices."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Unreadable:
@@ -371,6 +395,8 @@ class Unreadable:
         ({"dtype": "torch.float32", "device": "cpu"}, ""),
         ({"dtype": "torch.float32", "device": "cuda:0"}, "; convert it: array.cpu()"),
         ({"dtype": "torch.float32", "requires_grad": True}, "; convert it: array.detach()"),
+        ({"dtype": Word("torch.float32"), "device": Word("cpu")}, ""),
+        ({"dtype": Word("torch.bfloat16"), "device": Word("mps")}, "; convert it: array.cpu().float()"),
         ({"dtype": "torch.float8_e5m2"}, "; convert it: array.float()"),
         (
             {"dtype": "torch.bfloat16", "requires_grad": True, "device": "mps"},

@@ -335,6 +335,51 @@ def test_the_size_that_came_back_longest_ago_is_given_up_first():
     assert shelved() == [], "one block alone is more than is kept"
 
 
+def test_small_arrays_are_numpys_own_and_every_array_is_aligned():
+    antisymrnn_numba.release_memory()
+    limit = _memory.LARGE - _memory.ALIGNMENT
+    held = [_memory.empty((size,), np.uint8) for size in (*range(1, 300), limit - 1)]
+    assert all(array.__array_interface__["data"][0] % _memory.ALIGNMENT == 0 for array in held)
+    assert [len(array) for array in held] == [*range(1, 300), limit - 1]
+    held.clear()
+    assert not _memory._shelf.blocks
+    large = [_memory.empty((limit + size,), np.uint8) for size in range(0, 4096, 80)]
+    assert all(array.__array_interface__["data"][0] % _memory.ALIGNMENT == 0 for array in large)
+    large[0][...] = 1  # it may be written
+    large.clear()
+    assert _memory._shelf.blocks
+    antisymrnn_numba.release_memory()
+
+
+def test_blocks_are_of_few_sizes_and_at_most_an_eighth_too_large():
+    sizes = set()
+    for size in range(_memory.LARGE, 2 * _memory.LARGE, 640):
+        block = _memory.empty((size - _memory.ALIGNMENT,), np.uint8).base.block
+        assert size <= block.nbytes <= size * 9 // 8
+        sizes.add(block.nbytes)
+    assert len(sizes) == 9
+    antisymrnn_numba.release_memory()
+
+
+PLANS = {
+    1: (1, 1, 1, 128), 2: (2, 2, 1, 64), 3: (3, 3, 1, 42), 4: (2, 2, 2, 64), 5: (3, 3, 2, 42), 15: (8, 8, 2, 16),
+    16: (8, 8, 2, 16), 17: (6, 6, 3, 21), 127: (8, 8, 16, 16), 128: (16, 16, 8, 8), 129: (15, 15, 9, 8),
+    1024: (16, 16, 64, 8), 1025: (16, 32, 33, 8), 5000: (16, 80, 63, 8),
+}  # fmt: skip
+
+
+def test_how_a_batch_is_cut():
+    """The bits of the sums depend on it: a change of the plan is one of the results."""
+    assert {B: tuple(_host.plan(B)) for B in PLANS} == PLANS
+    for B in range(1, 3000):
+        tile_rows, group_rows, groups, ring_steps = _host.plan(B)
+        assert tile_rows <= 16
+        assert group_rows % tile_rows == 0
+        assert groups <= _host.MOST_GROUPS
+        assert (groups - 1) * group_rows < B <= groups * group_rows, "a group is empty, or samples are in none"
+        assert tile_rows <= tile_rows * ring_steps <= max(tile_rows, _host.RING_ROWS)
+
+
 def test_an_array_that_is_not_aligned_or_not_contiguous_is_copied():
     case = tail_case("antisymmetric", 2, 3, 4, 2, np.float64, 19)
     steps = _host._Pass(case.parameters, case.x, keep_every=1, **case.arguments)
@@ -482,7 +527,10 @@ def test_a_trajectory_that_lost_its_steps_is_refused():
     for name in ("s", "z"):
         stash = getattr(trajectory, name)
         for wrong, error in ((None, TypeError), (stash.astype(np.float32), TypeError), (stash[1:], ValueError)):
-            with pytest.raises(error, match=rf"trajectory\.{name}: expected .* got .*; pass what forward returned"):
+            expected = str(stash.shape) if error is ValueError else "an array of float64"
+            got = {TypeError: getattr(wrong, "dtype", "NoneType"), ValueError: getattr(wrong, "shape", None)}[error]
+            message = f"trajectory.{name}: expected {expected}, got {got}; pass what forward returned"
+            with pytest.raises(error, match=f"^{re.escape(message)}$"):
                 antisymrnn_numba.gated.backward(
                     case.parameters, case.x, trajectory._replace(**{name: wrong}), case.g, **case.arguments
                 )

@@ -439,7 +439,10 @@ EDITS: Mapping[str, tuple[Edit, ...]] = {
     "mean instead of sum over the steps": (
         *_returned("dW / T", "dV / T", "db / T", "dV_z / T", "db_z / T"),
         _u("np.asarray(dstep_size), ddiffusion", "np.asarray(dstep_size / T), np.asarray(ddiffusion / T)"),
-        _z("np.asarray(dstep_size),\n        ddiffusion", "np.asarray(dstep_size / T),\n        np.asarray(ddiffusion / T)"),
+        _z(
+            "np.asarray(dstep_size),\n        ddiffusion",
+            "np.asarray(dstep_size / T),\n        np.asarray(ddiffusion / T)",
+        ),
     ),
     "gate missing in dW": (_z("(delta + delta_z).T @ h", "delta.T @ h"),),
     "gate missing in dx": (_z("delta @ V + delta_z @ V_z", "delta @ V"),),

@@ -237,6 +237,6 @@ WITH_BITS = ("pairwise sums and products", "sums from the end", "longdouble insi
 """Those that owe nothing to BLAS: they keep every promise of a backend."""
 
 HONEST: dict[str, Callable[[], ModuleType]] = {
-    **{name: functools.partial(backend, way) for name, way in WAYS.items()},
+    **{name: functools.partial(backend, way) for name, way in WAYS.items() if name not in WITH_BITS},
     **{f"{name}, with bits": functools.partial(_with_bits, WAYS[name]) for name in WITH_BITS},
 }

@@ -23,6 +23,9 @@ from antisymrnn_validation.cli import conform, verify
 from antisymrnn_validation.comparison import contenders, contest, peak, processes, timing
 from antisymrnn_validation.conformance import plan
 from antisymrnn_validation.conformance.check import Check, Result
+from antisymrnn_validation.conformance.fuzzing import apart
+from antisymrnn_validation.conformance.fuzzing.machine import Report
+from antisymrnn_validation.conformance.fuzzing.session import Failure, Tally
 from antisymrnn_validation.conformance.plan import certify
 from antisymrnn_validation.experiments import published
 from antisymrnn_validation.experiments.folder import RunError
@@ -657,6 +660,65 @@ def test_maxfail_stops_and_says_what_was_not_run(run, monkeypatch, tmp_path):
         assert document["summary"]["line"] == line
         assert ElementTree.parse(tmp_path / "j.xml").getroot().get("tests") == str(ran)
     assert run("conform", "numpy", "--maxfail", "0")[0] == 2
+
+
+def fuzzing(monkeypatch, failure=None, calls=7):
+    """A fuzzer that ends at once with this failure; the calls that it got."""
+    asked = []
+
+    def fuzz_apart(source, **options):
+        options.pop("progress")(Tally(calls, 100, (1, 2, 3, 4)), ["session.forward(0)"])
+        asked.append((source, options))
+        return Report(options["seed"], 3, Tally(calls, 100, (1, 2, 3, 4)), failure)
+
+    monkeypatch.setattr(apart, "fuzz_apart", fuzz_apart)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("failure", "calls", "code", "verdict"),
+    [
+        (None, 7, 0, "no failure"),
+        (Failure("h: wrong", ("session.forward(0)",)), 7, 1, "failed"),
+        (None, 0, 3, "no failure"),
+    ],
+)
+def test_fuzz_is_one_check_with_its_script(run, monkeypatch, tmp_path, failure, calls, code, verdict):
+    asked = fuzzing(monkeypatch, failure, calls)
+    report = ("--json", tmp_path / "report.json", "--junit", tmp_path / "j.xml")
+    got, out, _ = run("conform", "numpy", "--fuzz", "0.5", "--seed", "4", "--dtype", "float32", *report)
+    source = "antisymrnn_ref.load_backend('numpy')"
+    assert asked == [(source, {"minutes": 0.5, "seed": 4, "dtypes": ["float32"]})]
+    line = (
+        f"conform numpy --fuzz 0.5 --seed 4: {verdict}, {calls} calls, 100 cells, the largest problem T=1 B=2 n=3 m=4"
+    )
+    assert (got, out.splitlines()[-1]) == (code, line)
+    assert (failure is not None) == (f"session = Session({source})\nsession.forward(0)\n" in out)
+    document = strictly(tmp_path / "report.json")
+    (check,) = document["checks"]
+    assert (check["check"], check["case"], check["status"]) == ("fuzz", "seed 4", "failed" if failure else "passed")
+    assert check["detail"] == ("h: wrong" if failure else "")
+    expected = {"minutes": 0.5, "seed": 4, "rounds": 3, "calls": calls, "cells": 100, "largest": [1, 2, 3, 4]}
+    assert document["fuzz"] == expected
+    assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == str(int(failure is not None))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fuzz", "0"], "--fuzz: expected minutes above 0 and up to 10080, got 0"),
+        (["--fuzz", "nan"], "--fuzz: expected minutes above 0 and up to 10080, got nan"),
+        (["--fuzz", "1", "--quick"], "--fuzz: expected without --level, --only, --quick, --drawn"),
+        (["--fuzz", "1", "--drawn", "5"], "--fuzz: expected without --level, --only, --quick, --drawn"),
+        (["--fuzz", "1", "--maxfail", "5"], "--fuzz: expected without --level, --only, --quick, --drawn"),
+        (["--seed", "1"], "--seed: expected with --fuzz alone"),
+    ],
+)
+def test_what_does_not_go_with_fuzz_is_refused(run, monkeypatch, options, message):
+    asked = fuzzing(monkeypatch)
+    code, _, err = run("conform", "numpy", *options)
+    assert (code, asked) == (2, [])
+    assert message in err
 
 
 def test_a_check_that_breaks_off_alone_exits_1(run, monkeypatch):

@@ -116,7 +116,9 @@ def conform(
         float | None,
         typer.Option(metavar="MINUTES", help="In place of the checks, sequences of calls drawn at random."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of --fuzz. The same seed draws the same.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Of --fuzz: the same seed draws the same. Default: 0.")
+    ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute every certified truth; read and write none on the disk.")
     ] = False,
@@ -175,11 +177,13 @@ def conform(
             raise UsageError(f"--{error}") from error
     dtypes = among("--dtype", check.DTYPES, [dtype] if dtype else check.DTYPES)
     if fuzz is not None:
-        if level is not None or only or quick or drawn is not None or expect is not None:
-            raise UsageError("--fuzz: expected without --level, --only, --quick, --drawn and --expect")
+        if level is not None or only or quick or drawn is not None or expect is not None or maxfail is not None:
+            raise UsageError("--fuzz: expected without --level, --only, --quick, --drawn, --expect and --maxfail")
         if not 0 < fuzz <= LONGEST_FUZZ:
             raise UsageError(f"--fuzz: expected minutes above 0 and up to {LONGEST_FUZZ}, got {fuzz:g}")
-        return _fuzz(name, source, fuzz, seed, dtypes, json=json, junit=junit)
+        return _fuzz(name, source, fuzz, seed or 0, dtypes, json=json, junit=junit)
+    if seed is not None:
+        raise UsageError("--seed: expected with --fuzz alone")
     every = judge.checks_of(module, quick=quick, dtypes=dtypes, drawn=drawn)
     chosen = judge.selected(every, level=level, only=only)
     if not chosen:

@@ -33,7 +33,7 @@ from antisymrnn_validation.conformance.promises.interface import errors
 from antisymrnn_validation.conformance.promises.metamorphic import neighbours_to_rounding
 from antisymrnn_validation.conformance.promises.process import concurrent_calls, memory, thread_counts
 from antisymrnn_validation.truth import store, tolerance
-from antisymrnn_validation.truth.calls import BrokenPromise, require_same_bits, run
+from antisymrnn_validation.truth.calls import OF_FRAMEWORKS, BrokenPromise, require_same_bits, run
 from antisymrnn_validation.truth.cases import (
     CELLS,
     Case,
@@ -52,6 +52,7 @@ OF_ANY_CASE = {
     name: promise
     for name, promise in PROMISES.items()
     if "generic" in promise.on and not promise.same_bits and name not in ("errors", "signatures")
+    if not promise.needs & OF_FRAMEWORKS  # see targets/test_frameworks.py
 }
 
 

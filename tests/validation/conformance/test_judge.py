@@ -637,4 +637,6 @@ def test_every_failure_of_a_run_is_explained_by_the_same_mistake() -> None:
     report = check_backend(planted("ε missing in δ"), quick=True, only="accuracy")
     wrong = [result for result in report.failures if result.wrong]
     assert len(wrong) > 20
-    assert all("ε missing in δ" in result.deviations for result in wrong)
+    for result in wrong:
+        compared = diagnosis._work(result.wrong.case) <= diagnosis.LARGE
+        assert ("ε missing in δ" in result.deviations) is compared, result.case

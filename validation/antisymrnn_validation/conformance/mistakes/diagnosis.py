@@ -36,6 +36,10 @@ MOST_WORK = 400_000
 """Work of the comparisons of a run at most, as :func:`_work` counts it: a few seconds, a dozen of the generic case."""
 
 
+LARGE = 200_000
+"""Work of a comparison from which on a case is not compared at all."""
+
+
 class Match(NamedTuple):
     """Deviations that together reproduce given arrays.
 
@@ -223,8 +227,9 @@ class Explanations:
     """What explained the failures of a run so far; it is tried first on the next one.
 
     A failure that nothing known explains is compared with the whole catalogue, unless one of its kind was compared in
-    vain: of the same cell, dtype and ablation, with the same arrays, of which the same failed. The work of a run is
-    limited, so that a large case is compared only while there is some left.
+    vain: of the same cell, dtype and ablation, with the same arrays, of which the same failed. A convention together
+    with a mistake is tried once in vain for a cell and a dtype. The work of a run is limited, so that a large case is
+    compared only while there is some left.
     """
 
     def __init__(self) -> None:
@@ -243,14 +248,17 @@ class Explanations:
         keep_every: int = 1,
     ) -> tuple[list[Match], bool]:
         """The matches of a failure, and whether it was compared with anything that might have matched."""
-        known = [candidate for candidate in _candidates(case) if candidate.names in self.known] if self.known else []
+        if _work(case) > LARGE:
+            return [], False
+        known = [candidate for names in self.known for candidate in _named(case, names)]
         if found := _matching(known, arrays, case, tolerance, keep_every):
             return found, True
         kind = (case.cell, case.dtype, case.unconstrained, frozenset(arrays), failed)
         if kind in self.unexplained or _work(case) > self.work_left:
             return [], False
         self.work_left -= _work(case)
-        found = identify(arrays, case, tolerance=tolerance, keep_every=keep_every)
+        pairs = not any(other[:2] == kind[:2] for other in self.unexplained)  # they are most of the work
+        found = identify(arrays, case, tolerance=tolerance, keep_every=keep_every, pairs=pairs)
         if not found:
             self.unexplained.add(kind)
         self.known |= dict.fromkeys(match.names for match in found)
@@ -289,7 +297,9 @@ def outputs(deviation: Deviation | None, case: Case) -> Arrays:
     return returned(lines, _results(lines, case, case.dtype), case.x.shape[1])
 
 
-def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float], keep_every: int = 1) -> list[Match]:
+def identify(
+    arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, float], keep_every: int = 1, pairs: bool = True
+) -> list[Match]:
     """Find the deviations that reproduce every one of the given arrays.
 
     A deviation matches if each array agrees with what it gives, to the tolerance or to what rounding costs in the
@@ -306,6 +316,8 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         Relative to an array's largest entry: what :func:`~antisymrnn_validation.truth.tolerance.measure` allows.
     keep_every : int
         Which states ``h`` holds.
+    pairs : bool
+        Whether to try conventions together with mistakes.
 
     Returns
     -------
@@ -327,19 +339,17 @@ def identify(arrays: Arrays, case: Case, *, tolerance: float | Mapping[str, floa
         _distance(array, truth.arrays[name], truth.magnitude[name]) <= allowed[name] for name, array in arrays.items()
     ):
         return []
-    return _matching(_singles(case), arrays, case, allowed, keep_every) or _matching(
-        _pairs(case), arrays, case, allowed, keep_every
-    )
+    found = _matching(_singles(case), arrays, case, allowed, keep_every)
+    return found if found or not pairs else _matching(_pairs(case), arrays, case, allowed, keep_every)
 
 
 def _rounded_argument(
     arrays: Arrays, case: Case, tolerance: Mapping[str, float], keep_every: int, among: Collection[str] | None
 ) -> Finding | None:
     """The argument that gives these arrays if it is rounded, among some or all."""
-    truth = _truth(case, keep_every)
-    for bits, what, lines in rounded_arguments(case.dtype):
-        if among is not None and what not in among:
-            continue
+    wanted = [argument for argument in rounded_arguments(case.dtype) if among is None or argument[1] in among]
+    for bits, what, lines in wanted:
+        truth = _truth(case, keep_every)
         higher, rounded = (
             _kept(Lines(), _quietly(lines, case, dtype), case, keep_every)
             for dtype in (_higher(case.dtype), case.dtype)
@@ -476,19 +486,28 @@ def _pairs(case: Case) -> Iterator[_Candidate]:
     """Every convention together with every mistake of a case's cell."""
     mistakes = [deviation for deviation in _here(case) if deviation.kind != "convention"]
     for convention in (deviation for deviation in _here(case) if deviation.kind == "convention"):
-        read = case
-        if "reads" in convention.replaces:
-            read = case._replace(
-                parameters=type(case.parameters)(**convention.lines.reads(case.parameters._asdict())), recipe=""
-            )
+        read = _read(convention, case)
         runs = _runs(read)
         for mistake in mistakes:
             yield _Candidate((convention.name, mistake.name), convention.lines, mistake.lines, read, runs)
 
 
-def _candidates(case: Case) -> Iterator[_Candidate]:
-    yield from _singles(case)
-    yield from _pairs(case)
+def _named(case: Case, names: tuple[str, ...]) -> list[_Candidate]:
+    """The deviation, or the convention and the mistake, of these names, if a case's cell has them."""
+    here = {deviation.name: deviation for deviation in _here(case)}
+    if not here.keys() >= set(names):
+        return []
+    first, last = here[names[0]], here[names[-1]]
+    read = _read(first, case) if first is not last else case
+    return [_Candidate(names, first.lines, last.lines, read, _runs(read))]
+
+
+def _read(convention: Deviation, case: Case) -> Case:
+    """The case as a convention reads it."""
+    if "reads" not in convention.replaces:
+        return case
+    parameters = type(case.parameters)(**convention.lines.reads(case.parameters._asdict()))
+    return case._replace(parameters=parameters, recipe="")
 
 
 def _matching(

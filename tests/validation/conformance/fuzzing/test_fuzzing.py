@@ -131,6 +131,13 @@ class TestSession:
         np.testing.assert_array_equal(session.problems[0].case.x, before / 2)
         np.testing.assert_array_equal(session.problems[0].given.x, before / 2)
 
+    def test_nothing_is_refilled_where_nothing_is(self) -> None:
+        session = Session(antisymrnn_ref)
+        session.problem(0, a_case(T=0))
+        for edit in EDITS:
+            session.refill(0, "x", edit)
+        session.backward(0)
+
     def test_what_is_read_only_is_not_refilled(self) -> None:
         session = Session(antisymrnn_ref)
         session.problem(0, a_case(), {"x": Layout(read_only=True)})

@@ -134,6 +134,8 @@ class Session:
         """Refill an array in place by one of :data:`EDITS`; the trajectory is that of other arguments then."""
         problem = self.problems[slot]
         before = arguments_of(problem.case)[name]
+        if not before.size:
+            return
         values = EDITS[edit](before, np.random.default_rng(seed)).astype(before.dtype)
         shared = [other for other, array in arguments_of(problem.given).items() if array is self._given(slot)[name]]
         array = self._given(slot)[name]
